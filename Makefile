@@ -1,0 +1,136 @@
+# Everything a person or CI runs here. `make help` lists it. Needs Python 3.10-3.12 and make; uv is fetched when missing.
+#   make test ENV=newest                    the same on newest pyspark, pyarrow and numpy, without petastorm
+#   make setup EXTRAS=gpu,petastorm,dev     other extras of pyproject.toml (`cpu` and `gpu` exclude each other)
+#   make test ARGS="-k resume"              further arguments for pytest, the quickstart or the benchmark
+
+ENV ?= default
+ARGS ?=
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+ifeq ($(ENV),default)
+  VENV := .venv
+  CONSTRAINTS := constraints.txt
+  EXTRAS ?= cpu,petastorm,quickstart,docs,dev
+else ifeq ($(ENV),newest)
+  VENV := .venv-newest
+  CONSTRAINTS := constraints-newest.txt
+  EXTRAS ?= cpu,quickstart,docs,dev
+else
+  $(error ENV is `$(ENV)`; it must be `default` or `newest`)
+endif
+
+comma := ,
+BIN := $(VENV)/bin
+# The name holds the extras, so that asking for others installs them.
+STAMP := $(VENV)/.setup-$(subst $(comma),-,$(EXTRAS))
+
+# The first Python in range that really runs: shims of version managers may exist and fail.
+IN_RANGE := import sys; (3, 10) <= sys.version_info[:2] < (3, 13) and print(sys.executable)
+PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3.10 python3 python,\
+  $(shell $(name) -c '$(IN_RANGE)' 2>/dev/null)))
+
+# A uv on the PATH when it runs and is new enough, else one of our own.
+OWN_UV := .venv-uv/bin/uv
+UV := $(shell uv pip install --help 2>/dev/null | grep -q torch-backend && echo uv || echo $(OWN_UV))
+
+# Wheels in a local folder win (UV_FIND_LINKS, PIP_FIND_LINKS); otherwise a CPU machine asks for the CPU build of
+# torch, which is a tenth of the CUDA build's size.
+FIND_LINKS := $(or $(UV_FIND_LINKS),$(PIP_FIND_LINKS))
+LOCAL_TORCH := $(foreach place,$(FIND_LINKS),$(wildcard $(place)/torch-*.whl))
+WANTS_CPU := $(filter cpu,$(subst $(comma), ,$(EXTRAS)))
+TORCH_BUILD := $(if $(LOCAL_TORCH),,$(if $(WANTS_CPU),--torch-backend=cpu))
+RUN_UV := $(if $(FIND_LINKS),UV_FIND_LINKS="$(FIND_LINKS)" )$(UV)
+INSTALL = $(RUN_UV) pip install --python $(BIN)/python --constraint $(CONSTRAINTS) --editable '.[$(EXTRAS)]'
+
+.PHONY: help setup quickstart test test-slow test-gpu test-all bench clean lock
+.PHONY: lint format-check ruff mypy imports spelling docs docs-check format
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /\1\t/' | awk -F'\t' '{printf "make %-12s %s\n", $$1, $$2}'
+
+setup: $(STAMP) ## make .venv/ (nothing to do while pyproject.toml and the constraints are unchanged)
+
+# One environment holds one set of extras: the cpu and gpu builds of fbgemm share their files.
+$(STAMP): pyproject.toml $(CONSTRAINTS) | $(filter $(OWN_UV),$(UV))
+	@if [ -z "$(PYTHON)" ] || [ -z "$$($(PYTHON) -c '$(IN_RANGE)')" ]; then \
+	  echo "make setup: shardrec needs Python 3.10, 3.11 or 3.12, and none runs here (got: PYTHON=$(PYTHON))." >&2; \
+	  echo "  1) install one of them   2) make setup PYTHON=/path/to/python3.11" >&2; exit 2; fi
+	@if ls $(VENV)/.setup-* >/dev/null 2>&1 && [ ! -e $@ ]; then rm -rf $(VENV); fi
+	@if ! [ -n "$$($(BIN)/python -c '$(IN_RANGE)' 2>/dev/null)" ]; then \
+	  $(UV) venv --quiet --clear --python "$$($(PYTHON) -c '$(IN_RANGE)')" $(VENV); fi
+	$(INSTALL) $(TORCH_BUILD)$(if $(TORCH_BUILD), || { \
+	  echo "make setup: no CPU build of torch to be had from its own index; taking the usual one" >&2; $(INSTALL); })
+	@touch $@
+
+# pip refuses to install for the user on some systems (PEP 668) and venv is missing on others: one of the two works.
+$(OWN_UV):
+	@test -n "$(PYTHON)" || { echo "make setup: no Python 3.10, 3.11 or 3.12 runs here; install one of them" >&2; exit 2; }
+	@echo "uv is missing or too old: installing one into .venv-uv"
+	@if $(PYTHON) -m venv --clear .venv-uv && .venv-uv/bin/python -m pip install --quiet uv; then :; else \
+	  rm -rf .venv-uv && $(PYTHON) -m pip install --quiet --user uv && mkdir -p .venv-uv/bin && \
+	  ln -s "$$($(PYTHON) -m site --user-base)/bin/uv" $@; fi || { \
+	  echo "make setup: neither venv nor pip works in $(PYTHON)." >&2; \
+	  echo "  1) install uv by hand and run make again   2) install your system's python3-venv package" >&2; exit 2; }
+
+quickstart: setup ## MovieLens-100K from raw ratings to recommendations on 2 ranks
+	$(BIN)/shardrec quickstart $(ARGS)
+
+test: setup ## the tests that take seconds each
+	$(BIN)/python -m pytest $(ARGS)
+
+test-slow: setup ## the tests that take minutes or start a Spark cluster
+	$(BIN)/python -m pytest -m '(slow or cluster) and not gpu' $(ARGS)
+
+test-all: test test-slow ## both of them
+
+test-gpu: setup ## the tests that need CUDA (make setup EXTRAS=gpu,petastorm,quickstart,docs,dev)
+	$(BIN)/python -m pytest -m gpu $(ARGS)
+
+bench: setup ## the measurements of docs/benchmarks.md
+	$(BIN)/python -m tests.benchmarks.bench_read $(ARGS)
+	$(BIN)/python -m tests.benchmarks.bench_pipeline $(ARGS)
+
+lint: format-check ruff mypy imports spelling docs-check ## every check that is not a test (use -k to see all findings)
+
+format-check: setup
+	$(BIN)/ruff format --check .
+
+ruff: setup
+	$(BIN)/ruff check .
+
+mypy: setup
+	$(BIN)/mypy
+
+imports: setup
+	$(BIN)/lint-imports
+
+spelling: setup
+	$(BIN)/codespell
+
+format: setup ## let ruff mend what it can
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+docs: setup ## generate the reference pages and build the site into site/
+	$(BIN)/python docs/generate.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+docs-check: setup
+	$(BIN)/python docs/generate.py --check
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+# Versions only, for all Pythons in range; torch's build and its CUDA libraries are left to the machine.
+PINS = sed -E -e '/^(nvidia-|cuda-|triton)/d' -e 's/^torch==([0-9.]+).*/torch==\1/' \
+  -e 's/^fbgemm-gpu-cpu==(.*)/fbgemm-gpu==\1\n&/' | awk '!seen[$$0]++'
+COMPILE = $(RUN_UV) pip compile --quiet --universal --python-version 3.10 --no-header --no-annotate pyproject.toml
+
+lock: | $(filter $(OWN_UV),$(UV)) ## move the constraints files to the newest allowed versions
+	set -o pipefail; { echo "# Versions of the default environment; made by make lock."; \
+	  $(COMPILE) --extra cpu --extra petastorm --extra quickstart --extra docs --extra dev | $(PINS); } > constraints.txt
+	set -o pipefail; { echo "# Versions of the newest environment (no petastorm); made by make lock."; \
+	  $(COMPILE) --extra cpu --extra quickstart --extra docs --extra dev | $(PINS); } > constraints-newest.txt
+
+clean: ## remove caches and built files; environments and runs/ stay
+	rm -rf build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache spark-warehouse
+	find . -path './.venv*' -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,293 @@
+"""Writes the reference pages that come from the code: docs/config.md, feature-ops.md and models.md.
+
+    python docs/generate.py            write them
+    python docs/generate.py --check    exit 1 and show the difference when one of them is out of date
+
+Everything on them (keys, types, defaults, limits, meanings, papers) is read from the pydantic sections and
+the registries of ops and models, so a page is mended by mending the docstring in the code.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import json
+import re
+import sys
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from jobs.preparation.feature_ops import FeatureOp, feature_ops
+from trainer.config import ModelConfig, OpConfig, RunConfig
+from trainer.registry import ModelSection, RegisteredModel, models
+
+DOCS = Path(__file__).resolve().parent
+NOTICE = "<!-- Made by docs/generate.py from the code; edit the docstrings there and run `make docs`. -->\n"
+SIMPLE_TYPES = {str: "text", int: "integer", float: "number", bool: "`true` or `false`", Any: "any value"}
+KeyPaths = Mapping[type[BaseModel], list[str]]
+LIMITS = {"ge": ">= {}", "gt": "> {}", "le": "<= {}", "lt": "< {}"}
+
+CONFIG_INTRO = """# Config reference
+
+A run is one YAML file. A key that does not exist is an error that names its full path and the nearest key
+that does. Values come from three places, later ones winning: the defaults below, the file, and
+`--set key.path=value` on the command line (the value is YAML; list items go by number, as in
+`--set features.sparse.0.pooling=mean`). Nothing is read from the environment. The resolved config, defaults
+included, is stored in the run folder.
+
+`shardrec config schema` prints a JSON schema for editors. [Feature ops](feature-ops.md) and the keys of each
+[model](models.md) have pages of their own.
+"""
+
+OPS_INTRO = """# Feature ops
+
+Ops turn a raw column into a model input, from left to right:
+
+```yaml
+features:
+  dense:
+    - {columns: "I*", ops: [fill: 0, clip: {min: 0}, log1p]}
+  sparse:
+    - {columns: genres, ops: [split: "|", vocabulary: {min_count: 5}], pooling: mean}
+```
+
+An op is written as its name, as `name: value` for its first parameter, or as
+`name: {parameter: value, ...}`. What an op needs from the data (a mean, a vocabulary) is fitted on the
+training rows alone and stored in the manifest. An op that makes ids comes last. Sequence features take the
+ops of sparse features, item by item.
+"""
+
+MODELS_INTRO = """# Models
+
+`model.name` picks one of these; the other keys of the `model` section are the model's own. A new model is one
+file in `trainer/models/` (CONTRIBUTING.md in the repository shows one); it appears here by itself.
+"""
+
+
+def config_page() -> str:
+    """Return docs/config.md."""
+    found = key_paths(RunConfig, "")
+    return "\n".join([NOTICE, CONFIG_INTRO, *(section_text(section, found) for section in found)])
+
+
+def ops_page() -> str:
+    """Return docs/feature-ops.md."""
+    parts = [NOTICE, OPS_INTRO, "## Dense features\n", *map(op_text, feature_ops("dense").values())]
+    parts += ["## Sparse and sequence features\n", *map(op_text, feature_ops("sparse").values())]
+    return "\n".join(parts)
+
+
+def op_text(op: FeatureOp) -> str:
+    """Return one op: what it does, its parameters, what it fits."""
+    text = f"### `{op.name}`\n\n{' '.join((op.function.__doc__ or '').split())}\n"
+    if op.from_train:
+        text += f"\nFitted on the training rows: {', '.join(f'`{name}`' for name in op.from_train)}.\n"
+    if op.section.model_fields:
+        text += "\n" + section_table(op.section, {}).replace("| key |", "| parameter |", 1)
+    return text
+
+
+def models_page() -> str:
+    """Return docs/models.md."""
+    rows = [f"| [`{m.name}`](#{slug(m.name)}) | {m.task} | {cell(m.summary)} |" for m in models().values()]
+    overview = "\n".join(["| name | task | what it does |", "|---|---|---|", *rows, ""])
+    return "\n".join([NOTICE, MODELS_INTRO, overview, *(model_text(entry) for entry in models().values())])
+
+
+def model_text(entry: RegisteredModel) -> str:
+    """Return one model: summary, paper, keys, and its section with all defaults."""
+    found = key_paths(entry.config, "model")
+    defaults = entry.config(name=entry.name).model_dump(mode="json", exclude_none=True)
+    shown = yaml.safe_dump({"model": defaults}, sort_keys=False, default_flow_style=None)
+    own, *inner = found
+    return "\n".join(
+        [
+            f"## `{entry.name}`\n\n{entry.summary}\n",
+            f"Task: {entry.task}. Source: {link_papers(entry.source)}.\n",
+            section_table(own, found),
+            *(section_text(section, found, level=3) for section in inner),
+            f"With all defaults:\n\n```yaml\n{shown}```\n",
+        ]
+    )
+
+
+def key_paths(root: type[BaseModel], path: str) -> KeyPaths:
+    """Return a section and those inside it, in the order of their keys, with every key path of each."""
+    found: dict[type[BaseModel], list[str]] = {}
+
+    def visit(section: type[BaseModel], path: str) -> None:
+        found.setdefault(section, []).append(path)
+        if len(found[section]) > 1:
+            return
+        for name, field in section.model_fields.items():
+            for inner, suffix in inner_sections(field.annotation):
+                # Ops and models have pages of their own.
+                if inner not in (ModelConfig, OpConfig):
+                    visit(inner, f"{path}.{name}{suffix}".lstrip("."))
+
+    visit(root, path)
+    return found
+
+
+def inner_sections(annotation: Any, suffix: str = "") -> Iterator[tuple[type[BaseModel], str]]:
+    """Yield the section classes inside an annotation, with `[]` for lists and `.<glob>` for mappings."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation, suffix
+        return
+    origin = typing.get_origin(annotation)
+    mark = "[]" if origin is list else ".<glob>" if origin is dict else ""
+    for argument in typing.get_args(annotation):
+        yield from inner_sections(argument, suffix + mark)
+
+
+def section_text(section: type[BaseModel], found: KeyPaths, level: int = 2) -> str:
+    """Return heading, purpose and key table of one section."""
+    path, *others = found[section]
+    heading = f"`{path}`" if path else "Top level"
+    also = f" The same keys under {', '.join(f'`{other}`' for other in others)}." if others else ""
+    return f"{'#' * level} {heading}\n\n{doc_line(section)}{also}\n\n{section_table(section, found)}"
+
+
+def section_table(section: type[BaseModel], found: KeyPaths) -> str:
+    """Return one row per key: name, type and limits, default, meaning."""
+    rows = []
+    for name, field in section.model_fields.items():
+        if name == "name" and issubclass(section, ModelSection):
+            continue
+        kinds = [kind for kind, _ in inner_sections(field.annotation)]
+        # A key without a text of its own is explained by the section that it holds.
+        meaning = field.description or (doc_line(kinds[0]) if kinds else "")
+        value = value_text(field.annotation, found) + limits_text(field)
+        rows.append([f"`{name}`", value, default_text(field), cell(meaning)])
+    width = 4 if any(row[3] for row in rows) else 3
+    rows = [["key", "value", "default", "meaning"], ["---"] * 4, *rows]
+    return "\n".join(f"| {' | '.join(row[:width])} |" for row in rows) + "\n"
+
+
+def value_text(annotation: Any, found: KeyPaths) -> str:
+    """Return what a key may hold, in words."""
+    if annotation in SIMPLE_TYPES:
+        return SIMPLE_TYPES[annotation]
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return section_link(annotation, found)
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is typing.Literal:
+        return ", ".join(f"`{choice}`" for choice in arguments)
+    if origin is typing.Annotated:
+        limits = [text for item in arguments[1:] for text in limit_items(item)]
+        return value_text(arguments[0], found) + "".join(f" {text}" for text in limits)
+    if origin in (typing.Union, types.UnionType):
+        kinds = [value_text(kind, found) for kind in arguments if kind is not type(None)]
+        return " or ".join(kinds)
+    if origin is list:
+        return f"list of {value_text(arguments[0], found)}"
+    if origin is tuple:
+        return f"{len(arguments)} x {value_text(arguments[0], found)}"
+    if origin is dict:
+        return f"mapping of {value_text(arguments[0], found)} to {value_text(arguments[1], found)}"
+    raise TypeError(f"docs/generate.py does not know how to write the type {annotation!r}")
+
+
+def section_link(section: type[BaseModel], found: KeyPaths) -> str:
+    """Return a link to the place that explains a section."""
+    if section is ModelConfig:
+        return "[model](models.md)"
+    if section is OpConfig:
+        return "[feature op](feature-ops.md)"
+    path = found[section][0]
+    return f"[`{path}`](#{slug(path)})"
+
+
+def limits_text(field: FieldInfo) -> str:
+    """Return the limits of a key, such as `, >= 1`."""
+    found = [text for item in field.metadata for text in limit_items(item)]
+    return "".join(f", {text}" for text in found)
+
+
+def limit_items(item: Any) -> Iterator[str]:
+    """Yield the limits that one piece of pydantic metadata sets."""
+    for attribute, form in LIMITS.items():
+        value = getattr(item, attribute, None)
+        if value is not None:
+            yield form.format(value)
+    length = getattr(item, "min_length", None)
+    if length is not None:
+        yield "not empty" if length == 1 else f"at least {length} long"
+    if getattr(item, "pattern", None) is not None:
+        yield f"of the form `{item.pattern}`"
+
+
+def default_text(field: FieldInfo) -> str:
+    """Return the default as YAML, or `required`."""
+    if field.is_required():
+        return "**required**"
+    value = field.get_default(call_default_factory=True)
+    if value is None:
+        return "none"
+    if isinstance(value, BaseModel):
+        return "its defaults"
+    text = json.dumps(value, ensure_ascii=False)
+    return f"`{text.strip(chr(34))}`" if isinstance(value, str) else f"`{text}`"
+
+
+def doc_line(section: type[BaseModel]) -> str:
+    """Return the first paragraph of a section's docstring on one line."""
+    return " ".join((section.__doc__ or "").strip().split("\n\n")[0].split())
+
+
+def cell(text: str) -> str:
+    """Return a text that may stand in a Markdown table."""
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+def slug(path: str) -> str:
+    """Return the anchor that Markdown gives a heading."""
+    return re.sub(r"[^\w\- ]", "", path).strip().lower().replace(" ", "-")
+
+
+def link_papers(source: str) -> str:
+    """Turn arXiv numbers into links."""
+    return re.sub(r"arXiv:(\d{4}\.\d{4,5})", r"[arXiv:\1](https://arxiv.org/abs/\1)", source)
+
+
+PAGES = {"config.md": config_page, "feature-ops.md": ops_page, "models.md": models_page}
+
+
+def out_of_date() -> list[str]:
+    """Return the difference of each page that is not what the code says."""
+    found = []
+    for name, make in PAGES.items():
+        path = DOCS / name
+        old = path.read_text(encoding="utf-8") if path.exists() else ""
+        new = make()
+        if old != new:
+            lines = difflib.unified_diff(
+                old.splitlines(), new.splitlines(), f"docs/{name}", "generated", lineterm="", n=1
+            )
+            found.append("\n".join(lines))
+    return found
+
+
+def main() -> int:
+    """Write the pages, or check them with `--check`."""
+    parser = argparse.ArgumentParser(description="write the generated reference pages")
+    parser.add_argument("--check", action="store_true", help="only report pages that are out of date")
+    if parser.parse_args().check:
+        differences = out_of_date()
+        for text in differences:
+            print(f"{text}\ndocs/generate.py: this page is out of date: run `make docs`", file=sys.stderr)
+        return 1 if differences else 0
+    for name, make in PAGES.items():
+        (DOCS / name).write_text(make(), encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,63 @@
+"""The public verbs of shardrec, each loaded on first use.
+
+```python
+from jobs import Cluster, RunConfig, evaluate, plan, prepare, recommend, train
+```
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from jobs.cluster import Cluster as Cluster
+    from jobs.planning import plan as plan
+    from jobs.results import Dataset as Dataset
+    from jobs.results import Evaluation as Evaluation
+    from jobs.results import TrainResult as TrainResult
+    from jobs.scoring.recommendation import recommend as recommend
+    from jobs.verbs import evaluate as evaluate
+    from jobs.verbs import prepare as prepare
+    from jobs.verbs import train as train
+    from sharding.plan import Plan as Plan
+    from trainer.config import RunConfig as RunConfig
+
+# Loaded on first use: Spark executors import this package, and they must not load torch.
+_PLACES = {
+    "Cluster": "jobs.cluster",
+    "Dataset": "jobs.results",
+    "Evaluation": "jobs.results",
+    "Plan": "sharding.plan",
+    "RunConfig": "trainer.config",
+    "TrainResult": "jobs.results",
+    "evaluate": "jobs.verbs",
+    "plan": "jobs.planning",
+    "prepare": "jobs.verbs",
+    "recommend": "jobs.scoring.recommendation",
+    "train": "jobs.verbs",
+}
+
+__all__ = [
+    "Cluster",
+    "Dataset",
+    "Evaluation",
+    "Plan",
+    "RunConfig",
+    "TrainResult",
+    "evaluate",
+    "plan",
+    "prepare",
+    "recommend",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PLACES:
+        raise AttributeError(f"module 'jobs' has no attribute {name!r}")
+    return getattr(importlib.import_module(_PLACES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,163 @@
+"""Raw columns as numbers, tokens, times and hashes: the same on every Spark version and setting.
+
+`try_cast` is used throughout, because a plain cast fails or gives null depending on `spark.sql.ansi.enabled`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from pyspark.sql import functions as F
+from pyspark.sql import types as T
+
+from trainer.errors import DataError
+
+if TYPE_CHECKING:
+    from pyspark.sql import Column, DataFrame
+
+SPLIT = "__split"
+HASH = "__hash"
+ORDER = "__order"
+BAD_LINE = "__bad_line"
+NUMBER = "__number_"
+
+_INTEGRAL = (T.ByteType, T.ShortType, T.IntegerType, T.LongType)
+_FRACTIONAL = (T.FloatType, T.DoubleType)
+_PRINTABLE = (*_INTEGRAL, T.BooleanType, T.DateType, T.TimestampType, T.TimestampNTZType, T.DecimalType)
+
+
+def quoted(name: str) -> str:
+    """Return a column name for SQL text."""
+    return "`" + name.replace("`", "``") + "`"
+
+
+def column(name: str) -> Column:
+    """Return a column whose name may hold dots, blanks or quotes."""
+    return F.col(quoted(name))
+
+
+def is_text(kind: T.DataType) -> bool:
+    """Return whether a column holds text."""
+    return isinstance(kind, T.StringType)
+
+
+def number(frame: DataFrame, name: str, where: str = "") -> Column:
+    """Return a raw column as double: null where it is missing (null, NaN, blank) or is no number.
+
+    Raises:
+        DataError: the type of the column, such as a list or a timestamp, can be no number.
+    """
+    if NUMBER + name in frame.columns:
+        return column(NUMBER + name)
+    kind, sql = frame.schema[name].dataType, quoted(name)
+    if is_text(kind):
+        value = F.expr(f"try_cast({sql} as double)")
+    elif isinstance(kind, (*_INTEGRAL, *_FRACTIONAL, T.DecimalType, T.BooleanType)):
+        value = column(name).cast("int" if isinstance(kind, T.BooleanType) else kind).cast("double")
+    else:
+        raise DataError(
+            f"column {name!r} holds no numbers",
+            where=where or f"column {name!r}",
+            got=kind.simpleString(),
+            allowed="numbers, booleans, or text that reads as numbers",
+        )
+    return F.nanvl(value, F.lit(None).cast("double"))
+
+
+def with_numbers(frame: DataFrame, names: Iterable[str]) -> DataFrame:
+    """Add columns that `number` finds and takes, so that text is parsed once and not in every pass."""
+    text = [name for name in dict.fromkeys(names) if is_text(frame.schema[name].dataType)]
+    return frame.withColumns({NUMBER + name: number(frame, name) for name in text}) if text else frame
+
+
+def not_a_number(frame: DataFrame, name: str) -> Column:
+    """Return the text of a value that is there but is no number, else null."""
+    if not is_text(frame.schema[name].dataType):
+        return F.lit(None).cast("string")
+    sql = quoted(name)
+    # NaN is a missing number, whatever its spelling.
+    missing = f"trim({sql}) = '' or isnan(try_cast({sql} as double))"
+    return F.when(number(frame, name).isNull() & ~F.expr(missing), column(name))
+
+
+def is_list(frame: DataFrame, name: str) -> bool:
+    """Return whether a raw column holds a list per row."""
+    return isinstance(frame.schema[name].dataType, T.ArrayType)
+
+
+def token(frame: DataFrame, name: str) -> Column:
+    """Return a raw id column as text (a list of texts for a list column); missing and empty values are null.
+
+    Whole floats print like integers (`7.0` as `7`), because a missing value turns a pandas column of
+    integers into floats, and the ids must not change with it.
+
+    Raises:
+        DataError: the type of the column can be no id.
+    """
+    kind = frame.schema[name].dataType
+    if isinstance(kind, T.ArrayType):
+        return F.expr(f"transform({quoted(name)}, x -> {_token_sql('x', kind.elementType, name)})")
+    return F.expr(_token_sql(quoted(name), kind, name))
+
+
+def _token_sql(sql: str, kind: T.DataType, name: str) -> str:
+    if is_text(kind):
+        return f"nullif({sql}, '')"
+    if isinstance(kind, _FRACTIONAL):
+        whole = f"{sql} = rint({sql}) and abs({sql}) < 9007199254740992"
+        return (
+            f"case when isnan({sql}) then null when {whole} then cast(cast({sql} as bigint) as string) "
+            f"else cast({sql} as string) end"
+        )
+    if isinstance(kind, _PRINTABLE):
+        return f"cast({sql} as string)"
+    raise DataError(
+        f"column {name!r} can be no id",
+        where=f"column {name!r}",
+        got=kind.simpleString(),
+        allowed="text, numbers, booleans, dates, or lists of them",
+    )
+
+
+def time(frame: DataFrame, name: str) -> Column:
+    """Return a time column as an exact number that orders like the time; null where it cannot be read.
+
+    Raises:
+        DataError: the type of the column can be no time.
+    """
+    kind, sql = frame.schema[name].dataType, quoted(name)
+    if isinstance(kind, (*_INTEGRAL, T.DecimalType)):
+        return column(name)
+    if isinstance(kind, _FRACTIONAL):
+        return F.when(F.isnan(column(name)), None).otherwise(column(name))
+    if isinstance(kind, (T.DateType, T.TimestampType, T.TimestampNTZType)):
+        return F.expr(f"unix_micros(cast({sql} as timestamp))")
+    if is_text(kind):
+        # Numbers first: Spark would read the text `2021` as a timestamp too.
+        parsed = f"cast(unix_micros(try_cast({sql} as timestamp)) / 1000000 as decimal(38, 6))"
+        return F.expr(f"coalesce(try_cast({sql} as decimal(38, 6)), {parsed})")
+    raise DataError(
+        f"column {name!r} can be no time",
+        where=f"column {name!r}",
+        got=kind.simpleString(),
+        allowed="numbers, timestamps, dates, or text of them",
+    )
+
+
+def with_row_hashes(frame: DataFrame, names: list[str], seed: int) -> DataFrame:
+    """Add two independent 64-bit hashes of the whole raw row: one deals it into a split, one orders it.
+
+    They depend on the values alone: not on partitions, cores, or the order of rows and columns. Equal rows
+    share both hashes, hence their split, and their order among themselves means nothing.
+    """
+    parts: list[Column] = []
+    for name in sorted(names):
+        value = column(name)
+        if isinstance(frame.schema[name].dataType, T.MapType):
+            value = F.to_json(value)  # Spark hashes no maps
+        # A null leaves the hash as it is, so its place must be hashed too: (null, 'a') is not ('a', null).
+        parts += [value, value.isNull()]
+    return frame.withColumn(HASH, F.xxhash64(F.lit(seed), F.lit("split"), *parts)).withColumn(
+        ORDER, F.xxhash64(F.lit(seed), F.lit("order"), *parts)
+    )

@@ -1,0 +1,148 @@
+"""Puts a finished data set in place in one step, so that a kill at any moment leaves a whole one.
+
+A data set is built in a sibling folder `<out>.tmp-<host>-<pid>-<n>`. When it is complete the two folders are
+exchanged by one system call (Linux `renameat2`), and the old one is deleted. File systems without that call
+take two renames; a kill between them leaves the old data set as `<out>.old-...`, and the next start puts it
+back.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import re
+import secrets
+import shutil
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from jobs.preparation.failures import named_failures
+from jobs.preparation.files import local_path
+from trainer.errors import DataError, UserError
+from trainer.schema import MANIFEST_FILE
+
+_FOREIGN_IS_DEAD_SECONDS = 24 * 3600
+_AT_FDCWD = -100
+_RENAME_EXCHANGE = 2
+
+
+def output_folder(out: str | Path) -> Path:
+    """Return the folder behind `--out`.
+
+    Raises:
+        UserError: it is a URL that this machine has no file system for.
+    """
+    path = local_path(str(out))
+    if path is None:
+        raise UserError(
+            "the data set must go to a folder that this machine can open",
+            where="--out",
+            got=str(out),
+            fixes=[
+                "a local or mounted folder",
+                "on Databricks a volume: /Volumes/<catalog>/<schema>/<volume>/...",
+            ],
+        )
+    return Path(path).absolute()
+
+
+@contextmanager
+def staged_folder(target: Path) -> Iterator[Path]:
+    """Give an empty folder beside the target; on success it takes the target's place, else it is deleted.
+
+    Raises:
+        DataError: the target exists and is no data set.
+        UserError: no permission to write, or the disk is full.
+    """
+    with named_failures(str(target)):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        restore(target)
+        _check_replaceable(target)
+        staging = _sibling(target, "tmp")
+        staging.mkdir()
+    try:
+        with named_failures(str(target)):
+            yield staging
+            assert (staging / MANIFEST_FILE).exists(), "a data set is committed with its manifest"
+            _swap(staging, target)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def restore(target: Path) -> None:
+    """Undo what killed runs left: put an old data set back, and delete folders of runs that are dead."""
+    pattern = re.compile(re.escape(target.name) + r"\.(tmp|old)-(.+)-(\d+)-[0-9a-f]{8}")
+    for path in sorted(target.parent.glob(_literal(target.name) + ".*-*")):
+        found = pattern.fullmatch(path.name)
+        if found is None or not _is_dead(path, host=found.group(2), process=int(found.group(3))):
+            continue
+        if found.group(1) == "old" and not target.exists() and (path / MANIFEST_FILE).exists():
+            path.rename(target)
+        else:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _literal(name: str) -> str:
+    return re.sub(r"([*?[])", r"[\1]", name)
+
+
+def _sibling(target: Path, kind: str) -> Path:
+    return target.with_name(f"{target.name}.{kind}-{_host()}-{os.getpid()}-{secrets.token_hex(4)}")
+
+
+def _host() -> str:
+    return re.sub(r"[^A-Za-z0-9_.]", "_", socket.gethostname())
+
+
+def _is_dead(path: Path, host: str, process: int) -> bool:
+    if host != _host():
+        return time.time() - path.stat().st_mtime > _FOREIGN_IS_DEAD_SECONDS
+    if process == os.getpid():
+        return False
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return False
+
+
+def _check_replaceable(target: Path) -> None:
+    if not target.exists():
+        return
+    if not target.is_dir() or (any(target.iterdir()) and not (target / MANIFEST_FILE).exists()):
+        raise DataError(
+            "the output exists and is not a data set, so it is not replaced",
+            where=str(target),
+            fixes=["choose another --out", "delete it yourself"],
+        )
+
+
+def _swap(staging: Path, target: Path) -> None:
+    if not target.exists():
+        staging.rename(target)
+        return
+    if _exchange(staging, target):
+        return  # the old data set is now in the staging folder, which the caller deletes
+    old = _sibling(target, "old")
+    target.rename(old)
+    staging.rename(target)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _exchange(first: Path, second: Path) -> bool:
+    """Exchange two folders in one step; False where the system or file system cannot."""
+    call = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if call is None:
+        return False
+    if call(_AT_FDCWD, os.fsencode(first), _AT_FDCWD, os.fsencode(second), _RENAME_EXCHANGE) == 0:
+        return True
+    code = ctypes.get_errno()
+    if code in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP):
+        return False
+    raise OSError(code, os.strerror(code), str(second))

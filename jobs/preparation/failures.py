@@ -1,0 +1,161 @@
+"""Turns Spark's failures into errors that name the file and the way out."""
+
+from __future__ import annotations
+
+import errno
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from sharding.errors import ShardrecError, UserError
+from trainer.errors import ConfigError, DataError
+
+# Expressions of ours raise this inside Spark; what follows is the message for the user.
+RAISED = "shardrec: "
+
+_FULL_DISK = re.compile(r"No space left on device|Disk quota exceeded|File too large")
+_NO_PERMISSION = re.compile(
+    r"Permission denied|Read-only file system|AccessControlException|Mkdirs failed to create"
+)
+_NO_PATH = re.compile(r"PATH_NOT_FOUND|Path does not exist|FileNotFoundException")
+_NO_TABLE = re.compile(r"TABLE_OR_VIEW_NOT_FOUND|Table or view not found|SCHEMA_NOT_FOUND")
+_BAD_HEADER = re.compile(r"(CSV header does not conform to the schema.*?)(?:\n\s*at |\Z)", re.DOTALL)
+_UNREADABLE = re.compile(
+    r"is not a Parquet file|CANNOT_READ_FILE_FOOTER|Could not read footer|FAILED_READ_FILE|FAILED_READ"
+    r"|ParquetDecodingException|UNABLE_TO_INFER_SCHEMA|Unable to infer schema|Corrupt|MalformedInputException"
+    r"|Illegal Parquet|PARQUET_TYPE|EOFException|can not read class org.apache.parquet"
+)
+_FILE = re.compile(r"(?:file:/*|dbfs:/|s3a?://|abfss?://|hdfs://)[^\s'\",;)]+")
+_RAISED = re.compile(re.escape(RAISED) + r"([^\n]*)")
+
+
+@contextmanager
+def named_failures(where: str) -> Iterator[None]:
+    """Turn failures of Spark and of the file system into `UserError` children.
+
+    Args:
+        where: the place to name when the failure names no file itself.
+
+    Raises:
+        DataError: a source is missing, damaged, or of another format.
+        UserError: the disk is full, or writing is not allowed.
+    """
+    try:
+        yield
+    except ShardrecError:
+        raise
+    except OSError as error:
+        named = _from_os(error, where)
+        if named is None:
+            raise
+        raise named from error
+    except Exception as error:
+        named = from_spark(error, where)
+        if named is None:
+            raise
+        raise named from error
+
+
+@contextmanager
+def named_source(where: str) -> Iterator[None]:
+    """Turn failures to read a source into `DataError`; other failures pass on to `named_failures`.
+
+    Args:
+        where: the source, for failures that name no file.
+
+    Raises:
+        DataError: the source is missing, damaged, or of another format.
+    """
+    try:
+        yield
+    except Exception as error:
+        named = from_spark(error, where)
+        if isinstance(named, DataError):
+            raise named from error
+        raise
+
+
+def from_spark(error: BaseException, where: str) -> UserError | None:
+    """Return our error for one of Spark's, or None when the cause is not known."""
+    if not type(error).__module__.startswith(("pyspark", "py4j")):
+        return None
+    text = str(error)
+    file = _FILE.search(text)
+    place = file.group(0).rstrip(".") if file else where
+    raised = _RAISED.search(text)
+    if raised:
+        return DataError(raised.group(1).strip(), where=where)
+    if _FULL_DISK.search(text):
+        return full_disk(where)
+    if _NO_PERMISSION.search(text):
+        return no_permission(place, _first_line(text))
+    header = _BAD_HEADER.search(text)
+    if header:
+        return DataError(
+            "the files of a source have different headers", where=place, got=" ".join(header.group(1).split())
+        )
+    if _NO_TABLE.search(text):
+        return DataError("there is no such table", where=where, got=_first_line(text))
+    if _NO_PATH.search(text):
+        return DataError("there is no such file or folder", where=place)
+    if _UNREADABLE.search(text):
+        return DataError(
+            "the file cannot be read: it is damaged, truncated, or of another format",
+            where=place,
+            got=_cause(text),
+            fixes=["write the file again", "check `format` of the source"],
+        )
+    return None
+
+
+def bad_condition(error: BaseException, where: str, condition: str) -> ConfigError:
+    """Return the error of an SQL condition that Spark cannot analyse."""
+    return ConfigError(
+        "the condition is not valid Spark SQL over the raw columns",
+        where=where,
+        got=condition,
+        fixes=[_first_line(str(error))],
+    )
+
+
+def full_disk(where: str) -> UserError:
+    """Return the error of a full disk."""
+    return UserError(
+        "the disk is full; nothing was changed",
+        where=where,
+        fixes=[
+            "free some space, or choose another --out",
+            "set spark.local.dir to a larger disk for Spark's own files",
+        ],
+    )
+
+
+def no_permission(where: str, got: str) -> UserError:
+    """Return the error of a folder that may not be written."""
+    return UserError(
+        "no permission to write",
+        where=where,
+        got=got,
+        fixes=["choose another --out", "ask for write permission"],
+    )
+
+
+def _from_os(error: OSError, where: str) -> UserError | None:
+    place = str(error.filename or where)
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return full_disk(place)
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return no_permission(place, error.strerror or "")
+    return None
+
+
+def _first_line(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    # py4j puts its own sentence above Spark's.
+    useful = [line for line in lines if not line.startswith("An error occurred while calling")]
+    return (useful or lines or [""])[0].removeprefix(": ")[:400]
+
+
+def _cause(text: str) -> str:
+    causes: list[str] = re.findall(r"Caused by: ([^\n]+)", text)
+    return (causes[-1] if causes else _first_line(text))[:400]

@@ -1,0 +1,95 @@
+"""The data report: what was prepared, as a table for people and as JSON for machines."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from trainer.schema import Feature, FeatureStatistics, Manifest
+
+REPORT_TEXT = "report.txt"
+REPORT_JSON = "report.json"
+
+
+def report_text(manifest: Manifest) -> str:
+    """Return the report as aligned plain text."""
+    lines = [f"data set {manifest.name}   spec {manifest.spec.hash}   seed {manifest.seed}", ""]
+    rows = [["split", "rows", "positives", "share", "files", "MiB"]]
+    for name, split in manifest.splits.items():
+        share = f"{split.positives / split.rows:.4f}" if split.rows else "-"
+        size = sum(file.bytes for file in split.files) / 2**20
+        rows.append(
+            [name, f"{split.rows:,}", f"{split.positives:,}", share, str(len(split.files)), f"{size:.1f}"]
+        )
+    lines += [*_table(rows), ""]
+    dense = [[f.name, *_dense_cells(manifest.statistics[f.name])] for f in manifest.spec.dense]
+    if dense:
+        lines += [*_table([["dense feature", "missing", "mean", "std", "min", "max"], *dense]), ""]
+    ids = [[f.name, *_id_cells(f, manifest.statistics[f.name])] for f in manifest.spec.sparse]
+    if ids:
+        head = ["id feature", "table", "rows of table", "ids", "missing", "unseen", "mean length"]
+        lines += [*_table([head, *ids], text_columns=2), ""]
+    notes = (
+        "missing: share of training rows; unseen: share of the ids of valid and test that training never saw"
+    )
+    return "\n".join([*lines, notes, ""])
+
+
+def report_json(manifest: Manifest) -> dict[str, Any]:
+    """Return rows and positives by split, and the statistics by feature."""
+    return {
+        "name": manifest.name,
+        "spec_hash": manifest.spec.hash,
+        "splits": {name: {"rows": s.rows, "positives": s.positives} for name, s in manifest.splits.items()},
+        "features": {
+            f.name: {
+                "kind": f.kind,
+                "table": f.table,
+                "num_embeddings": f.num_embeddings,
+                **manifest.statistics[f.name].model_dump(exclude_none=True),
+            }
+            for f in manifest.spec.features
+        },
+    }
+
+
+def write_report(manifest: Manifest, folder: Path) -> str:
+    """Write `report.txt` and `report.json` and return the text."""
+    text = report_text(manifest)
+    (folder / REPORT_TEXT).write_text(text, encoding="utf-8")
+    (folder / REPORT_JSON).write_text(
+        json.dumps(report_json(manifest), indent=1, ensure_ascii=False), encoding="utf-8"
+    )
+    return text
+
+
+def _dense_cells(found: FeatureStatistics) -> list[str]:
+    numbers = [found.mean, found.std, found.min, found.max]
+    return [_percent(found.null_share), *("-" if x is None else f"{x:.4g}" for x in numbers)]
+
+
+def _id_cells(feature: Feature, found: FeatureStatistics) -> list[str]:
+    return [
+        feature.table or "",
+        f"{feature.num_embeddings or 0:,}",
+        "-" if found.ids is None else f"{found.ids:,}",
+        _percent(found.null_share),
+        "-" if found.oov_share is None else _percent(found.oov_share),
+        f"{found.mean_length:.2f}",
+    ]
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.2f} %"
+
+
+def _table(rows: list[list[str]], text_columns: int = 1) -> list[str]:
+    widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]))]
+    return [
+        "  ".join(
+            cell.ljust(width) if place < text_columns else cell.rjust(width)
+            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]

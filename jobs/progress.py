@@ -1,0 +1,241 @@
+"""Shows the progress of a run: follows `metrics.jsonl`, so it works for ranks in any process on any host."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TextIO
+
+from tqdm import tqdm
+
+from jobs.ranks.streams import screen
+
+METRICS_FILE = "metrics.jsonl"
+_POLL_SECONDS = 0.5
+_LINE_EVERY_SECONDS = 10.0
+_HIDDEN = frozenset({"kind", "step", "time", "epoch"})
+
+
+@contextmanager
+def progress_bar(
+    run_folder: str | Path,
+    enabled: bool = True,
+    *,
+    stream: TextIO | None = None,
+    line_every_seconds: float = _LINE_EVERY_SECONDS,
+) -> Iterator[None]:
+    """Show step, samples/s, loss and time left on stderr while the ranks work.
+
+    A terminal gets a bar, anything else a line now and then. Evaluations get a line of their own.
+
+    Args:
+        run_folder: the run folder; it and its `metrics.jsonl` may come later.
+        enabled: False shows nothing.
+        stream: where to show it; default stderr.
+        line_every_seconds: time between lines where there is no terminal.
+    """
+    if not enabled:
+        yield
+        return
+    with screen() as default:
+        target = default if stream is None else stream
+        view = _Bar(target) if target.isatty() else _Lines(target, line_every_seconds)
+        follower = _Follower(Path(run_folder) / METRICS_FILE, view)
+        follower.start()
+        try:
+            yield
+        finally:
+            follower.finish()
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is, as its records tell.
+
+    Attributes:
+        step: last step reported.
+        first_step: step at which this launch began.
+        total_steps: step at which the run ends; 0 until known.
+        loss: mean loss since the report before.
+        samples_per_second: over all ranks.
+        began: when `first_step` was reported, by the writer's clock.
+        told: time of the last report, by the writer's clock.
+    """
+
+    step: int = 0
+    first_step: int = 0
+    total_steps: int = 0
+    loss: float | None = None
+    samples_per_second: float | None = None
+    began: float | None = None
+    told: float | None = None
+
+    def after(self, record: dict[str, Any]) -> Progress:
+        """Return the progress once a record of `metrics.jsonl` is known."""
+        kind, told = record.get("kind"), record.get("time")
+        if kind == "start":
+            first = int(record.get("first_step") or 0)
+            return Progress(first, first, int(record.get("total_steps") or 0), began=told, told=told)
+        if kind != "train":
+            return self
+        return replace(
+            self,
+            step=int(record.get("step") or 0),
+            loss=record.get("loss"),
+            samples_per_second=record.get("samples_per_second"),
+            told=told,
+        )
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Return the time left at the mean pace since `start`, validation and saving included."""
+        if self.began is None or self.told is None or self.step <= self.first_step:
+            return None
+        return (self.told - self.began) / (self.step - self.first_step) * (self.total_steps - self.step)
+
+    @property
+    def figures(self) -> str:
+        """Return samples/s and loss, where known."""
+        parts = []
+        if self.samples_per_second is not None:
+            parts.append(f"{self.samples_per_second:,.0f} samples/s")
+        if self.loss is not None:
+            parts.append(f"loss {self.loss:.4f}")
+        return ", ".join(parts)
+
+    def line(self) -> str:
+        """Return the progress as one line of text."""
+        share = f" ({self.step / self.total_steps:.0%})" if self.total_steps else ""
+        left = self.seconds_left
+        parts = [f"step {self.step}/{self.total_steps or '?'}{share}", self.figures]
+        parts.append("" if left is None else f"ETA {tqdm.format_interval(left)}")
+        return ", ".join(part for part in parts if part)
+
+
+class _Bar:
+    """A bar on a terminal; made at the first record, so that what is said before stays readable."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._bar: tqdm[Any] | None = None
+
+    def update(self, progress: Progress) -> None:
+        if not progress.total_steps:
+            return
+        if self._bar is None:
+            self._bar = tqdm(
+                total=progress.total_steps, initial=progress.first_step, file=self._stream,
+                unit="step", desc="train", dynamic_ncols=True, mininterval=0,
+            )  # fmt: skip
+        self._bar.total = progress.total_steps
+        self._bar.set_postfix_str(progress.figures, refresh=False)
+        self._bar.update(progress.step - self._bar.n)
+
+    def say(self, text: str) -> None:
+        tqdm.write(text, file=self._stream)
+
+    def close(self, _progress: Progress) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+
+class _Lines:
+    """Lines for a log file or a notebook."""
+
+    def __init__(self, stream: TextIO, every_seconds: float) -> None:
+        self._stream, self._every = stream, every_seconds
+        self._next = 0.0
+        self._said = ""
+
+    def update(self, progress: Progress) -> None:
+        if progress.step > progress.first_step and time.monotonic() >= self._next:
+            self._next = time.monotonic() + self._every
+            self._tell(progress)
+
+    def say(self, text: str) -> None:
+        self._stream.write(text + "\n")
+        self._stream.flush()
+
+    def close(self, progress: Progress) -> None:
+        if progress.step > progress.first_step:
+            self._tell(progress)
+
+    def _tell(self, progress: Progress) -> None:
+        if (text := progress.line()) != self._said:
+            self._said = text
+            self.say(text)
+
+
+class _Follower:
+    """Reads the lines that are appended to a file, in a thread."""
+
+    def __init__(self, path: Path, view: _Bar | _Lines) -> None:
+        self._path, self._view = path, view
+        self._progress = Progress()
+        # A resumed run has records already; they are no news.
+        self._offset = path.stat().st_size if path.exists() else 0
+        self._rest = b""
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._follow, name="shardrec-progress", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def finish(self) -> None:
+        self._done.set()
+        self._thread.join()
+        self._read()
+        self._view.close(self._progress)
+
+    def _follow(self) -> None:
+        while not self._done.wait(_POLL_SECONDS):
+            self._read()
+
+    def _read(self) -> None:
+        try:
+            # A resumed run rewrites the file without the steps that it does again.
+            rewritten = self._path.stat().st_size < self._offset
+            if rewritten:
+                self._offset, self._rest = 0, b""
+            with self._path.open("rb") as file:
+                file.seek(self._offset)
+                added = file.read()
+        except OSError:
+            return
+        self._offset += len(added)
+        *lines, self._rest = (self._rest + added).split(b"\n")
+        records = [record for line in lines if (record := _parsed(line)) is not None]
+        for record in _news(records) if rewritten else records:
+            self._progress = self._progress.after(record)
+            if record.get("kind") == "evaluation":
+                self._view.say(_evaluation_line(record))
+        if records:
+            self._view.update(self._progress)
+
+
+def _parsed(line: bytes) -> dict[str, Any] | None:
+    try:
+        record = json.loads(line)
+    except ValueError:  # The end of a line whose beginning was rewritten.
+        return None
+    return record if isinstance(record, dict) else None
+
+
+def _news(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the records since the newest `start`."""
+    starts = [number for number, record in enumerate(records) if record.get("kind") == "start"]
+    return records[starts[-1] :] if starts else []
+
+
+def _evaluation_line(record: dict[str, Any]) -> str:
+    figures = [
+        f"{name} {value:.4f}"
+        for name, value in record.items()
+        if name not in _HIDDEN and isinstance(value, (int, float)) and not isinstance(value, bool)
+    ]
+    return f"step {record.get('step')}, validation: {', '.join(figures)}"

@@ -1,0 +1,89 @@
+"""Runs a job of `trainer.rank_jobs` on ranks, in a folder of its own inside the run folder."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from jobs.cluster import Cluster
+from jobs.results import Dataset
+from trainer.errors import CheckpointError, UserError
+from trainer.run_folder import RunFolder
+
+
+def chosen_checkpoint(folder: RunFolder, name: str | None) -> str:
+    """Return the checkpoint to use: the named one, else the run's choice.
+
+    Raises:
+        CheckpointError: no complete checkpoint has that name.
+        DataError: none is named and the run has not finished.
+    """
+    name = name or str(folder.result()["checkpoint"])
+    if not (folder.checkpoints / name / "state.json").exists():
+        saved = sorted(path.parent.name for path in folder.checkpoints.glob("step_*/state.json"))
+        raise CheckpointError("no such checkpoint", where=str(folder.checkpoints / name), allowed=saved)
+    return name
+
+
+@contextmanager
+def job_folder(folder: RunFolder, name: str) -> Iterator[Path]:
+    """Make a folder for one job; it goes when the job ends well and stays, with its logs, when it fails."""
+    parent = folder.path / "jobs"
+    try:
+        parent.mkdir(exist_ok=True)
+        place = Path(tempfile.mkdtemp(prefix=f"{name}_", dir=parent))
+    except OSError as error:
+        raise UserError(
+            f"the run folder cannot be written: {error.strerror}", where=str(folder.path)
+        ) from error
+    yield place
+    shutil.rmtree(place, ignore_errors=True)
+
+
+def run_request(
+    place: Path,
+    job: str,
+    folder: RunFolder,
+    dataset: Dataset,
+    split: str,
+    cluster: Cluster,
+    *,
+    checkpoint: str,
+    by: str | None = None,
+) -> None:
+    """Run `evaluate_rank` or `score_rank` on a split and leave its files in `place`.
+
+    Raises:
+        SpecMismatchError: the data set was prepared with another feature spec.
+        UserError: ranks, rows and lanes do not fit each other.
+        RankError: a rank failed.
+    """
+    from jobs.launch import launch, torchrun_rank
+    from jobs.planning import check_layout_of, plan
+    from trainer.rank_jobs import PLAN_FILE, Request
+
+    if cluster.on == "torchrun" and torchrun_rank() is not None:
+        raise UserError(
+            "only train runs under an outer torchrun",
+            where="--on torchrun",
+            fixes=["run the command without torchrun: --on torchrun --ranks N starts the ranks itself"],
+        )
+    run, manifest = folder.config(), folder.manifest()
+    manifest.require_spec(dataset.manifest.spec, str(dataset.path))
+    dataset.manifest.split(split)
+    check_layout_of(run, dataset, cluster, split)
+    paths = (str(folder.path.absolute()), checkpoint, str(dataset.path.absolute()))
+    Request(*paths, split, by).save(place)
+    plan(run, Dataset(folder.dataset(), manifest), cluster).save(place / PLAN_FILE)
+    launch(
+        f"trainer.rank_jobs:{job}",
+        place,
+        on=cluster.on,
+        ranks=cluster.world_size,
+        spark=cluster.spark,
+        device=cluster.device,
+        timeout_seconds=run.train.process_group_timeout_seconds,
+    )

@@ -1,0 +1,198 @@
+"""Reads what the ranks left behind, and makes one error of it: the cause, not its echoes."""
+
+from __future__ import annotations
+
+import re
+import signal
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from jobs.ranks.faults import describe, unpack
+from jobs.ranks.status import Launch, RankStatus, driver_log, log_file, read_statuses
+from jobs.ranks.streams import last_lines
+from sharding.errors import ShardrecError
+
+Outcome = Literal["succeeded", "stopped"]
+_EXIT_CODE = re.compile(r"exitcode\s*:\s*(-?\d+) \(pid: (\d+)\)")
+_SETTLE_SECONDS = 15.0
+
+
+class RankError(ShardrecError):
+    """A rank failed or was lost.
+
+    Attributes:
+        rank: its number; None when no rank started.
+        host: its host.
+        lost: True when it ended without a word (killed, out of memory, host gone): the kind of failure after
+            which starting again from the last checkpoint makes sense. A raised error would come again.
+        lost_ranks: how many ranks ended without a word.
+        last_lines: end of its log.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        rank: int | None = None,
+        host: str = "",
+        lost: bool = False,
+        lost_ranks: int = 0,
+        last_lines: Sequence[str] = (),
+        **places: Any,
+    ) -> None:
+        self.rank, self.host, self.lost, self.lost_ranks = rank, host, lost, lost_ranks
+        self.last_lines = tuple(last_lines)
+        super().__init__(what, **places)
+
+    def message(self) -> str:
+        """Return rule, place, fixes, and the last lines of the rank's log."""
+        text = super().message()
+        if self.last_lines:
+            text += "\n  last lines:\n" + "\n".join(f"    {line}" for line in self.last_lines)
+        return text
+
+
+def settle(run_folder: Path, launch: Launch, seconds: float = _SETTLE_SECONDS) -> dict[int, RankStatus]:
+    """Wait until every rank has ended or one has told a cause, at most so long, and return the statuses.
+
+    Spark hands a failure to the driver while other ranks are still being ended on their hosts.
+    """
+    deadline = time.monotonic() + seconds
+    while True:
+        statuses = read_statuses(run_folder, launch)
+        open_ranks = launch.ranks - sum(status.ended for status in statuses.values())
+        told = any(status.kind in {"user", "error"} for status in statuses.values())
+        if not open_ranks or told or not statuses or time.monotonic() > deadline:
+            return statuses
+        time.sleep(0.2)
+
+
+def judge(
+    run_folder: Path, launch: Launch, statuses: dict[int, RankStatus], failure: BaseException | None = None
+) -> Outcome:
+    """Return how a launch ended, or raise its cause.
+
+    The cause is the first error of a rank's own; else a rank that ended without a word; else the first of the
+    errors that ranks raise when they lose a peer.
+
+    Args:
+        run_folder: the run folder.
+        launch: the launch.
+        statuses: what each rank said last.
+        failure: what the starter itself raised.
+
+    Raises:
+        UserError: the cause is a mistake that the user can mend.
+        RankError: any other cause.
+    """
+    failed = sorted((s for s in statuses.values() if s.state == "failed"), key=lambda status: status.time)
+    causes = [status for status in failed if status.kind != "consequence"]
+    lost = [number for number in range(launch.ranks) if number not in statuses or not statuses[number].ended]
+    if not failed and not lost:
+        stopped = any(status.state == "stopped" for status in statuses.values())
+        return "stopped" if stopped else "succeeded"
+    if not statuses:
+        raise _none_started(run_folder, launch, failure) from failure
+    if causes:
+        error = _failed(run_folder, launch, causes[0], failed, lost)
+        if causes[0].user_error is not None:
+            raise unpack(causes[0].user_error) from error
+        raise error
+    if lost:
+        raise _lost(run_folder, launch, statuses, lost)
+    raise _failed(run_folder, launch, failed[0], failed, lost)
+
+
+def _failed(
+    run_folder: Path, launch: Launch, cause: RankStatus, failed: list[RankStatus], lost: list[int]
+) -> RankError:
+    what, _, rest = cause.error.partition("\n")
+    others = [s for s in failed if s is not cause and s.kind != "consequence" and s.error != cause.error]
+    fixes = [f"read the whole log: {log_file(run_folder, cause.number)}"]
+    fixes += [
+        f"also failed: rank {s.rank} on host {s.host}: {s.error.splitlines()[0][:200]}" for s in others[:3]
+    ]
+    return RankError(
+        f"rank {cause.rank} of {launch.ranks} on host {cause.host} failed: {what}"
+        + (f"\n{rest}" if rest else ""),
+        where=f"rank {cause.rank} on host {cause.host}, pid {cause.pid}",
+        fixes=fixes,
+        rank=cause.rank,
+        host=cause.host,
+        lost_ranks=len(lost) if cause.kind == "consequence" else 0,
+        last_lines=cause.last_lines,
+    )
+
+
+def _lost(run_folder: Path, launch: Launch, statuses: dict[int, RankStatus], lost: list[int]) -> RankError:
+    codes = _exit_codes(run_folder, launch)
+    # torchrun names the rank that ended first; those that it then ended itself are not to blame.
+    named = [number for number in lost if number in statuses and statuses[number].pid in codes]
+    number = (named or lost)[0]
+    status = statuses.get(number)
+    code = codes.get(status.pid) if status is not None else None
+    rank, host = (status.rank, status.host) if status is not None else (number, "")
+    place = f"rank {rank} on host {host}" if status is not None else f"rank {rank}"
+    lines = last_lines(log_file(run_folder, number), after=f"attempt {launch.attempt}:")
+    return RankError(
+        f"{place} ended without a word: {_manner(code)}",
+        where=place + (f", pid {status.pid}" if status is not None else ""),
+        fixes=[
+            *_suspicions(code),
+            f"read the logs: {log_file(run_folder, number)} and {driver_log(run_folder)}",
+            "start again from the last checkpoint: train.max_restarts, or the same command again",
+        ],
+        rank=rank,
+        host=host,
+        lost=True,
+        lost_ranks=len(named) or len(lost),
+        last_lines=lines or last_lines(driver_log(run_folder), after=f"attempt {launch.attempt}:"),
+    )
+
+
+def _manner(code: int | None) -> str:
+    if code is None:
+        return "killed or out of memory"
+    if code >= 0:
+        return f"it left with exit code {code}"
+    name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
+    return f"{name}: killed or out of memory" if -code == signal.SIGKILL else name
+
+
+def _suspicions(code: int | None) -> list[str]:
+    if code in (None, -signal.SIGKILL):
+        return ["look for the out-of-memory killer on that host: dmesg, or the events of its container"]
+    return []
+
+
+def _none_started(run_folder: Path, launch: Launch, failure: BaseException | None) -> RankError:
+    lines = last_lines(driver_log(run_folder), after=f"attempt {launch.attempt}:")
+    fixes = [f"read the whole log: {driver_log(run_folder)}"]
+    if launch.mode == "spark":
+        fixes = [
+            "install shardrec into the Python of every executor (spark.pyspark.python)",
+            f"put the run folder on storage that the driver and every executor share (got {run_folder})",
+            *fixes,
+        ]
+    reason = "" if failure is None else f": {_headline(failure)}"
+    return RankError(
+        f"no rank left a status{reason}",
+        where=f"{launch.ranks} ranks, --on {launch.mode}",
+        fixes=fixes,
+        lost=False,
+        lost_ranks=launch.ranks,
+        last_lines=lines,
+    )
+
+
+def _headline(failure: BaseException) -> str:
+    return describe(failure).splitlines()[0][:300]
+
+
+def _exit_codes(run_folder: Path, launch: Launch) -> dict[int, int]:
+    """Return the exit codes by process id that torchrun has named in this launch's driver log."""
+    lines = last_lines(driver_log(run_folder), count=2000, after=f"attempt {launch.attempt}:")
+    found = _EXIT_CODE.findall("\n".join(lines))
+    return {int(pid): int(code) for code, pid in found}

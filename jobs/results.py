@@ -1,0 +1,94 @@
+"""What the verbs hand on: a data set, a run, an evaluation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from trainer.run_folder import RunFolder
+from trainer.schema import Manifest
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A prepared data set.
+
+    Attributes:
+        path: its folder.
+        manifest: what it holds.
+        report: the data report as text; empty for a data set that was opened.
+        seconds: time that preparing took.
+    """
+
+    path: Path
+    manifest: Manifest
+    report: str = ""
+    seconds: float = 0.0
+
+    @classmethod
+    def open(cls, path: str | Path) -> Dataset:
+        """Open a data set folder.
+
+        Raises:
+            DataError: the folder is no data set.
+        """
+        return cls(Path(path), Manifest.load(path))
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the `--json` form of `prepare`."""
+        rows = {name: split.rows for name, split in self.manifest.splits.items()}
+        return {"dataset": str(self.path), "rows": rows, "seconds": round(self.seconds, 2)}
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """A finished (or interrupted) run.
+
+    Attributes:
+        path: run folder.
+        result: content of `result.json`.
+    """
+
+    path: Path
+    result: dict[str, Any]
+
+    @classmethod
+    def open(cls, path: str | Path) -> TrainResult:
+        """Open a run folder.
+
+        Raises:
+            DataError: the folder holds no finished run.
+        """
+        return cls(Path(path), RunFolder(Path(path)).result())
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """Return the validation metrics of the chosen checkpoint."""
+        return dict(self.result["metrics"] or {})
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the `--json` form of `train`."""
+        kept = {key: self.result[key] for key in ("samples_per_second", "steps", "stopped", "checkpoint")}
+        return {"run": str(self.path), "metrics": self.metrics, **kept}
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Metrics of a split.
+
+    Attributes:
+        split: which.
+        rows: rows counted.
+        metrics: by name.
+        by: metrics by value of a column, `{column: [{"value", "rows", "metrics"}]}`.
+    """
+
+    split: str
+    rows: int
+    metrics: dict[str, float]
+    by: dict[str, list[dict[str, Any]]]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the `--json` form of `evaluate`."""
+        return {"split": self.split, "rows": self.rows, "metrics": self.metrics, "by": self.by}

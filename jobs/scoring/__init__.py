@@ -1,0 +1,1 @@
+"""Scoring rows and ranking items for users."""

@@ -1,0 +1,153 @@
+"""Raw rows of every user asked for with every item, ready for the feature spec."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pyspark.sql import Window
+from pyspark.sql import functions as F
+
+from jobs.preparation.checks import label_value
+from jobs.preparation.columns import BAD_LINE, column
+from jobs.preparation.histories import history_as_of_now
+from jobs.preparation.sources import raw_rows, read_source, require_columns
+from trainer.config import RecommendConfig, RunConfig
+from trainer.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+
+LIKED_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Events:
+    """The raw rows as a recommender sees them: who met what.
+
+    Attributes:
+        run: the config; its `recommend` section names the columns.
+        spark: the session.
+        rows: rows of the source, without side tables.
+    """
+
+    run: RunConfig
+    spark: SparkSession
+    rows: DataFrame
+
+    @classmethod
+    def read(cls, run: RunConfig, spark: SparkSession, frame: DataFrame | None = None) -> Events:
+        """Read the rows that were prepared, or take a frame in their place.
+
+        Raises:
+            ConfigError: the config has no `recommend` section or no source.
+            DataError: a column that it names is missing.
+        """
+        columns = _section(run)
+        if frame is None:
+            if run.data.source is None:
+                raise ConfigError(
+                    "the data set was prepared from a DataFrame, which is not here any more",
+                    where="recommend",
+                    fixes=[
+                        "pass the rows again: recommend(..., events=FRAME)",
+                        "name their files: --input PATH",
+                    ],
+                )
+            frame = read_source(run.data.source, run.data.root, spark, "data.source").drop(BAD_LINE)
+        named = [columns.user, columns.item, *columns.user_columns, *columns.item_columns]
+        require_columns(named + ([columns.time] if columns.time else []), frame.columns, "recommend")
+        return cls(run, spark, frame)
+
+    @property
+    def columns(self) -> RecommendConfig:
+        """Return the `recommend` section."""
+        return _section(self.run)
+
+    def known_users(self, users: Sequence[Any]) -> DataFrame:
+        """Return the users as one column of the source's type.
+
+        Raises:
+            DataError: some of them are in no row.
+        """
+        name = self.columns.user
+        kind = self.rows.schema[name].dataType
+        asked = self.spark.createDataFrame([(str(user),) for user in users], "text string")
+        cast = F.expr(f"try_cast(text as {kind.simpleString()})")
+        asked = asked.select(cast.alias(name)).distinct()
+        known = self.rows.select(column(name)).distinct().join(asked, name, "left_semi")
+        found = {str(row[0]) for row in known.collect()}
+        missing = [str(user) for user in users if str(user) not in found]
+        if missing:
+            raise DataError(
+                "users without a single raw row", where=f"recommend.user: {name}", got=", ".join(missing[:10])
+            )
+        return known
+
+    def candidates(self, users: DataFrame) -> DataFrame:
+        """Return raw rows, side tables joined, of each user with each item not seen yet.
+
+        Columns that belong to neither are null, as in a row whose value is missing.
+        """
+        columns = self.columns
+        rows = users.crossJoin(self._items())
+        if columns.exclude_seen:
+            keys = [columns.user, columns.item]
+            rows = rows.join(self.rows.select(*map(column, keys)), keys, "left_anti")
+        for key, names in ((columns.user, columns.user_columns), (columns.item, columns.item_columns)):
+            if names:
+                rows = rows.join(self._newest(key, names), key, "left")
+        have = set(rows.columns)
+        for field in self.rows.schema.fields:
+            if field.name not in have:
+                rows = rows.withColumn(field.name, F.lit(None).cast(field.dataType))
+        joined = raw_rows(self.run, self.spark, rows)
+        for group in self.run.features.sequence:
+            if group.history is not None and group.name is not None:
+                lists = history_as_of_now(self.run, group.name, self.spark, self.rows)
+                joined = joined.join(lists, group.history.user, "left")
+                empty = F.array().cast("array<string>")
+                joined = joined.withColumn(group.name, F.coalesce(column(group.name), empty))
+        return joined
+
+    def liked(self, users: DataFrame) -> dict[str, list[str]]:
+        """Return for each user (as text) titles of the newest items with label 1."""
+        columns = self.columns
+        rows = raw_rows(self.run, self.spark, self.rows.join(users, columns.user, "left_semi"))
+        rows = rows.where(label_value(rows, self.run.data.label) == 1)
+        order = column(columns.time).desc() if columns.time else column(columns.item).asc()
+        place = F.row_number().over(Window.partitionBy(columns.user).orderBy(order, column(columns.item)))
+        title = column(columns.title or columns.item).cast("string")
+        shown = rows.select(column(columns.user).cast("string"), place.alias("place"), title)
+        found: dict[str, list[str]] = {}
+        for user, _, text in sorted(shown.where(F.col("place") <= LIKED_SHOWN).collect()):
+            found.setdefault(user, []).append(text)
+        return found
+
+    def _items(self) -> DataFrame:
+        """Return all items: of the side table that is joined by the item alone, else of the rows."""
+        name = self.columns.item
+        kind = self.rows.schema[name].dataType
+        for number, join in enumerate(self.run.data.joins):
+            if join.on == [name]:
+                side = read_source(join.source, self.run.data.root, self.spark, f"data.joins.{number}.source")
+                return side.select(column(name).cast(kind).alias(name)).distinct()
+        return self.rows.select(column(name)).distinct()
+
+    def _newest(self, key: str, names: Sequence[str]) -> DataFrame:
+        time = self.columns.time
+        order = column(time).desc() if time else F.lit(0)
+        place = F.row_number().over(Window.partitionBy(key).orderBy(order, *[column(name) for name in names]))
+        rows = self.rows.select(column(key), *[column(name) for name in names], place.alias("__place"))
+        return rows.where(F.col("__place") == 1).drop("__place")
+
+
+def _section(run: RunConfig) -> RecommendConfig:
+    if run.recommend is None:
+        raise ConfigError(
+            "the config does not say what to recommend",
+            where="recommend",
+            fixes=["add recommend: {user: USER_COLUMN, item: ITEM_COLUMN}"],
+        )
+    return run.recommend

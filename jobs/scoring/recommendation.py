@@ -1,0 +1,163 @@
+"""`recommend`: score every item for some users with a trained run and keep the best."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow.dataset as pads
+import pyarrow.parquet as pq
+
+from jobs.cluster import Cluster
+from jobs.rank_requests import chosen_checkpoint, job_folder, run_request
+from jobs.results import Dataset, TrainResult
+from jobs.scoring.lists import RankedItem, Recommendations, UserList, top_k
+from jobs.verbs import with_input
+from trainer.config import RecommendConfig, RunConfig
+from trainer.rank_jobs import SCORES_FILE
+from trainer.run_folder import RunFolder
+from trainer.schema import KEEP_PREFIX
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+
+
+def recommend(
+    result: TrainResult | str | Path,
+    users: DataFrame | Iterable[Any],
+    k: int = 10,
+    *,
+    events: DataFrame | None = None,
+    cluster: Cluster | None = None,
+    spark: SparkSession | None = None,
+) -> DataFrame:
+    """Rank all items that a user has not met yet, by predicted probability.
+
+    Args:
+        result: run or run folder; its config needs a `recommend` section.
+        users: ids, or a DataFrame with the user column.
+        k: items per user.
+        events: raw rows in place of those that were prepared; needed when those came as a DataFrame.
+        cluster: ranks to score on; default one in this process.
+        spark: session; default the active one, else a local one.
+
+    Returns:
+        Columns: user, item, `rank` from 1, `score`, `title`, `subtitle`.
+    """
+    spark = spark or _session()
+    found = recommend_lists(result, users, k, events=events, cluster=cluster, spark=spark)
+    return spark.createDataFrame(found.frame())
+
+
+def recommend_lists(
+    result: TrainResult | str | Path,
+    users: DataFrame | Iterable[Any],
+    k: int = 10,
+    *,
+    events: DataFrame | str | Path | None = None,
+    cluster: Cluster | None = None,
+    spark: SparkSession | None = None,
+) -> Recommendations:
+    """Do the same as `recommend` and return lists, in the asked order, with what each user liked before.
+
+    Raises:
+        ConfigError: the config has no `recommend` section.
+        DataError: a user has no raw rows.
+    """
+    from jobs.preparation.pipeline import write_inputs
+    from jobs.preparation.transform import apply_spec
+    from jobs.scoring.candidates import Events
+
+    folder = RunFolder(result.path if isinstance(result, TrainResult) else Path(result))
+    checkpoint = chosen_checkpoint(folder, None)
+    spark = spark or _session()
+    spec = folder.manifest().spec
+    run, frame = _raw_rows_of(folder, events)
+    met = Events.read(run, spark, frame)
+    columns = met.columns
+    asked = _ids(users, columns)
+    known = met.known_users(asked).cache()
+    try:
+        shown = [name for name in (columns.title, columns.subtitle) if name is not None]
+        keep = list(dict.fromkeys([columns.user, columns.item, *shown]))
+        inputs = apply_spec(met.candidates(known), spec, folder.dataset(), spark, keep=keep)
+        order = [KEEP_PREFIX + columns.user, KEEP_PREFIX + columns.item]
+        with job_folder(folder, "recommend") as place:
+            manifest = write_inputs(inputs, spec, place / "rows", spark, name="candidates", order_by=order)
+            data = Dataset(place / "rows", manifest)
+            ranked: dict[str, UserList] = {}
+            if manifest.splits["test"].rows > 0:
+                run_request(
+                    place / "job", "score_rank", folder, data, "test", cluster or Cluster.local(),
+                    checkpoint=checkpoint,
+                )  # fmt: skip
+                ranked = _lists(data, place / "job" / SCORES_FILE, columns, k)
+        liked = met.liked(known)
+    finally:
+        known.unpersist()
+    lists = [
+        replace(ranked.get(str(user), UserList(user, [], [])), liked=liked.get(str(user), []))
+        for user in asked
+    ]
+    return Recommendations(columns.user, columns.item, lists)
+
+
+def _raw_rows_of(folder: RunFolder, events: DataFrame | str | Path | None) -> tuple[RunConfig, Any]:
+    """Return the run's config reading the raw rows from where they were prepared, and a frame if given."""
+    run, raw = folder.config(), folder.manifest().raw
+    if raw is not None:
+        values = run.as_dict()
+        values["data"].update(raw)
+        run = RunConfig.from_dict(values, where="manifest: raw")
+    if isinstance(events, (str, Path)):
+        return with_input(run, events), None
+    return run, events
+
+
+def _lists(data: Dataset, scores_file: Path, columns: RecommendConfig, k: int) -> dict[str, UserList]:
+    scores = pq.read_table(scores_file)["probability"].to_numpy()
+    kept = [columns.user, columns.item, columns.title or columns.item, columns.subtitle]
+    names = [KEEP_PREFIX + name for name in dict.fromkeys(kept) if name is not None]
+    files = [str(data.path / part.path) for part in data.manifest.split("test").files]
+    rows = pads.dataset(files, format="parquet").to_table(columns=names)
+    lists = {}
+    for user, chosen in top_k(rows[KEEP_PREFIX + columns.user].to_numpy(), scores, k).items():
+        items = [
+            _item(rank, row, columns, float(scores[number]))
+            for rank, (row, number) in enumerate(
+                zip(rows.take(chosen).to_pylist(), chosen, strict=True), start=1
+            )
+        ]
+        lists[str(user)] = UserList(user, [], items)
+    return lists
+
+
+def _item(rank: int, row: dict[str, Any], columns: RecommendConfig, score: float) -> RankedItem:
+    item = row[KEEP_PREFIX + columns.item]
+    title = row[KEEP_PREFIX + (columns.title or columns.item)]
+    subtitle = row.get(f"{KEEP_PREFIX}{columns.subtitle}")
+    return RankedItem(rank, item, str(item if title is None else title), _text(subtitle), round(score, 6))
+
+
+def _ids(users: DataFrame | Iterable[Any], columns: RecommendConfig) -> list[Any]:
+    """Return the ids once each, in the order given."""
+    select = getattr(users, "select", None)
+    if select is not None:
+        return [row[0] for row in select(columns.user).distinct().collect()]
+    # numpy's own integers would not be found in a set of plain ones.
+    plain = getattr(users, "tolist", None)
+    return list(dict.fromkeys(users if plain is None else plain()))
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(str(item) for item in value)
+    return "" if value is None else str(value).replace("|", ", ")
+
+
+def _session() -> SparkSession:
+    from jobs.session import spark_session
+
+    return spark_session("shardrec recommend")

@@ -1,0 +1,193 @@
+"""The verbs behind the command line and the notebooks: prepare, plan, train, evaluate."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jobs.cluster import Cluster
+from jobs.planning import as_dataset, check_layout_of, check_preparation, plan
+from jobs.rank_requests import chosen_checkpoint, job_folder, run_request
+from jobs.results import Dataset, Evaluation, TrainResult
+from jobs.resuming import check_resumable
+from trainer.config import RunConfig
+from trainer.errors import ConfigError
+from trainer.run_folder import RunFolder, read_json
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+
+    from sharding.plan import Plan
+
+
+def prepare(
+    source: DataFrame | str | Path | None,
+    run: RunConfig,
+    out: str | Path | None = None,
+    *,
+    spark: SparkSession | None = None,
+) -> Dataset:
+    """Turn raw rows into a prepared data set with PySpark.
+
+    Args:
+        source: a DataFrame; a file or folder (in place of `data.root`); or None for the config's source.
+        run: the config.
+        out: data set folder; default `prepared/<name>`. An earlier data set there stays valid until the new
+            one is complete.
+        spark: session; default the active one, else a local one.
+
+    Raises:
+        ConfigError: an op or column group is wrong.
+        DataError: the rows are missing, empty, damaged or of the wrong type.
+    """
+    from jobs.preparation.pipeline import prepare_dataset
+
+    frame = None
+    if isinstance(source, (str, Path)):
+        run = with_input(run, source)
+    else:
+        frame = source
+    prepared = prepare_dataset(run, dataset_folder(run, out), frame=frame, spark=spark)
+    return Dataset(prepared.path, prepared.manifest, prepared.report_text, prepared.seconds)
+
+
+def train(
+    run: RunConfig,
+    data: Dataset | str | Path,
+    cluster: Cluster | None = None,
+    layout: Plan | None = None,
+    *,
+    out: str | Path | None = None,
+    resume: bool = True,
+    show_progress: bool = True,
+) -> TrainResult:
+    """Train a run; an unfinished run in the same folder goes on from its newest checkpoint.
+
+    Args:
+        run: the config.
+        data: prepared data set.
+        cluster: ranks and how to start them; default one rank in this process.
+        layout: plan to use; default a new one.
+        out: run folder; default `runs/<name>`.
+        resume: False starts anew and refuses a folder that holds checkpoints.
+        show_progress: show a progress bar on stderr.
+
+    Raises:
+        UserError: config, data and cluster do not fit each other.
+        RankError: a rank failed.
+    """
+    from jobs.launch import torchrun_rank
+
+    cluster, dataset = cluster or Cluster.local(), as_dataset(data)
+    folder = RunFolder(Path(out) if out is not None else Path("runs") / run.name)
+    if cluster.on == "torchrun" and torchrun_rank():
+        # Rank 0 makes the run folder; the others wait for it at the meeting point.
+        _launch_with_restarts(folder, run, cluster, show_progress=False)
+        return TrainResult(folder.path, folder.result())
+    _check_training(run, dataset, cluster)
+    layout = plan(run, dataset, cluster) if layout is None else _checked(layout, run, dataset, cluster)
+    check_resumable(folder, run, dataset, resume)
+    folder.create(run, dataset.manifest, dataset.path)
+    layout.save(folder.plan_file)
+    _launch_with_restarts(folder, run, cluster, show_progress)
+    return TrainResult(folder.path, folder.result())
+
+
+def evaluate(
+    result: TrainResult | str | Path,
+    split: str = "test",
+    by: str | None = None,
+    *,
+    data: Dataset | str | Path | None = None,
+    cluster: Cluster | None = None,
+    checkpoint: str | None = None,
+) -> Evaluation:
+    """Evaluate a run on a split, each row once, and store `evaluation_<split>.json` in the run folder.
+
+    Args:
+        result: run or run folder.
+        split: `train`, `valid` or `test`.
+        by: kept raw column to break the metrics down by.
+        data: another data set of the same feature spec; default the run's.
+        cluster: ranks to use; default one in this process.
+        checkpoint: name of a checkpoint; default the run's choice (best, else last).
+
+    Raises:
+        SpecMismatchError: the data set was prepared with another feature spec.
+    """
+    from trainer.rank_jobs import RESULT_FILE, require_kept_column
+
+    folder = RunFolder(result.path if isinstance(result, TrainResult) else Path(result))
+    name = chosen_checkpoint(folder, checkpoint)
+    dataset = Dataset.open(folder.dataset()) if data is None else as_dataset(data)
+    if by is not None:
+        require_kept_column(dataset.path, split, by)
+    with job_folder(folder, f"evaluate_{split}") as place:
+        run_request(
+            place, "evaluate_rank", folder, dataset, split, cluster or Cluster.local(), checkpoint=name, by=by
+        )
+        values = read_json(place / RESULT_FILE)
+        if data is None and checkpoint is None:
+            shutil.copy(place / RESULT_FILE, folder.path / f"evaluation_{split}.json")
+    return Evaluation(values["split"], values["rows"], values["metrics"], values["by"])
+
+
+def dataset_folder(run: RunConfig, out: str | Path | None = None) -> Path:
+    """Return where a run's data set lies: `out`, else `prepared/<name>`."""
+    return Path(out) if out is not None else Path("prepared") / run.name
+
+
+def with_input(run: RunConfig, source: str | Path) -> RunConfig:
+    """Return the config reading from another place: a folder replaces `data.root`, a file the source too."""
+    path = Path(source)
+    if path.is_file():
+        return run.with_source(str(path.parent), path.name)
+    return run.with_source(str(source))
+
+
+def _check_training(run: RunConfig, dataset: Dataset, cluster: Cluster) -> None:
+    check_preparation(run, dataset)
+    check_layout_of(run, dataset, cluster)
+    valid = dataset.manifest.splits.get("valid")
+    if run.train.early_stopping is not None and (valid is None or valid.rows == 0):
+        raise ConfigError(
+            "early stopping needs validation rows, and the data set has none",
+            where="train.early_stopping",
+            fixes=["set data.split.fractions and prepare again", "set train.early_stopping: null"],
+        )
+
+
+def _checked(layout: Plan, run: RunConfig, dataset: Dataset, cluster: Cluster) -> Plan:
+    """Return the plan if it is one for these tables and ranks."""
+    from trainer.assembly import build_task
+
+    _, inputs = build_task(run, dataset.manifest)
+    layout.check(inputs.tables, world_size=cluster.world_size, device=cluster.device)
+    return layout
+
+
+def _launch_with_restarts(folder: RunFolder, run: RunConfig, cluster: Cluster, show_progress: bool) -> None:
+    """Launch, and launch again from the newest checkpoint after a rank was lost."""
+    from jobs.launch import RankError, launch
+    from jobs.progress import progress_bar
+
+    for attempt in range(run.train.max_restarts + 1):
+        try:
+            with progress_bar(folder.path, enabled=show_progress):
+                launch(
+                    "trainer.loop:train_rank",
+                    folder.path,
+                    on=cluster.on,
+                    ranks=cluster.world_size,
+                    spark=cluster.spark,
+                    device=cluster.device,
+                    timeout_seconds=run.train.process_group_timeout_seconds,
+                )
+            return
+        except RankError as error:
+            # A rank that raised would raise again; one that was lost may come back.
+            if not error.lost or attempt == run.train.max_restarts:
+                raise
+            time.sleep(1.0)

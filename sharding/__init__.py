@@ -1,0 +1,1 @@
+"""Tables, hosts, topology, planner and plan; nothing here knows Spark, readers or models."""

@@ -1,0 +1,178 @@
+"""Bytes: what tables and dense layers need on a rank, and what a rank has left for tables.
+
+TorchRec's estimate is corrected where it is known to be low: FBGEMM keeps optimizer state in fp32 whatever
+the data type of the weights, LAMB has two moments, and a data-parallel table also has a gradient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+from torchrec.distributed.planner.shard_estimators import EmbeddingStorageEstimator
+from torchrec.distributed.planner.types import ParameterConstraints, ShardingOption, Storage, Topology
+from torchrec.modules.embedding_modules import EmbeddingBagCollection, EmbeddingCollection
+
+from sharding.errors import PlanError
+from sharding.tables import TableSpec
+from sharding.topology import GIB, Cluster
+
+# fp32 words of optimizer state: for each element, for each row of a shard.
+_STATE_WORDS = {
+    "sgd": (0, 0),
+    "adagrad": (1, 0),
+    "rowwise_adagrad": (0, 1),
+    "partial_rowwise_adam": (1, 1),
+    "adam": (2, 0),
+    "lamb": (2, 0),
+}
+# Weight, gradient and the two moments of Adam: the most that the dense optimizers keep.
+_DENSE_COPIES = 4
+
+
+def weight_bytes(table: TableSpec, rows: int, columns: int) -> int:
+    """Return the bytes of the weights of a shard [rows, columns]."""
+    per_element = table.weight_bytes // (table.num_embeddings * table.embedding_dim)
+    return rows * columns * per_element
+
+
+def optimizer_bytes(optimizer: str, rows: int, columns: int) -> int:
+    """Return the bytes of optimizer state of a shard [rows, columns]."""
+    per_element, per_row = _STATE_WORDS[optimizer]
+    return 4 * rows * (columns * per_element + per_row)
+
+
+def gradient_bytes(table: TableSpec, sharding_type: str, rows: int, columns: int) -> int:
+    """Return the bytes of a shard's dense gradient; the fused kernels have none."""
+    return weight_bytes(table, rows, columns) if sharding_type == "data_parallel" else 0
+
+
+def total_bytes(table: TableSpec, optimizer: str) -> int:
+    """Return the bytes of the whole table, weights and optimizer state."""
+    return table.weight_bytes + optimizer_bytes(optimizer, table.num_embeddings, table.embedding_dim)
+
+
+@dataclass(frozen=True)
+class MemoryBudget:
+    """What a rank has for tables.
+
+    Attributes:
+        capacity_bytes: memory where tables live by default (HBM, or host memory on CPU).
+        reserve_share: share of it that stays free for activations and the framework.
+        dense_bytes: weights, gradients and optimizer state of the dense layers.
+        left_bytes: what is left for tables and their buffers.
+        host_left_bytes: host memory left for the UVM kernels of a GPU rank.
+    """
+
+    capacity_bytes: int
+    reserve_share: float
+    dense_bytes: int
+    left_bytes: int
+    host_left_bytes: int
+
+
+def memory_budget(model: nn.Module, cluster: Cluster, reserve_share: float) -> MemoryBudget:
+    """Return what one rank has left for tables beside the model's dense layers.
+
+    Raises:
+        PlanError: the dense layers alone do not fit.
+    """
+    capacity = int(cluster.rank_hardware.memory_gib * GIB)
+    host = int(cluster.rank_hardware.host_memory_gib * GIB)
+    dense = _DENSE_COPIES * sum(p.numel() * p.element_size() for p in dense_layers(model))
+    left = int(capacity * (1 - reserve_share)) - dense
+    if left <= 0:
+        raise PlanError(
+            "the dense layers alone do not fit one rank",
+            where=f"cluster {cluster}",
+            got=f"{dense / GIB:.2f} GiB (weights, gradients, optimizer)",
+            allowed=f"{capacity * (1 - reserve_share) / GIB:.2f} GiB",
+            fixes=["make the dense layers smaller", "choose ranks with more memory"],
+        )
+    return MemoryBudget(capacity, reserve_share, dense, left, int(host * (1 - reserve_share)))
+
+
+def dense_layers(model: nn.Module) -> Iterable[nn.Parameter]:
+    """Yield the parameters outside the embedding collections."""
+    if isinstance(model, (EmbeddingBagCollection, EmbeddingCollection)):
+        return
+    yield from model.parameters(recurse=False)
+    for child in model.children():
+        yield from dense_layers(child)
+
+
+class TableStorageEstimator(EmbeddingStorageEstimator):
+    """TorchRec's storage estimate, with our bytes for optimizer state and data-parallel gradients.
+
+    The tables it sees must carry no optimizer of their own, else their state would count twice.
+    """
+
+    def __init__(
+        self,
+        topology: Topology,
+        constraints: dict[str, ParameterConstraints],
+        tables: Mapping[str, TableSpec],
+        optimizer: str,
+        **options: Any,
+    ) -> None:
+        super().__init__(topology=topology, constraints=constraints, **options)
+        self._tables = tables
+        self._optimizer = optimizer
+        self._on_gpu = topology.compute_device == "cuda"
+
+    def estimate(self, sharding_options: list[ShardingOption], *args: Any, **kwargs: Any) -> None:
+        """Fill in `shard.storage` of every option."""
+        super().estimate(sharding_options, *args, **kwargs)
+        for option in sharding_options:
+            assert not hasattr(option.tensor, "_optimizer_classes")
+            for shard in option.shards:
+                shard.storage = shard.storage + self._extra(option, shard.size)
+
+    def _extra(self, option: ShardingOption, size: Sequence[int]) -> Storage:
+        rows, columns = size
+        table = self._tables[option.name]
+        extra = optimizer_bytes(self._optimizer, rows, columns)
+        extra += gradient_bytes(table, option.sharding_type, rows, columns)
+        # The UVM kernels keep optimizer state beside the weights, in host memory.
+        in_hbm = self._on_gpu and option.compute_kernel in ("fused", "dense")
+        return Storage(hbm=extra if in_hbm else 0, ddr=0 if in_hbm else extra)
+
+
+def least_bytes(tables: Sequence[TableSpec], optimizer: str) -> int:
+    """Return the bytes that all tables need over all ranks, at the very least, where tables live by default.
+
+    A table that may use a UVM kernel counts nothing: it can leave HBM. Buffers count nothing either, so
+    that a sum above the capacity proves that no plan exists.
+    """
+    return sum(total_bytes(table, optimizer) for table in tables if not _may_leave(table))
+
+
+def _may_leave(table: TableSpec) -> bool:
+    return table.compute_kernels is not None and any("uvm" in kernel for kernel in table.compute_kernels)
+
+
+def smallest_shard_bytes(
+    table: TableSpec, sharding_types: Sequence[str], cluster: Cluster, optimizer: str
+) -> int:
+    """Return the size of the largest shard under the type that splits the table most finely."""
+    if _may_leave(table):
+        return 0
+    return min(
+        weight_bytes(table, *shape) + optimizer_bytes(optimizer, *shape)
+        for shape in (_shard_shape(table, kind, cluster) for kind in sharding_types)
+    )
+
+
+def _shard_shape(table: TableSpec, sharding_type: str, cluster: Cluster) -> tuple[int, int]:
+    rows, columns = table.num_embeddings, table.embedding_dim
+    split_columns = table.min_partition or min(4, columns)
+    by_host = -(-rows // cluster.local_world_size)
+    return {
+        "row_wise": (-(-rows // cluster.world_size), columns),
+        "table_row_wise": (by_host, columns),
+        "grid_shard": (by_host, split_columns),
+        "column_wise": (rows, split_columns),
+        "table_column_wise": (rows, split_columns),
+    }.get(sharding_type, (rows, columns))

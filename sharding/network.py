@@ -1,0 +1,67 @@
+"""Which network interface gloo should listen on."""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+import sys
+from ipaddress import ip_address
+
+_SIOCGIFADDR = 0x8915  # Linux: address of an interface.
+
+
+def use_reachable_interface(peer: str) -> str | None:
+    """Point gloo at the interface that leads to a peer, where the host's own name would mislead it.
+
+    Debian and Ubuntu write `127.0.1.1 myhost` into /etc/hosts; gloo looks its own name up and then tells the
+    other hosts to connect to themselves. An interface that the user has chosen stays.
+
+    Args:
+        peer: name or address of another host.
+
+    Returns:
+        The interface that was chosen, or None where nothing had to be done or could be done.
+    """
+    if "GLOO_SOCKET_IFNAME" in os.environ or not _is_loopback(socket.gethostname()):
+        return None
+    address = _address_towards(peer)
+    interface = None if address is None or ip_address(address).is_loopback else interface_of(address)
+    if interface is not None:
+        os.environ["GLOO_SOCKET_IFNAME"] = interface
+    return interface
+
+
+def interface_of(address: str) -> str | None:
+    """Return the name of the interface that has an IPv4 address, or None."""
+    if sys.platform != "linux":
+        return None
+    import fcntl
+
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        for _, name in socket.if_nameindex():
+            request = struct.pack("256s", name.encode()[:15])
+            try:
+                answer = fcntl.ioctl(probe.fileno(), _SIOCGIFADDR, request)
+            except OSError:  # An interface without an IPv4 address.
+                continue
+            if socket.inet_ntoa(answer[20:24]) == address:
+                return name
+    return None
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(socket.gethostbyname(host)).is_loopback
+    except OSError:
+        return False
+
+
+def _address_towards(peer: str) -> str | None:
+    """Return the local address from which packets to a peer leave; none is sent."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect((peer, 9))
+        except OSError:
+            return None
+        return str(probe.getsockname()[0])

@@ -1,0 +1,200 @@
+"""The sharding plan: readable, saved as JSON, compared, and turned into TorchRec's own form.
+
+Where a table's shards live is all that training needs; bytes and times are there for people.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from torchrec.distributed.types import EmbeddingModuleShardingPlan, ShardingPlan
+
+from sharding import plan_file
+from sharding.errors import PlanError
+from sharding.table_plan import RankMemory, Shard, TablePlan, rank_range
+from sharding.tables import TableSpec
+from sharding.topology import GIB, Cluster
+
+__all__ = ["Plan", "RankMemory", "Shard", "TablePlan", "Verdict", "rank_range"]
+
+Verdict = Literal["fits", "no_plan_found", "cannot_fit"]
+_PLAIN = ("batch_size_per_rank", "embedding_optimizer", "storage_reserve_share", "seconds", "versions")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A sharding plan that fits, with the cluster it was made for.
+
+    Attributes:
+        tables: in the order of the table list.
+        cluster: what it was made for; training needs the same device and world size.
+        batch_size_per_rank: what buffers and times were reckoned with.
+        embedding_optimizer: what optimizer state was reckoned with.
+        storage_reserve_share: share of each rank's memory that the plan leaves free.
+        memory: one entry for each rank.
+        seconds: that planning took.
+        versions: of torch and torchrec.
+        warnings: what a user of this plan should know.
+        verdict: always `fits`; the errors of `make_plan` bear the other verdicts.
+    """
+
+    tables: tuple[TablePlan, ...]
+    cluster: Cluster
+    batch_size_per_rank: int
+    embedding_optimizer: str
+    storage_reserve_share: float
+    memory: tuple[RankMemory, ...]
+    seconds: float = 0.0
+    versions: Mapping[str, str] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+    verdict: Verdict = "fits"
+
+    @property
+    def estimate(self) -> dict[str, Any]:
+        """Return what the plan costs: memory, and a relative time that nobody calibrated."""
+        on_gpu = self.cluster.device == "cuda"
+        used = max(rank.memory_used for rank in self.memory) / GIB
+        host = max(rank.host_used for rank in self.memory) / GIB
+        times = [rank.relative_ms for rank in self.memory]
+        step_ms = max(times)
+        samples = self.batch_size_per_rank * self.cluster.world_size
+        return {
+            "hbm_max_gib": round(used if on_gpu else 0.0, 4),
+            "host_memory_max_gib": round(host if on_gpu else used, 4),
+            "step_ms": round(step_ms, 4),
+            "samples_per_second": round(samples / step_ms * 1e3, 1) if step_ms > 0 else None,
+            "imbalance": round(step_ms * len(times) / sum(times), 3) if step_ms > 0 else 1.0,
+            "basis": "relative and uncalibrated: embedding tables only, from data-sheet speeds",
+        }
+
+    def summary(self) -> dict[str, Any]:
+        """Return the `--json` form of the plan verb, but for `plan`, the path it is saved under."""
+        estimate = self.estimate
+        return {
+            "verdict": self.verdict,
+            "ranks": self.cluster.world_size,
+            "hbm_max_gib": estimate["hbm_max_gib"],
+            "host_memory_max_gib": estimate["host_memory_max_gib"],
+            "step_ms": estimate["step_ms"],
+            "samples_per_second": estimate["samples_per_second"],
+            "estimate_basis": estimate["basis"],
+            "price_per_epoch": None,
+            "seconds": round(self.seconds, 3),
+            "plan": None,
+        }
+
+    def save(self, path: str | Path) -> Path:
+        """Write the plan as JSON, one line for each table and rank, atomically; return the path."""
+        return plan_file.write(self._as_document(), Path(path))
+
+    @classmethod
+    def load(cls, path: str | Path) -> Plan:
+        """Read a plan.
+
+        Raises:
+            PlanError: no such file, a damaged one, or one of another format version.
+        """
+        raw = plan_file.read(Path(path))
+        try:
+            return cls._from_document(raw)
+        except (KeyError, TypeError, ValueError, AttributeError, PlanError) as error:
+            reason = f"no key {error}" if isinstance(error, KeyError) else str(error)
+            raise plan_file.damaged(Path(path), reason) from error
+
+    def _as_document(self) -> dict[str, Any]:
+        return {
+            "verdict": self.verdict,
+            "cluster": self.cluster.as_dict(),
+            **{key: getattr(self, key) for key in _PLAIN},
+            "warnings": list(self.warnings),
+            "estimate": self.estimate,
+            "tables": [table.as_record() for table in self.tables],
+            "memory": [asdict(rank) for rank in self.memory],
+        }
+
+    @classmethod
+    def _from_document(cls, raw: dict[str, Any]) -> Plan:
+        plan = cls(
+            tables=tuple(TablePlan.from_record(record) for record in raw["tables"]),
+            cluster=Cluster.from_dict(raw["cluster"]),
+            memory=tuple(RankMemory(**rank) for rank in raw["memory"]),
+            warnings=tuple(raw["warnings"]),
+            verdict=raw["verdict"],
+            **{key: raw[key] for key in _PLAIN},
+        )
+        if [rank.rank for rank in plan.memory] != list(range(plan.cluster.world_size)):
+            raise ValueError(f"memory of {len(plan.memory)} ranks for {plan.cluster.world_size} ranks")
+        return plan
+
+    def diff(self, other: Plan) -> list[str]:
+        """Return one line for each thing that differs, `this -> other`; an empty list for equal plans."""
+        pairs = [
+            ("cluster", str(self.cluster), str(other.cluster)),
+            ("batch_size_per_rank", self.batch_size_per_rank, other.batch_size_per_rank),
+            ("embedding_optimizer", self.embedding_optimizer, other.embedding_optimizer),
+            ("storage_reserve_share", self.storage_reserve_share, other.storage_reserve_share),
+        ]
+        lines = [f"{name}: {a} -> {b}" for name, a, b in pairs if a != b]
+        if str(self.cluster) == str(other.cluster) and self.cluster != other.cluster:
+            mine, theirs = (plan.cluster.as_dict()["hardware"] for plan in (self, other))
+            lines += [f"hardware.{k}: {mine[k]} -> {theirs[k]}" for k in mine if mine[k] != theirs[k]]
+        mine_by, theirs_by = ({t.name: t for t in plan.tables} for plan in (self, other))
+        lines += [f"table {name}: only in the first" for name in mine_by if name not in theirs_by]
+        lines += [f"table {name}: only in the second" for name in theirs_by if name not in mine_by]
+        for name in [name for name in mine_by if name in theirs_by]:
+            lines += mine_by[name].differences(theirs_by[name])
+        return lines
+
+    def check(self, tables: Sequence[TableSpec], *, world_size: int, device: Literal["cuda", "cpu"]) -> None:
+        """Refuse a plan that was made for another run.
+
+        Raises:
+            PlanError: device, world size or tables differ; each difference is named.
+        """
+        lines = []
+        if device != self.cluster.device:
+            lines.append(f"device: plan {self.cluster.device}, run {device}")
+        if world_size != self.cluster.world_size:
+            lines.append(f"ranks: plan {self.cluster.world_size}, run {world_size}")
+        planned, present = {t.name: t for t in self.tables}, {t.name: t for t in tables}
+        lines += [f"table {name}: in the plan, not in the model" for name in planned if name not in present]
+        lines += [f"table {name}: in the model, not in the plan" for name in present if name not in planned]
+        for name in [name for name in planned if name in present]:
+            for key in ("num_embeddings", "embedding_dim", "data_type", "pooling"):
+                a, b = getattr(planned[name], key), getattr(present[name], key)
+                lines += [f"table {name}: {key}: plan {a}, model {b}"] if a != b else []
+        if lines:
+            raise PlanError(
+                "the plan was made for another run",
+                where=f"plan for {self.cluster}",
+                got="\n           ".join(lines[:20] + [f"and {len(lines) - 20} more"] * (len(lines) > 20)),
+                fixes=["make the plan again for this config, data set and number of ranks: shardrec plan"],
+            )
+
+    def sharding_plan(
+        self, device: Literal["cuda", "cpu"], modules: Mapping[str, str] | None = None
+    ) -> ShardingPlan:
+        """Return the plan as DistributedModelParallel takes it.
+
+        Args:
+            device: of the run; the plan's own.
+            modules: path of each table's collection in the model, where it differs from the planned one.
+
+        Raises:
+            PlanError: the plan was made for the other device.
+        """
+        if device != self.cluster.device:
+            raise PlanError(
+                f"the plan was made for {self.cluster.device}", where="plan", got=device, fixes=["plan again"]
+            )
+        local = self.cluster.local_world_size
+        result: dict[str, EmbeddingModuleShardingPlan] = {}
+        for table in self.tables:
+            path = table.module if modules is None else modules[table.name]
+            result.setdefault(path, EmbeddingModuleShardingPlan())[table.name] = table.parameter_sharding(
+                device, local
+            )
+        return ShardingPlan(result)

@@ -1,0 +1,76 @@
+"""`plan.json`: one line for each table and rank, so that people read it and `diff` shows what moved."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from sharding.errors import PlanError
+
+FORMAT_VERSION = 1
+_FIX = "make the plan again: shardrec plan CONFIG"
+
+
+def write(document: dict[str, Any], path: Path) -> Path:
+    """Write a plan atomically: a reader sees the old file or the new one.
+
+    Raises:
+        PlanError: the file cannot be written.
+    """
+    parts = [
+        f"{json.dumps(key)}: {_lines(value)}"
+        for key, value in {"format_version": FORMAT_VERSION, **document}.items()
+    ]
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write("{\n" + ",\n".join(parts) + "\n}\n")
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise PlanError(f"the plan cannot be written: {error.strerror}", where=str(path)) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def _lines(value: Any) -> str:
+    """Write a list one item a line, anything else on one line."""
+    if not isinstance(value, list) or not value:
+        return json.dumps(value, ensure_ascii=False)
+    return "[\n  " + ",\n  ".join(json.dumps(item, ensure_ascii=False) for item in value) + "\n]"
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Read the document that `write` wrote.
+
+    Raises:
+        PlanError: no such file, not JSON, or another format version.
+    """
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise PlanError(
+            f"the plan cannot be read: {error.strerror}", where=str(path), fixes=[_FIX]
+        ) from error
+    except ValueError as error:
+        raise damaged(path, str(error)) from error
+    version = raw.get("format_version") if isinstance(raw, dict) else None
+    if version != FORMAT_VERSION:
+        raise PlanError(
+            "the plan has another format version",
+            where=str(path),
+            got=version,
+            allowed=FORMAT_VERSION,
+            fixes=[_FIX],
+        )
+    return dict(raw)
+
+
+def damaged(path: Path, reason: str) -> PlanError:
+    """Return the error for a file that is no valid plan."""
+    return PlanError(f"the plan is damaged: {reason}", where=str(path), fixes=[_FIX])

@@ -1,0 +1,206 @@
+"""Make a sharding plan with TorchRec's EmbeddingShardingPlanner, for this machine or any described cluster.
+
+Needs neither CUDA nor a process group; the tables may be on the meta device. The same input gives the
+same plan. Every rank loads the saved plan; nobody plans during a run.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torchrec
+from torch import nn
+from torchrec.distributed.planner.enumerators import EmbeddingEnumerator
+from torchrec.distributed.planner.planners import EmbeddingShardingPlanner
+from torchrec.distributed.planner.proposers import GreedyProposer, GridSearchProposer, UniformProposer
+from torchrec.distributed.planner.shard_estimators import EmbeddingPerfEstimator
+from torchrec.distributed.planner.stats import NoopEmbeddingStats
+from torchrec.distributed.planner.storage_reservations import FixedPercentageStorageReservation
+from torchrec.distributed.planner.types import (
+    ParameterConstraints,
+    PlannerError,
+    Proposer,
+    ShardingOption,
+    Topology,
+)
+from torchrec.distributed.types import PipelineType
+
+from sharding.assembly import plan_warnings, rank_memory, table_plans
+from sharding.candidates import Effort, planner_constraints, search_effort
+from sharding.errors import PlanError
+from sharding.locate import locate_tables
+from sharding.memory import MemoryBudget, TableStorageEstimator, memory_budget
+from sharding.plan import Plan
+from sharding.quiet import quiet_torchrec
+from sharding.sharders import check_tables, sharders
+from sharding.tables import TableSpec
+from sharding.topology import Cluster, topology
+from sharding.verdicts import check_bytes, no_plan_found
+
+# The greedy proposer stops after this many proposals in a row that are no better.
+_PATIENCE = 20
+_GRID_PROPOSALS = 500
+
+
+def make_plan(
+    model: nn.Module,
+    tables: Sequence[TableSpec],
+    cluster: Cluster,
+    *,
+    batch_size_per_rank: int,
+    embedding_optimizer: str,
+    storage_reserve_share: float = 0.15,
+    timeout_seconds: int = 60,
+) -> Plan:
+    """Place the model's tables on the cluster's ranks.
+
+    Args:
+        model: with unsharded embedding collections, tables on any device.
+        tables: the tables of the model, with constraints and pooling factors.
+        cluster: the ranks.
+        batch_size_per_rank: rows that one rank reads per step.
+        embedding_optimizer: name of the fused optimizer, for its memory.
+        storage_reserve_share: share of each rank's memory left free.
+        timeout_seconds: the search ends after this time with the best plan so far.
+
+    Returns:
+        A plan that fits.
+
+    Raises:
+        PlanError: a table's constraint or the optimizer is not offered on the device, or there is no plan:
+            then a `NoPlanError`, whose `verdict` is `cannot_fit` or `no_plan_found`.
+    """
+    start = time.perf_counter()
+    if not tables:
+        raise PlanError("the model has no embedding tables to plan", where=type(model).__name__)
+    check_tables(tables, cluster.device, embedding_optimizer)
+    locate_tables(model, tables)
+    budget = memory_budget(model, cluster, storage_reserve_share)
+    check_bytes(tables, cluster, budget, embedding_optimizer)
+    best = None
+    for effort in _efforts(tables, cluster):
+        best = best or _search(
+            model,
+            tables,
+            cluster,
+            budget,
+            batch_size_per_rank,
+            embedding_optimizer,
+            timeout_seconds,
+            effort,
+        )
+    if best is None:
+        raise no_plan_found(
+            tables,
+            cluster,
+            budget,
+            embedding_optimizer,
+            batch_size_per_rank=batch_size_per_rank,
+            timeout_seconds=timeout_seconds,
+            timed_out=time.perf_counter() - start > timeout_seconds,
+        )
+    planned = table_plans(best, tables, embedding_optimizer)
+    return Plan(
+        tables=planned,
+        cluster=cluster,
+        batch_size_per_rank=batch_size_per_rank,
+        embedding_optimizer=embedding_optimizer,
+        storage_reserve_share=storage_reserve_share,
+        memory=rank_memory(best, tables, cluster, budget, embedding_optimizer),
+        seconds=round(time.perf_counter() - start, 3),
+        versions={"torch": torch.__version__, "torchrec": torchrec.__version__},
+        warnings=plan_warnings(planned, embedding_optimizer),
+    )
+
+
+def _efforts(tables: Sequence[TableSpec], cluster: Cluster) -> list[Effort]:
+    """Return the efforts to try in turn: one type a table may be too tight a choice."""
+    effort = search_effort(tables, cluster)
+    return ["one", "some"] if effort == "one" else [effort]
+
+
+class _Enumerator(EmbeddingEnumerator):
+    """TorchRec's enumerator in a fixed order; its own follows the hash seed of the process."""
+
+    def enumerate(self, *args: Any, **kwargs: Any) -> list[ShardingOption]:
+        options = super().enumerate(*args, **kwargs)
+        return sorted(options, key=lambda o: (o.path, o.name, o.sharding_type, o.compute_kernel))
+
+
+def _search(
+    model: nn.Module,
+    tables: Sequence[TableSpec],
+    cluster: Cluster,
+    budget: MemoryBudget,
+    batch_size_per_rank: int,
+    optimizer: str,
+    timeout_seconds: int,
+    effort: Effort,
+) -> list[ShardingOption] | None:
+    constraints = planner_constraints(tables, cluster, budget, optimizer, effort)
+    found: list[ShardingOption] = []
+
+    def keep(options: list[ShardingOption]) -> list[ShardingOption]:
+        found.extend(options)
+        return options
+
+    with quiet_torchrec():
+        left = topology(cluster, memory_left_bytes=budget.left_bytes, host_left_bytes=budget.host_left_bytes)
+        planner = EmbeddingShardingPlanner(
+            topology=left,
+            batch_size=batch_size_per_rank,
+            enumerator=_enumerator(left, constraints, tables, batch_size_per_rank, optimizer),
+            # The budget has already taken everything off.
+            storage_reservation=FixedPercentageStorageReservation(0.0),
+            proposer=_proposers(effort),
+            stats=[NoopEmbeddingStats()],
+            constraints=constraints,
+            debug=False,
+            callbacks=[keep],
+            timeout_seconds=timeout_seconds,
+        )
+        try:
+            planner.plan(model, sharders())
+        except PlannerError:
+            # Its message and type mislead (a timeout reads as lack of storage); ours is made from bytes.
+            return None
+    return found
+
+
+def _enumerator(
+    left: Topology,
+    constraints: dict[str, ParameterConstraints],
+    tables: Sequence[TableSpec],
+    batch_size_per_rank: int,
+    optimizer: str,
+) -> EmbeddingEnumerator:
+    storage = TableStorageEstimator(
+        left,
+        constraints,
+        {table.name: table for table in tables},
+        optimizer,
+        pipeline_type=PipelineType.TRAIN_SPARSE_DIST,
+        # Embeddings before their exchange are real memory, most of all under row_wise.
+        run_embedding_at_peak_memory=True,
+    )
+    speed = EmbeddingPerfEstimator(topology=left, constraints=constraints)
+    return _Enumerator(
+        topology=left,
+        batch_size=batch_size_per_rank,
+        constraints=constraints,
+        estimator=[speed, storage],
+    )
+
+
+def _proposers(effort: Effort) -> list[Proposer]:
+    # Depth-first wins on many nodes, breadth on one; neither alone is good.
+    greedy: list[Proposer] = [
+        GreedyProposer(use_depth=True, threshold=_PATIENCE),
+        GreedyProposer(use_depth=False, threshold=_PATIENCE),
+    ]
+    if effort != "all":
+        return greedy
+    return [GridSearchProposer(max_proposals=_GRID_PROPOSALS), *greedy, UniformProposer()]

@@ -1,0 +1,39 @@
+"""Silence what TorchRec logs about other people's use of it, for the length of one call."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def quiet_torchrec() -> Iterator[None]:
+    """Hide TorchRec's log lines and warnings inside the block; its errors are exceptions, so none is lost."""
+    root, handler = logging.getLogger(), logging.NullHandler()
+    levels = [(logger, logger.level) for logger in _torchrec_loggers()]
+    for logger, _ in levels:
+        logger.setLevel(logging.CRITICAL)
+    # TorchRec calls `logging.warning` too, which would set up the root logger where nobody has yet.
+    root.addHandler(handler)
+    root.addFilter(_is_not_planner_noise)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        root.removeFilter(_is_not_planner_noise)
+        root.removeHandler(handler)
+        for logger, level in levels:
+            logger.setLevel(level)
+
+
+def _torchrec_loggers() -> list[logging.Logger]:
+    # Besides its modules' loggers it has some of its own, such as `MethodLogger-NullHandler`.
+    own = [name for name in logging.root.manager.loggerDict if name.endswith("Logger-NullHandler")]
+    return [logging.getLogger(name) for name in ("torchrec", *own)]
+
+
+def _is_not_planner_noise(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith("Sharding spec not found")

@@ -1,0 +1,194 @@
+"""Which sharding types and kernels there are for a table on a device, and the sharders that offer them.
+
+TorchRec's own EmbeddingBagCollection sharder holds back the row-wise types on CPU although FBGEMM's CPU
+kernels carry them; the subclass here offers them. Everything else is TorchRec's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from torchrec.distributed.embedding import EmbeddingCollectionSharder
+from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
+from torchrec.distributed.types import ModuleSharder
+
+from sharding.errors import PlanError
+from sharding.tables import TableSpec
+
+Device = Literal["cuda", "cpu"]
+SHARDING_TYPES = (
+    "data_parallel",
+    "table_wise",
+    "row_wise",
+    "column_wise",
+    "table_row_wise",
+    "table_column_wise",
+    "grid_shard",
+)
+COLUMN_SPLITS = frozenset({"column_wise", "table_column_wise", "grid_shard"})
+"""Types that may split a row over shards."""
+HOST_TYPES = frozenset({"table_row_wise", "table_column_wise", "grid_shard"})
+"""Types that keep a table, or a column block of it, inside one host."""
+_SEQUENCE_CPU = ("table_wise", "row_wise", "column_wise")
+_SEQUENCE_CUDA = ("data_parallel", "table_wise", "row_wise", "column_wise")
+_FUSED_KERNELS: dict[Device, tuple[str, ...]] = {
+    "cpu": ("fused",),
+    "cuda": ("fused", "fused_uvm", "fused_uvm_caching"),
+}
+_DATA_TYPES: dict[Device, tuple[str, ...]] = {"cpu": ("fp32", "fp16"), "cuda": ("fp32", "fp16", "bf16")}
+_OPTIMIZERS: dict[Device, tuple[str, ...]] = {
+    "cpu": ("rowwise_adagrad", "adagrad", "sgd"),
+    "cuda": ("rowwise_adagrad", "adagrad", "sgd", "adam", "partial_rowwise_adam", "lamb"),
+}
+# The fused kernels leave rows alone that no id of the batch touched. With dense gradients only an
+# optimizer without momentum can do the same.
+_DATA_PARALLEL_OPTIMIZERS = ("rowwise_adagrad", "adagrad", "sgd")
+
+
+class PooledSharder(EmbeddingBagCollectionSharder):
+    """EmbeddingBagCollection sharder that offers, on CPU too, every type the kernels carry."""
+
+    def sharding_types(self, compute_device_type: str) -> list[str]:
+        """Return all seven types, whatever the device."""
+        assert compute_device_type in ("cpu", "cuda")
+        return list(SHARDING_TYPES)
+
+    def compute_kernels(self, sharding_type: str, compute_device_type: str) -> list[str]:
+        """Return `dense` for data_parallel, else the fused kernels of the device."""
+        return _kernels(sharding_type, compute_device_type)
+
+
+class SequenceSharder(EmbeddingCollectionSharder):
+    """EmbeddingCollection sharder; on CPU without data_parallel, whose kernel pools there."""
+
+    def sharding_types(self, compute_device_type: str) -> list[str]:
+        """Return table_wise, row_wise and column_wise, and data_parallel on GPU."""
+        return list(_SEQUENCE_CPU if compute_device_type == "cpu" else _SEQUENCE_CUDA)
+
+    def compute_kernels(self, sharding_type: str, compute_device_type: str) -> list[str]:
+        """Return `dense` for data_parallel, else the fused kernels of the device."""
+        return _kernels(sharding_type, compute_device_type)
+
+
+def _kernels(sharding_type: str, device: str) -> list[str]:
+    if sharding_type == "data_parallel":
+        return ["dense"]
+    return list(_FUSED_KERNELS["cpu" if device == "cpu" else "cuda"])
+
+
+def sharders() -> list[ModuleSharder]:
+    """Return the sharders that planning and training share."""
+    return [PooledSharder(), SequenceSharder()]
+
+
+def sharding_types_of(table: TableSpec, device: Device, optimizer: str) -> tuple[str, ...]:
+    """Return the sharding types that a table can have on a device with an embedding optimizer."""
+    types: tuple[str, ...] = SHARDING_TYPES
+    if table.pooling == "none":
+        types = _SEQUENCE_CPU if device == "cpu" else _SEQUENCE_CUDA
+    elif table.pooling == "mean":
+        # TorchRec (1.8) divides by the lengths under its other row-wise types, but forgets this one: it sums.
+        types = tuple(kind for kind in types if kind != "grid_shard")
+    if optimizer not in _DATA_PARALLEL_OPTIMIZERS:
+        types = tuple(kind for kind in types if kind != "data_parallel")
+    return types
+
+
+def kernels_of(sharding_types: Sequence[str], device: Device) -> tuple[str, ...]:
+    """Return the kernels that any of the sharding types has on a device."""
+    kernels = _FUSED_KERNELS[device] if any(kind != "data_parallel" for kind in sharding_types) else ()
+    return (*kernels, "dense") if "data_parallel" in sharding_types else kernels
+
+
+def check_optimizer(name: str, device: Device, weight_decay: float = 0.0) -> None:
+    """Refuse an embedding optimizer that the kernels of a device do not have.
+
+    Raises:
+        PlanError: unknown optimizer, not offered on the device, or weight decay that it would ignore.
+    """
+    where = "train.embedding_optimizer"
+    if name not in _OPTIMIZERS[device]:
+        on_gpu = name in _OPTIMIZERS["cuda"]
+        raise PlanError(
+            f"the embedding optimizer is not offered on {device}",
+            where=f"{where}.name",
+            got=name,
+            allowed=_OPTIMIZERS[device],
+            fixes=[f"--set {where}.name=rowwise_adagrad"] + (["train on GPUs"] if on_gpu else []),
+        )
+    # FBGEMM's SGD and Adagrad ignore it; its CPU row-wise Adagrad applies it to some tables only.
+    if weight_decay and (device == "cpu" or name in ("sgd", "adagrad")):
+        fixes = [f"--set {where}.weight_decay=0"]
+        fixes += [f"--set {where}.name=rowwise_adagrad"] if device == "cuda" else ["train on GPUs"]
+        raise PlanError(
+            f"the fused {name} kernel on {device} has no weight decay",
+            where=f"{where}.weight_decay",
+            got=weight_decay,
+            allowed=0,
+            fixes=fixes,
+        )
+
+
+def check_tables(tables: Sequence[TableSpec], device: Device, optimizer: str) -> None:
+    """Refuse table settings that no kernel of the device meets.
+
+    Raises:
+        PlanError: names the table, what it asked for, and what there is.
+    """
+    check_optimizer(optimizer, device)
+    for table in tables:
+        offered = sharding_types_of(table, device, optimizer)
+        kind = {"none": "sequence", "mean": "mean-pooled"}.get(table.pooling, "sum-pooled")
+        place = f"{kind} tables on {device} with {optimizer}"
+        _check_known(table, "sharding_types", table.sharding_types, offered, place)
+        allowed = [t for t in offered if table.sharding_types is None or t in table.sharding_types]
+        _check_known(table, "compute_kernels", table.compute_kernels, kernels_of(allowed, device), place)
+        if table.data_type not in _DATA_TYPES[device]:
+            raise PlanError(
+                f"the data type is not offered for {place}",
+                where=f"tables.{table.name}.data_type",
+                got=table.data_type,
+                allowed=_DATA_TYPES[device],
+            )
+        _check_shape(table, device)
+
+
+def _check_known(
+    table: TableSpec, key: str, asked: tuple[str, ...] | None, offered: Sequence[str], place: str
+) -> None:
+    if asked is None:
+        return
+    unknown = [name for name in asked if name not in offered]
+    if unknown or not asked:
+        raise PlanError(
+            f"not offered for {place}",
+            where=f"tables.{table.name}.{key}",
+            got=", ".join(unknown) or "an empty list",
+            allowed=offered,
+        )
+
+
+def _check_shape(table: TableSpec, device: Device) -> None:
+    width = table.min_partition
+    if width is not None and (table.embedding_dim % width or width % 4):
+        raise PlanError(
+            "the width of a column shard must divide embedding_dim and be a multiple of 4",
+            where=f"tables.{table.name}.min_partition",
+            got=width,
+            allowed=[w for w in range(4, table.embedding_dim + 1, 4) if table.embedding_dim % w == 0],
+        )
+    if device == "cuda" and table.embedding_dim % 4:
+        raise PlanError(
+            "FBGEMM's GPU kernels need a multiple of 4",
+            where=f"tables.{table.name}.embedding_dim",
+            got=table.embedding_dim,
+            allowed=[table.embedding_dim // 4 * 4 or 4, table.embedding_dim // 4 * 4 + 4],
+        )
+    if table.pooling_factors and len(table.pooling_factors) != len(table.features):
+        raise PlanError(
+            "one pooling factor for each feature of the table",
+            where=f"tables.{table.name}.pooling_factors",
+            got=len(table.pooling_factors),
+            allowed=len(table.features),
+        )

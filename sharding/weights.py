@@ -1,0 +1,100 @@
+"""Initial weights of tables that depend on seed, table, row and column alone.
+
+Not on the sharding, the number of ranks, the device or the version of a random generator: each element is
+a hash of its place, so that every rank fills its own shard and a run starts from the same weights at 1, 2
+or 1,024 ranks.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch.distributed._shard.sharded_tensor.api import ShardedTensor
+
+# Elements hashed at a time: on CPU they stay in the cache, on GPU they fill it.
+_CHUNK_ELEMENTS = {"cpu": 1 << 15, "cuda": 1 << 24}
+# Constants of splitmix64 (Steele et al. 2014) as signed 64-bit numbers; int64 products wrap around.
+_GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)
+_MIX_1 = 0xBF58476D1CE4E5B9 - (1 << 64)
+_MIX_2 = 0x94D049BB133111EB - (1 << 64)
+_BITS = 24
+
+
+def uniform_block(
+    seed: int,
+    table: str,
+    rows: range,
+    columns: range,
+    *,
+    table_shape: tuple[int, int],
+    device: torch.device | str = "cpu",
+) -> Tensor:
+    """Return a block of a table's initial weights.
+
+    Args:
+        seed: of the run.
+        table: its name.
+        rows: rows of the whole table, step 1.
+        columns: columns of the whole table, step 1.
+        table_shape: rows and columns of the whole table.
+        device: where the block is made.
+
+    Returns:
+        float32 [len(rows), len(columns)], uniform in (-1/sqrt(num_embeddings), 1/sqrt(num_embeddings)).
+    """
+    num_embeddings, dim = table_shape
+    row_R1 = torch.arange(rows.start, rows.stop, device=device)[:, None]
+    column_1C = torch.arange(columns.start, columns.stop, device=device)[None, :]
+    bits_RC = row_R1 * dim + column_1C + _key(seed, table)
+    _splitmix64(bits_RC)
+    bits_RC.bitwise_right_shift_(64 - _BITS)
+    # The arithmetic shift leaves -2^23 .. 2^23 - 1; the half puts the values evenly around zero.
+    scale = 1.0 / ((1 << (_BITS - 1)) * math.sqrt(num_embeddings))
+    return bits_RC.to(torch.float32).add_(0.5).mul_(scale)
+
+
+def fill_table(weight: Tensor | ShardedTensor, seed: int, table: str) -> None:
+    """Write the initial weights into this rank's shards, a small block at a time.
+
+    Args:
+        weight: of a table as `state_dict` gives it: sharded, or whole on every rank.
+        seed: of the run.
+        table: its name.
+    """
+    shape = (int(weight.shape[0]), int(weight.shape[1]))
+    with torch.no_grad():
+        for tensor, row, column in local_parts(weight):
+            columns = range(column, column + tensor.shape[1])
+            step = max(1, _CHUNK_ELEMENTS[tensor.device.type] // max(1, len(columns)))
+            for start in range(0, tensor.shape[0], step):
+                stop = min(start + step, tensor.shape[0])
+                rows = range(row + start, row + stop)
+                block = uniform_block(seed, table, rows, columns, table_shape=shape, device=tensor.device)
+                tensor[start:stop].copy_(block)
+
+
+def local_parts(weight: Tensor | ShardedTensor) -> Iterator[tuple[Tensor, int, int]]:
+    """Yield this rank's blocks of a tensor from `state_dict`, each with its first row and column."""
+    if not isinstance(weight, ShardedTensor):
+        yield weight, 0, 0
+        return
+    for shard in weight.local_shards():
+        row, column = shard.metadata.shard_offsets
+        yield shard.tensor, row, column
+
+
+def _key(seed: int, table: str) -> int:
+    digest = hashlib.sha256(f"{seed}/{table}".encode()).digest()
+    return int.from_bytes(digest[:8], "little", signed=True)
+
+
+def _splitmix64(value: Tensor) -> None:
+    """Hash int64 numbers in place."""
+    value.mul_(_GOLDEN)
+    for bits, factor in ((30, _MIX_1), (27, _MIX_2), (31, 1)):
+        # torch shifts int64 arithmetically; the mask clears the copies of the sign.
+        value.bitwise_xor_((value >> bits).bitwise_and_((1 << (64 - bits)) - 1)).mul_(factor)

@@ -1,0 +1,185 @@
+"""Train by a plan: the model wrapped in DistributedModelParallel, its tables filled, its parameters sorted.
+
+```python
+dmp = shard_model(model, Plan.load("plan.json"), tables, optimizer, device=device)
+initialise_tables(dmp, tables, seed)
+table_optimizer = build_table_optimizer(dmp, tables, optimizer)     # step it beside the dense optimizer
+dense_optimizer = torch.optim.Adam(dict(dense_parameters(dmp)).values())
+```
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.optim.apply_optimizer_in_backward import _apply_optimizer_in_backward
+from torchrec.distributed.comm import get_local_size
+from torchrec.distributed.model_parallel import DistributedModelParallel
+from torchrec.distributed.types import ShardingEnv
+from torchrec.optim.keyed import CombinedOptimizer
+
+from sharding.errors import PlanError
+from sharding.locate import locate_tables
+from sharding.optimizers import (
+    FusedOptimizer,
+    fused_arguments,
+    optimizer_class,
+    replicated_table_optimizer,
+)
+from sharding.plan import Plan
+from sharding.quiet import quiet_torchrec
+from sharding.sharders import HOST_TYPES, Device, check_optimizer, sharders
+from sharding.tables import TableSpec
+from sharding.weights import fill_table
+
+__all__ = [
+    "FusedOptimizer",
+    "build_table_optimizer",
+    "data_parallel_table_parameters",
+    "dense_parameters",
+    "initialise_tables",
+    "shard_model",
+]
+
+
+def shard_model(
+    model: nn.Module,
+    plan: Plan,
+    tables: Sequence[TableSpec],
+    optimizer: FusedOptimizer,
+    *,
+    device: torch.device,
+    process_group: dist.ProcessGroup | None = None,
+) -> DistributedModelParallel:
+    """Shard the model's tables by the plan and wrap its dense part in DDP.
+
+    Every rank passes the same plan; nothing is planned or broadcast here.
+
+    Args:
+        model: tables on the meta device; the wrapper takes it over.
+        plan: made for this world size and kind of device.
+        tables: the tables of the model.
+        optimizer: of the tables.
+        device: of this rank.
+        process_group: default the world.
+
+    Returns:
+        The wrapper. Table weights are arbitrary until `initialise_tables` or a checkpoint fills them.
+
+    Raises:
+        PlanError: plan, model, optimizer and ranks do not belong together; each difference is named.
+    """
+    group = process_group or dist.group.WORLD
+    if group is None:
+        raise PlanError(
+            "no process group: call torch.distributed.init_process_group first", where="shard_model"
+        )
+    kind: Device = "cuda" if device.type == "cuda" else "cpu"
+    plan.check(tables, world_size=dist.get_world_size(group), device=kind)
+    check_optimizer(optimizer.name, kind, optimizer.weight_decay)
+    _check_optimizer_of(plan, optimizer)
+    _check_local_world_size(plan)
+    paths = locate_tables(model, tables)
+    _attach_optimizer(model, plan, tables, optimizer)
+    with quiet_torchrec():
+        return DistributedModelParallel(
+            module=model,
+            env=ShardingEnv.from_process_group(group),
+            device=device,
+            plan=plan.sharding_plan(kind, paths),
+            sharders=sharders(),
+        )
+
+
+def _check_optimizer_of(plan: Plan, optimizer: FusedOptimizer) -> None:
+    if plan.embedding_optimizer != optimizer.name:
+        raise PlanError(
+            "the plan reckoned with another embedding optimizer",
+            where="train.embedding_optimizer.name",
+            got=optimizer.name,
+            allowed=plan.embedding_optimizer,
+            fixes=["plan again: memory and the sharding types on offer depend on the optimizer"],
+        )
+
+
+def _check_local_world_size(plan: Plan) -> None:
+    """GPU numbers and the types inside a host need as many ranks on each host as planned."""
+    inside = [table.name for table in plan.tables if table.sharding_type in HOST_TYPES]
+    local = get_local_size(plan.cluster.world_size)
+    if (inside or plan.cluster.device == "cuda") and local != plan.cluster.local_world_size:
+        raise PlanError(
+            "the ranks are spread over hosts otherwise than in the plan",
+            where=f"table {inside[0]}" if inside else f"plan for {plan.cluster}",
+            got=f"{local} ranks on this host (LOCAL_WORLD_SIZE)",
+            allowed=f"{plan.cluster.local_world_size} ranks on each of {plan.cluster.nodes} hosts",
+            fixes=["plan for this cluster", "allow only table_wise, row_wise and column_wise"],
+        )
+
+
+def _attach_optimizer(
+    model: nn.Module, plan: Plan, tables: Sequence[TableSpec], optimizer: FusedOptimizer
+) -> None:
+    specs = {table.name: table for table in tables}
+    replicated = {table.name for table in plan.tables if table.sharding_type == "data_parallel"}
+    for name, parameter in model.named_parameters():
+        table = specs.get(name.split(".")[-2]) if _is_table_name(name) else None
+        if table is not None and table.name not in replicated:
+            arguments = fused_arguments(optimizer, table)
+            _apply_optimizer_in_backward(optimizer_class(optimizer), [parameter], arguments)
+
+
+def _is_table_name(name: str) -> bool:
+    parts = name.split(".")
+    return len(parts) >= 3 and parts[-1] == "weight" and parts[-3] in ("embedding_bags", "embeddings")
+
+
+def initialise_tables(dmp: DistributedModelParallel, tables: Sequence[TableSpec], seed: int) -> None:
+    """Fill every table with weights that depend on seed, table name, row and column alone.
+
+    So they are the same at any number of ranks and under any sharding: uniform in
+    (-1/sqrt(num_embeddings), 1/sqrt(num_embeddings)).
+    """
+    names = {table.name for table in tables}
+    for name, weight in dmp.state_dict().items():
+        if _is_table_name(name) and name.split(".")[-2] in names:
+            fill_table(weight, seed, name.split(".")[-2])
+
+
+def dense_parameters(dmp: DistributedModelParallel) -> list[tuple[str, nn.Parameter]]:
+    """Return names and parameters outside all tables: what the dense optimizer updates."""
+    types = _sharding_types_by_parameter(dmp)
+    return [(name, parameter) for name, parameter in dmp.named_parameters() if name not in types]
+
+
+def data_parallel_table_parameters(dmp: DistributedModelParallel) -> list[tuple[str, nn.Parameter]]:
+    """Return names and weights of the data-parallel tables: dense gradients, averaged by DDP."""
+    types = _sharding_types_by_parameter(dmp)
+    return [pair for pair in dmp.named_parameters() if types.get(pair[0]) == "data_parallel"]
+
+
+def _sharding_types_by_parameter(dmp: DistributedModelParallel) -> dict[str, str]:
+    """Return the sharding type of each table by the name that `named_parameters` gives its weight."""
+    return {
+        f"{path}.{kind}.{table}.weight".lstrip("."): sharding.sharding_type
+        for path, module in dmp.plan.plan.items()
+        for table, sharding in module.items()
+        for kind in ("embedding_bags", "embeddings")
+    }
+
+
+def build_table_optimizer(
+    dmp: DistributedModelParallel, tables: Sequence[TableSpec], optimizer: FusedOptimizer
+) -> CombinedOptimizer:
+    """Return the optimizer of all tables: the fused ones, and that of the data-parallel tables.
+
+    Call `zero_grad` before and `step` after each backward pass: the fused kernels take their learning rate
+    from the param groups there, the data-parallel tables their update.
+    """
+    parts = [dmp.fused_optimizer]
+    replicated = dict(data_parallel_table_parameters(dmp))
+    if replicated:
+        parts.append(replicated_table_optimizer(replicated, {t.name: t for t in tables}, optimizer))
+    return CombinedOptimizer(parts)

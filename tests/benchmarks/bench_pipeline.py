@@ -1,0 +1,148 @@
+"""Rows/s of prepare, samples/s of training at 1 and 2 ranks, peak memory, on synthetic Criteo-shaped rows.
+
+    python -m tests.benchmarks.bench_pipeline [--rows 200000] [--rounds 3] [--out FILE]
+
+The rows are synthetic: 13 dense columns and 26 id columns whose ids follow a power law, in Criteo's 40-column
+TSV form. Prints one JSON object {"rows": [{"name", "value", "unit", ...}]}; medians of the rounds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import shutil
+import statistics
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jobs import Cluster, Dataset, RunConfig, prepare, train
+
+CONFIG = Path(__file__).parents[2] / "jobs" / "configs" / "criteo_dlrm.yaml"
+STEPS = 60
+
+
+def write_rows(path: Path, rows: int, seed: int = 0) -> None:
+    """Write synthetic rows in Criteo's TSV form, missing values included."""
+    generator = np.random.default_rng(seed)
+    columns = [(generator.random(rows) < 0.25).astype(int).astype(str)]
+    for _ in range(13):
+        numbers = generator.geometric(0.02, rows).astype(str)
+        columns.append(np.where(generator.random(rows) < 0.2, "", numbers))
+    for number in range(26):
+        size = int(10 ** (2 + number % 5))
+        ids = (generator.pareto(1.1, rows) * 10).astype(np.int64) % size
+        columns.append(np.char.mod("%08x", ids * 2654435761 % 2**32))
+    np.savetxt(path, np.stack(columns, axis=1), fmt="%s", delimiter="\t")
+
+
+class ChildMemory:
+    """Largest sum of resident sets of this process and its children while inside, in GiB."""
+
+    def __enter__(self) -> ChildMemory:
+        self.peak_gib, self._stop = 0.0, threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        page = resource.getpagesize()
+        while not self._stop.wait(0.2):
+            pages = sum(_resident_pages(pid) for pid in _family(os.getpid()))
+            self.peak_gib = max(self.peak_gib, pages * page / 2**30)
+
+
+def _family(root: int) -> list[int]:
+    parents: dict[int, list[int]] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            except OSError:
+                continue
+            parents.setdefault(parent, []).append(int(entry.name))
+    found, queue = [], [root]
+    while queue:
+        found.append(queue.pop())
+        queue += parents.get(found[-1], [])
+    return found
+
+
+def _resident_pages(pid: int) -> int:
+    try:
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    except OSError:
+        return 0
+
+
+def measure_prepare(run: RunConfig, folder: Path, rows: int, rounds: int) -> tuple[Dataset, dict[str, Any]]:
+    """Prepare the same file several times in one Spark session."""
+    seconds, data = [], None
+    with ChildMemory() as memory:
+        for _ in range(rounds):
+            data = prepare(None, run, folder / "data")
+            seconds.append(data.seconds)
+    assert data is not None
+    line = {"name": f"prepare, {rows:,} rows", "value": rows / statistics.median(seconds), "unit": "rows/s"}
+    return data, {**line, "peak_memory_gib": memory.peak_gib}
+
+
+def measure_training(run: RunConfig, data: Dataset, folder: Path, ranks: int, rounds: int) -> dict[str, Any]:
+    """Train some steps on torchrun ranks; the speed is that of the last 40 steps, without evaluation."""
+    speeds, peaks = [], []
+    for _ in range(rounds):
+        out = folder / f"run{ranks}"
+        shutil.rmtree(out, ignore_errors=True)
+        with ChildMemory() as memory:
+            cluster = Cluster.local(ranks, on="process" if ranks == 1 else "torchrun")
+            result = train(run, data, cluster, out=out, show_progress=False)
+        lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+        logged = [
+            line["samples_per_second"] for line in lines if line["kind"] == "train" and line["step"] > 20
+        ]
+        speeds.append(statistics.harmonic_mean(logged))
+        peaks.append(max(memory.peak_gib, result.result["peak_memory_gib"]))
+    name = f"train DLRM, {ranks} rank{'s' if ranks > 1 else ''}"
+    peak = statistics.median(peaks)
+    return {"name": name, "value": statistics.median(speeds), "unit": "samples/s", "peak_memory_gib": peak}
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--rows", type=int, default=200_000)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        write_rows(folder / "train.txt", options.rows)
+        run = RunConfig.load(CONFIG).override(
+            f"data.root={folder}",
+            f"train.max_steps={STEPS}",
+            "train.global_batch_size=2048",
+            "train.evaluate_every_steps=100000",
+            "train.checkpoint_every_steps=100000",
+        )
+        started = time.monotonic()
+        data, prepared = measure_prepare(run, folder, options.rows, options.rounds)
+        found = [prepared] + [measure_training(run, data, folder, n, options.rounds) for n in (1, 2)]
+        found[2] |= {"ratio": found[2]["value"] / found[1]["value"], "against": found[1]["name"]}
+        text = json.dumps({"rows": found, "seconds": round(time.monotonic() - started, 1)}, indent=1)
+    print(text)
+    if options.out:
+        options.out.write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    main()

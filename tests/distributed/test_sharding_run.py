@@ -1,0 +1,187 @@
+"""What a run relies on besides equal losses: which parameters are whose, memory, errors, checkpoints."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from torchrec.distributed.model_parallel import DistributedModelParallel
+from torchrec.optim.keyed import CombinedOptimizer
+
+from sharding.errors import PlanError
+from sharding.optimizers import FusedOptimizer
+from sharding.plan import Plan
+from sharding.tables import TableSpec
+from sharding.topology import Cluster
+from sharding.weights import local_parts
+from sharding.wrap import (
+    build_table_optimizer,
+    data_parallel_table_parameters,
+    dense_parameters,
+    initialise_tables,
+    shard_model,
+)
+from tests.distributed.sharding_cases import BATCH, Case, save_plans, tables_of
+from tests.support.ranks import run_distributed
+from tests.support.reference_tables import SEED, TableModel, make_batch, to_kjt
+
+CPU = torch.device("cpu")
+MIXED = (
+    TableSpec("by_table", 31, 16, ("a",), sharding_types=("table_wise",)),
+    TableSpec("by_row", 41, 16, ("b",), sharding_types=("row_wise",)),
+    TableSpec("by_column", 23, 16, ("c",), sharding_types=("column_wise",)),
+    TableSpec("replicated", 17, 16, ("d",), sharding_types=("data_parallel",)),
+    TableSpec("history", 29, 16, ("e",), pooling="none", sharding_types=("row_wise",)),
+)
+BY_HOST = (
+    TableSpec("by_grid", 37, 16, ("f",), sharding_types=("grid_shard",)),
+    TableSpec("by_host_rows", 19, 16, ("g",), sharding_types=("table_row_wise",)),
+    TableSpec("by_host_columns", 13, 16, ("h",), sharding_types=("table_column_wise",)),
+)
+Start = tuple[DistributedModelParallel, CombinedOptimizer]
+
+
+def start(case: Case, folder: str) -> Start:
+    plan = Plan.load(Path(folder) / f"{case.name}.json")
+    dmp = shard_model(TableModel(case.tables), plan, case.tables, case.fused, device=CPU)
+    initialise_tables(dmp, case.tables, SEED)
+    return dmp, build_table_optimizer(dmp, case.tables, case.fused)
+
+
+def train(start: Start, case: Case, rank: int, world_size: int, steps: range) -> list[float]:
+    dmp, optimizer = start
+    rows = range(rank * BATCH // world_size, (rank + 1) * BATCH // world_size)
+    losses = []
+    for step in steps:
+        ids, labels = make_batch(case.tables, step, BATCH)
+        optimizer.zero_grad()
+        loss = dmp(to_kjt(ids, rows), labels[rows.start : rows.stop])
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
+def everything_on_rank(rank: int, world_size: int, folder: str) -> dict[str, Any]:
+    """Collect, in one launch, what the tests below look at."""
+    case = Case("mixed", MIXED, "adagrad")
+    dmp, optimizer = start(case, folder)
+    state = [v for states in optimizer.state_dict()["state"].values() for v in states.values()]
+    return {
+        "dense": [name for name, _ in dense_parameters(dmp)],
+        "replicated": [name for name, _ in data_parallel_table_parameters(dmp)],
+        "state_bytes": sum(block.nbytes for value in state for block, _, _ in local_parts(value)),
+        "weight_bytes": sum(
+            block.nbytes
+            for name, value in dmp.state_dict().items()
+            if "embedding" in name
+            for block, _, _ in local_parts(value)
+        ),
+        "errors": refusals(case, folder),
+        "resharded": resharded(rank, world_size, folder),
+    }
+
+
+def refusals(case: Case, folder: str) -> dict[str, str]:
+    plan = Plan.load(Path(folder) / "mixed.json")
+    alone = dist.new_group([dist.get_rank()], use_local_synchronization=True)
+    hosts = Plan.load(Path(folder) / "hosts.json")
+    attempts: dict[str, dict[str, Any]] = {
+        "ranks": {"process_group": alone},
+        "device": {"device": torch.device("cuda", 0)},
+        "optimizer": {"optimizer": FusedOptimizer("sgd")},
+        "adam": {"optimizer": FusedOptimizer("adam")},
+        "decay": {"optimizer": FusedOptimizer("adagrad", weight_decay=0.1)},
+        "rows": {"tables": [replace(case.tables[0], num_embeddings=5), *case.tables[1:]]},
+        "hosts": {"plan": hosts, "tables": BY_HOST, "model": TableModel(BY_HOST)},
+    }
+    messages = {}
+    for name, changes in attempts.items():
+        model = changes.pop("model", None) or TableModel(case.tables)
+        arguments = {"plan": plan, "tables": case.tables, "optimizer": case.fused, "device": CPU, **changes}
+        with pytest.raises(PlanError) as error:
+            shard_model(model, **arguments)
+        messages[name] = str(error.value)
+    return messages
+
+
+def resharded(rank: int, world_size: int, folder: str) -> dict[str, list[list[float]]]:
+    """Train, save, go on; and load the checkpoint under other sharding types and go on the same."""
+    pairs = [("data_parallel", "row_wise"), ("row_wise", "data_parallel"), ("column_wise", "table_wise")]
+    result = {}
+    for first, second in pairs:
+        path = str(Path(folder) / f"{first}-{second}")
+        old, new = (Case(name, tables_of(name, "sum"), "adagrad") for name in (first, second))
+        source = start(old, folder)
+        train(source, old, rank, world_size, range(3))
+        dcp.save({"model": source[0].state_dict(), "optim": source[1].state_dict()}, checkpoint_id=path)
+        target = start(new, folder)
+        loaded = {"model": target[0].state_dict(), "optim": target[1].state_dict()}
+        dcp.load(loaded, checkpoint_id=path)
+        target[0].load_state_dict(loaded["model"])
+        target[1].load_state_dict(loaded["optim"])
+        steps = range(3, 6)
+        result[path] = [train(run, new, rank, world_size, steps) for run in (source, target)]
+    return result
+
+
+@pytest.fixture(scope="module")
+def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> tuple[Plan, list[dict[str, Any]]]:
+    folder = tmp_path_factory.mktemp("run")
+    cluster = Cluster(ranks_per_node=2)
+    cases = [Case("mixed", MIXED, "adagrad")]
+    types = ("data_parallel", "row_wise", "column_wise", "table_wise")
+    cases += [Case(name, tables_of(name, "sum"), "adagrad") for name in types]
+    save_plans(cases, cluster, folder)
+    # Made for two hosts of one rank; the test's ranks share one host.
+    save_plans([Case("hosts", BY_HOST, "adagrad")], Cluster(nodes=2, ranks_per_node=1), folder)
+    results = run_distributed(everything_on_rank, 2, str(folder), timeout=240)
+    return Plan.load(folder / "mixed.json"), results
+
+
+Run = tuple[Plan, list[dict[str, Any]]]
+
+
+def test_dense_parameters_leave_out_every_table(two_ranks: Run) -> None:
+    for result in two_ranks[1]:
+        assert result["dense"] == ["over.weight", "over.bias"]
+        assert result["replicated"] == ["bags.embedding_bags.replicated.weight"]
+
+
+def test_tables_and_optimizer_state_take_the_bytes_that_the_plan_says(two_ranks: Run) -> None:
+    plan, results = two_ranks
+    for rank, result in enumerate(results):
+        assert result["weight_bytes"] == plan.memory[rank].weights
+        assert result["state_bytes"] == plan.memory[rank].optimizer
+
+
+@pytest.mark.parametrize(
+    ("attempt", "message"),
+    [
+        ("ranks", "ranks: plan 2, run 1"),
+        ("device", "device: plan cpu, run cuda"),
+        ("optimizer", "the plan reckoned with another embedding optimizer"),
+        ("adam", "the embedding optimizer is not offered on cpu"),
+        ("decay", "no weight decay"),
+        ("rows", "table by_table: num_embeddings: plan 31, model 5"),
+        ("hosts", "2 ranks on this host (LOCAL_WORLD_SIZE)"),
+    ],
+)
+def test_what_does_not_belong_together_is_refused_on_every_rank(
+    two_ranks: Run, attempt: str, message: str
+) -> None:
+    for result in two_ranks[1]:
+        assert message in result["errors"][attempt]
+
+
+def test_a_checkpoint_goes_on_the_same_under_another_sharding_type(two_ranks: Run) -> None:
+    for result in two_ranks[1]:
+        assert len(result["resharded"]) == 3
+        for path, (unbroken, resumed) in result["resharded"].items():
+            assert resumed == pytest.approx(unbroken, abs=1e-6), path
+            assert unbroken[0] != pytest.approx(unbroken[-1], abs=1e-4)

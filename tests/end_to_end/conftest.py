@@ -1,0 +1,47 @@
+"""Data sets prepared once for all end-to-end tests."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobs import Dataset, RunConfig
+from jobs.movielens import unpack_movielens_100k
+
+ROOT = Path(__file__).parents[2]
+CONFIGS = ROOT / "jobs" / "configs"
+SHARED_DATA = ROOT.parent / "shared" / "data"
+
+
+def shardrec(*arguments: object, cwd: Path, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run the command line in a process of its own."""
+    command = [sys.executable, "-m", "jobs.cli", *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=600, **options)
+
+
+@pytest.fixture(scope="session")
+def movielens(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunConfig, Dataset]:
+    """MovieLens-100K prepared with the shipped DLRM config."""
+    from jobs import prepare
+
+    pytest.importorskip("pyspark")
+    folder = tmp_path_factory.mktemp("movielens")
+    run = RunConfig.load(CONFIGS / "movielens_100k_dlrm.yaml")
+    run = run.override(f"data.root={unpack_movielens_100k(folder / 'raw')}")
+    return run, prepare(None, run, folder / "data")
+
+
+@pytest.fixture(scope="session")
+def criteo(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """The 10,000-row Criteo sample prepared with the shipped DLRM config."""
+    from jobs import prepare
+
+    raw = SHARED_DATA / "criteo-10k" / "train_examples.txt"
+    if not raw.exists():
+        pytest.skip(f"the Criteo sample is not here: {raw}")
+    run = RunConfig.load(CONFIGS / "criteo_dlrm.yaml")
+    return prepare(raw, run, tmp_path_factory.mktemp("criteo") / "data")

@@ -1,0 +1,189 @@
+"""Recommendations against raw rows, and against the trained weights applied to rows put together here."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+
+from jobs import Dataset, RunConfig, TrainResult, recommend, train
+from jobs.scoring.recommendation import recommend_lists
+from jobs.session import spark_session
+from trainer.assembly import build_task
+from trainer.batch import Batch
+from trainer.errors import DataError
+from trainer.run_folder import RunFolder
+
+K = 10
+OUT_OF_VOCABULARY = 1
+
+
+@pytest.fixture(scope="module")
+def result(
+    movielens: tuple[RunConfig, Dataset], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[RunConfig, TrainResult]:
+    run, data = movielens
+    run = run.override("train.max_steps=20", "train.evaluate_every_steps=null", "train.early_stopping=null")
+    return run, train(run, data, out=tmp_path_factory.mktemp("recommend") / "run", show_progress=False)
+
+
+@pytest.fixture(scope="module")
+def raw(movielens: tuple[RunConfig, Dataset]) -> dict[str, pd.DataFrame]:
+    root = Path(movielens[0].data.root)
+    return {name: pd.read_parquet(root / f"{name}.parquet") for name in ("ratings", "users", "movies")}
+
+
+@pytest.fixture(scope="module")
+def everything(result: tuple[RunConfig, TrainResult]) -> pd.DataFrame:
+    """All candidates of two users: `k` is larger than the catalogue."""
+    return recommend(result[1], users=[405, 1], k=100_000).toPandas()
+
+
+def rated(raw: dict[str, pd.DataFrame], user: int) -> set[int]:
+    ratings = raw["ratings"]
+    return set(ratings.loc[ratings["user_id"] == user, "movie_id"])
+
+
+def vocabulary(dataset: Path, name: str) -> dict[str, int]:
+    table = pd.read_parquet(dataset / "vocabulary" / name)
+    return dict(zip(table["value"].astype(str), table["id"], strict=True))
+
+
+def model_input(result: TrainResult, raw: dict[str, pd.DataFrame], pairs: pd.DataFrame) -> Batch:
+    """Put together what the model takes, with pandas, from raw rows and what `prepare` fitted."""
+    folder = RunFolder(result.path)
+    spec = folder.manifest().spec
+    rows = pairs.merge(raw["users"], on="user_id", how="left").merge(raw["movies"], on="movie_id", how="left")
+    dense: list[Any] = []
+    for feature in spec.dense:
+        params = {key: value for op in feature.ops for key, value in op.params.items()}
+        values = rows[feature.column].astype("Float64").fillna(params["value"]).to_numpy(dtype=np.float64)
+        dense.append((values - params["mean"]) / params["std"])
+    keys, values, lengths = [], [], []
+    for feature in spec.sparse:
+        ids = vocabulary(folder.dataset(), feature.name)
+        for cell in rows[feature.column]:
+            tokens = list(cell) if feature.is_list else [cell]
+            values += [ids.get(str(token), OUT_OF_VOCABULARY) for token in tokens]
+            lengths.append(len(tokens))
+        keys.append(feature.name)
+    count = len(rows)
+    return Batch(
+        torch.tensor(np.stack(dense, axis=1), dtype=torch.float32),
+        KeyedJaggedTensor.from_lengths_sync(
+            keys, torch.tensor(values, dtype=torch.int64), torch.tensor(lengths, dtype=torch.int64)
+        ),
+        torch.zeros(count, 1),
+        torch.ones(count),
+        torch.arange(count),
+    )
+
+
+def probabilities(result: TrainResult, batch: Batch, folder: Path) -> np.ndarray:
+    """Run the checkpoint's weights in the plain model: no process group, no plan, no reader."""
+    run_folder = RunFolder(result.path)
+    weights = folder / "weights.pt"
+    dcp_to_torch_save(run_folder.checkpoints / result.result["checkpoint"], weights)
+    task, _ = build_task(run_folder.config(), run_folder.manifest())
+    task.load_state_dict(torch.load(weights)["model"], assign=True)
+    task.eval()
+    with torch.no_grad():
+        return torch.sigmoid(task.model(batch)).squeeze(1).numpy()
+
+
+def test_every_score_is_the_model_s_probability_for_the_pair(
+    result: tuple[RunConfig, TrainResult],
+    raw: dict[str, pd.DataFrame],
+    everything: pd.DataFrame,
+    tmp_path: Path,
+) -> None:
+    batch = model_input(result[1], raw, everything[["user_id", "movie_id"]])
+    expected = probabilities(result[1], batch, tmp_path)
+    assert expected.std() > 0.01  # a model that learnt nothing would hide wrong pairs
+    np.testing.assert_allclose(everything["score"], expected, atol=2e-6)
+
+
+def test_items_come_best_first_with_ranks_from_1_and_the_users_in_the_order_asked(
+    everything: pd.DataFrame,
+) -> None:
+    assert list(dict.fromkeys(everything["user_id"])) == [405, 1]
+    for _, rows in everything.groupby("user_id"):
+        assert rows["score"].is_monotonic_decreasing
+        assert rows["rank"].tolist() == list(range(1, len(rows) + 1))
+
+
+def test_all_unseen_items_and_no_seen_ones_are_candidates(
+    raw: dict[str, pd.DataFrame], everything: pd.DataFrame
+) -> None:
+    catalogue = set(raw["movies"]["movie_id"])
+    for user in (1, 405):
+        found = everything.loc[everything["user_id"] == user, "movie_id"]
+        assert len(found) == len(set(found))
+        assert set(found) == catalogue - rated(raw, user)
+
+
+def test_exclude_seen_false_ranks_the_whole_catalogue(
+    result: tuple[RunConfig, TrainResult],
+    raw: dict[str, pd.DataFrame],
+    everything: pd.DataFrame,
+    tmp_path: Path,
+) -> None:
+    run, trained = result
+    copy = shutil.copytree(trained.path, tmp_path / "run")
+    (copy / "config.yaml").write_text(
+        run.override("recommend.exclude_seen=false").to_yaml(), encoding="utf-8"
+    )
+    found = recommend(copy, users=[1], k=100_000).toPandas()
+    assert set(found["movie_id"]) == set(raw["movies"]["movie_id"])
+    unseen = everything[everything["user_id"] == 1].set_index("movie_id")["score"]
+    same = found.set_index("movie_id")["score"].loc[unseen.index]
+    np.testing.assert_allclose(same, unseen, atol=2e-6)
+
+
+def test_titles_and_genres_are_those_of_the_raw_movies(
+    raw: dict[str, pd.DataFrame], everything: pd.DataFrame
+) -> None:
+    movies = raw["movies"].set_index("movie_id")
+    for row in everything.groupby("user_id").head(K).itertuples():
+        assert row.title == movies.loc[row.movie_id, "title"]
+        assert row.subtitle == ", ".join(movies.loc[row.movie_id, "genres"])
+
+
+@pytest.mark.parametrize("kind", ["strings", "numpy", "spark"])
+def test_users_may_be_ids_as_text_an_array_or_a_spark_frame(
+    result: tuple[RunConfig, TrainResult], everything: pd.DataFrame, kind: str
+) -> None:
+    users: Any = {
+        "strings": lambda: ["405", "1"],
+        "numpy": lambda: np.array([405, 1]),
+        "spark": lambda: spark_session("test").createDataFrame([(405,), (1,)], "user_id long"),
+    }[kind]()
+    found = recommend_lists(result[1], users, K)
+    best = everything.groupby("user_id").head(K)
+    assert {entry.user: [item.item for item in entry.items] for entry in found.users} == {
+        user: rows["movie_id"].tolist() for user, rows in best.groupby("user_id")
+    }
+    if kind != "spark":  # rows of a frame have no order
+        assert [entry.user for entry in found.users] == [405, 1]
+
+
+def test_the_liked_titles_are_the_user_s_newest_with_label_1(
+    result: tuple[RunConfig, TrainResult], raw: dict[str, pd.DataFrame]
+) -> None:
+    found = recommend_lists(result[1], [42], 1).users[0]
+    mine = raw["ratings"].query("user_id == 42 and rating >= 4")
+    newest = mine.sort_values(["timestamp", "movie_id"], ascending=[False, True]).head(5)
+    assert found.liked == raw["movies"].set_index("movie_id").loc[newest["movie_id"], "title"].tolist()
+
+
+def test_an_unknown_user_is_named(result: tuple[RunConfig, TrainResult]) -> None:
+    with pytest.raises(DataError, match="without a single raw row") as raised:
+        recommend(result[1], users=[1, 987_654_321], k=3)
+    assert "987654321" in str(raised.value)

@@ -1,0 +1,214 @@
+"""What training refuses, and what it keeps when it fails; on a tiny data set without Spark."""
+
+from __future__ import annotations
+
+import errno
+import math
+from pathlib import Path
+
+import pytest
+
+from jobs import Cluster, Dataset, RunConfig, evaluate, plan, train
+from jobs.launch import RankError
+from tests.support.datasets import write_dataset
+from trainer import checkpoint as checkpoints
+from trainer.checkpoint import saved_steps
+from trainer.errors import CheckpointError, ConfigError, DataError, PlanError, ShardrecError
+from trainer.run_folder import RunFolder
+
+CONFIG = {
+    "name": "tiny",
+    "data": {"label": {"column": "y"}, "num_lanes": 4},
+    "features": {"dense": [{"columns": "d*"}], "sparse": [{"columns": ["s*", "m*"], "pooling": "sum"}]},
+    "model": {"name": "dlrm", "embedding_dim": 8},
+    "train": {
+        "global_batch_size": 64,
+        "epochs": 2,
+        "max_steps": 12,
+        "log_every_steps": 5,
+        "checkpoint_every_steps": 4,
+    },
+}
+
+
+def tiny(folder: Path, run: RunConfig, rows: int = 1000, seed: int = 0) -> Dataset:
+    written = write_dataset(
+        folder, rows={"train": rows, "valid": 200, "test": 200}, num_sequences=0, seed=seed
+    )
+    prepared_as = {"config_hash": run.preparation_hash(), "preparation": run.preparation()}
+    written.manifest.model_copy(update=prepared_as).save(folder)
+    return Dataset.open(folder)
+
+
+@pytest.fixture
+def run() -> RunConfig:
+    return RunConfig.from_dict(CONFIG)
+
+
+@pytest.fixture
+def data(tmp_path: Path, run: RunConfig) -> Dataset:
+    return tiny(tmp_path / "data", run)
+
+
+def test_a_loss_that_is_not_finite_stops_before_it_reaches_a_checkpoint(
+    tmp_path: Path, run: RunConfig, data: Dataset
+) -> None:
+    sound = run.override("train.max_steps=4")
+    train(sound, data, out=tmp_path / "run", show_progress=False)
+    broken = run.override("train.max_steps=4", "train.dense_optimizer={name: sgd, learning_rate: 1e30}")
+    with pytest.raises(ShardrecError, match="not a finite number") as caught:
+        train(broken, data, out=tmp_path / "broken", show_progress=False)
+    assert "learning_rate" in str(caught.value)
+    assert saved_steps(RunFolder(tmp_path / "broken")) == []
+
+
+def test_a_plan_for_other_ranks_is_refused_before_the_launch(
+    tmp_path: Path, run: RunConfig, data: Dataset
+) -> None:
+    two = plan(run, data, Cluster.local(2))
+    with pytest.raises(PlanError, match="2"):
+        train(run, data, Cluster.local(1), two, out=tmp_path / "run", show_progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_another_label_is_refused_even_with_a_plan(tmp_path: Path, run: RunConfig, data: Dataset) -> None:
+    layout = plan(run, data)
+    other = run.override("data.label.positive_at_least=3")
+    with pytest.raises(DataError, match=r"data\.label\.positive_at_least"):
+        train(other, data, None, layout, out=tmp_path / "run", show_progress=False)
+
+
+def test_early_stopping_without_validation_rows_is_refused(tmp_path: Path, run: RunConfig) -> None:
+    written = write_dataset(tmp_path / "data", rows={"train": 500}, num_sequences=0)
+    written.manifest.model_copy(update={"config_hash": run.preparation_hash()}).save(tmp_path / "data")
+    stopping = run.override("train.early_stopping={metric: auc}")
+    with pytest.raises(ConfigError, match="validation rows"):
+        train(stopping, tmp_path / "data", out=tmp_path / "run", show_progress=False)
+
+
+@pytest.mark.parametrize(
+    ("override", "key"),
+    [
+        ("features.sparse.0.pooling=mean", r"pooling: 'sum' -> 'mean'"),
+        ("model.embedding_dim=4", r"model\.embedding_dim: 8 -> 4"),
+        ("seed=7", r"seed: 1 -> 7"),
+    ],
+)
+def test_a_run_does_not_go_on_as_another_model(
+    tmp_path: Path, run: RunConfig, data: Dataset, override: str, key: str
+) -> None:
+    train(run, data, out=tmp_path / "run", show_progress=False)
+    with pytest.raises(ConfigError, match=key):
+        train(run.override("train.max_steps=20", override), data, out=tmp_path / "run", show_progress=False)
+
+
+def test_a_run_does_not_go_on_with_other_rows(tmp_path: Path, run: RunConfig, data: Dataset) -> None:
+    train(run, data, out=tmp_path / "run", show_progress=False)
+    other = tiny(tmp_path / "other", run, rows=900)
+    with pytest.raises(DataError, match="other rows"):
+        train(run.override("train.max_steps=20"), other, out=tmp_path / "run", show_progress=False)
+    assert RunFolder(tmp_path / "run").manifest().split("train").rows == 1000
+
+
+def test_a_finished_run_taken_up_again_keeps_its_result(
+    tmp_path: Path, run: RunConfig, data: Dataset
+) -> None:
+    first = train(run, data, out=tmp_path / "run", show_progress=False)
+    again = train(run, data, out=tmp_path / "run", show_progress=False)
+    assert again.result == first.result
+
+
+def test_a_longer_run_goes_on_where_the_finished_one_ended(
+    tmp_path: Path, run: RunConfig, data: Dataset
+) -> None:
+    whole = train(run.override("train.max_steps=20"), data, out=tmp_path / "whole", show_progress=False)
+    train(run, data, out=tmp_path / "run", show_progress=False)
+    longer = train(run.override("train.max_steps=20"), data, out=tmp_path / "run", show_progress=False)
+    assert longer.result["steps"] == 20
+    assert longer.metrics == pytest.approx(whole.metrics, abs=1e-9)
+
+
+def test_a_full_disk_while_saving_keeps_the_earlier_checkpoint(
+    tmp_path: Path, run: RunConfig, data: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = checkpoints.write_json
+
+    def write_json(path: Path, value: object) -> None:
+        if "step_00000008" in str(path):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(path, value)
+
+    monkeypatch.setattr(checkpoints, "write_json", write_json)
+    with pytest.raises(CheckpointError, match="No space left on device"):
+        train(run, data, out=tmp_path / "run", show_progress=False)
+    assert [path.name for path in sorted((tmp_path / "run" / "checkpoints").iterdir())] == ["step_00000004"]
+
+    monkeypatch.undo()
+    resumed = train(run, data, out=tmp_path / "run", show_progress=False)
+    assert resumed.result["steps"] == 12
+
+
+def test_early_stopping_ends_the_run_and_chooses_the_best(
+    tmp_path: Path, run: RunConfig, data: Dataset
+) -> None:
+    run = run.override(
+        "train.max_steps=200",
+        "train.epochs=20",
+        "train.evaluate_every_steps=4",
+        "train.early_stopping={metric: auc, patience: 1, min_delta: 0.5}",
+    )
+    result = train(run, data, out=tmp_path / "run", show_progress=False).result
+    assert (result["steps"], result["best_step"], result["checkpoint"]) == (8, 4, "step_00000004")
+
+
+def test_an_unfinished_run_can_be_evaluated_by_naming_a_checkpoint(
+    tmp_path: Path, run: RunConfig, data: Dataset
+) -> None:
+    train(run, data, out=tmp_path / "run", show_progress=False)
+    (tmp_path / "run" / "result.json").unlink()
+    with pytest.raises(DataError, match="not finished"):
+        evaluate(tmp_path / "run", "test")
+    found = evaluate(tmp_path / "run", "test", checkpoint="step_00000008")
+    assert found.rows == 200
+    with pytest.raises(CheckpointError, match="step_00000012"):
+        evaluate(tmp_path / "run", "test", checkpoint="step_00000009")
+    with pytest.raises(DataError, match="no such run folder"):
+        evaluate(tmp_path / "nowhere", "test")
+
+
+def test_metrics_by_value_cover_every_row(tmp_path: Path, run: RunConfig, data: Dataset) -> None:
+    result = train(run, data, out=tmp_path / "run", show_progress=False)
+    found = evaluate(result, "valid", "row")
+    assert sum(group["rows"] for group in found.by["row"]) == 100  # the 100 biggest of 200 single rows
+    with pytest.raises(DataError, match=r"data\.keep"):
+        evaluate(result, "valid", "colour")
+
+
+def test_a_damaged_part_file_fails_the_run_and_is_named(
+    tmp_path: Path, run: RunConfig, data: Dataset
+) -> None:
+    part = data.path / data.manifest.split("train").files[0].path
+    part.write_bytes(part.read_bytes()[: part.stat().st_size // 2])
+    with pytest.raises((DataError, RankError), match=part.name):
+        train(run, data, out=tmp_path / "run", show_progress=False)
+
+
+def test_bf16_trains_close_to_fp32(tmp_path: Path, run: RunConfig, data: Dataset) -> None:
+    full = train(run, data, out=tmp_path / "fp32", show_progress=False)
+    half = train(run.override("train.precision=bf16"), data, out=tmp_path / "bf16", show_progress=False)
+    assert math.isfinite(half.metrics["log_loss"])
+    assert half.metrics["log_loss"] == pytest.approx(full.metrics["log_loss"], abs=0.02)
+    assert half.metrics["log_loss"] != full.metrics["log_loss"]
+
+
+def test_petastorm_trains_whole_epochs_and_refuses_to_resume_inside_one(
+    tmp_path: Path, run: RunConfig, data: Dataset
+) -> None:
+    pytest.importorskip("petastorm")
+    run = run.override("data.reader=petastorm", "train.max_steps=null")
+    result = train(run, data, out=tmp_path / "run", show_progress=False)
+    assert result.result["epochs"] == 2
+    part = run.override("train.max_steps=6")
+    train(part, data, out=tmp_path / "part", show_progress=False)
+    with pytest.raises(ShardrecError, match=r"data\.reader: arrow"):
+        train(run, data, out=tmp_path / "part", show_progress=False)

@@ -1,0 +1,181 @@
+"""Rows and configs that cannot be used: one clear error each, naming the place; the old data set stays."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from pyspark.sql import SparkSession
+
+from jobs.preparation.pipeline import prepare_dataset
+from tests.spark.prepared import make_run
+from trainer.config import RunConfig
+from trainer.errors import ConfigError, DataError, UserError
+
+FRAME = pd.DataFrame(
+    {
+        "label": [0, 1] * 10,
+        "rating": [1, 5] * 10,
+        "x1": [0.5, 1.5] * 10,
+        "x2": [2.0, 3.0] * 10,
+        "gap": [1.0, None] * 10,
+        "infinite": [1.0, float("inf")] * 10,
+        "text": ["1", "many"] * 10,
+        "low": [-1.0, 0.0] * 10,
+        "id": [3, 4] * 10,
+        "negative": [3, -4] * 10,
+        "large": ["3", "99999999999999999999"] * 10,
+        "halves": [0.5, 1.0] * 10,
+        "weight": [1.0, -2.0] * 10,
+        "user": ["a", "b"] * 10,
+        "time": list(range(20)),
+        "when": ["2024-01-01", "soon"] * 10,
+        "names": [["a"], ["b", "c"]] * 10,
+    }
+)
+DENSE = {"dense": [{"columns": "x1"}]}
+
+
+def failure(spark: SparkSession, out: Path, run: RunConfig) -> UserError:
+    with pytest.raises(UserError) as error:
+        prepare_dataset(run, out, frame=spark.createDataFrame(FRAME), spark=spark)
+    assert not out.exists()
+    assert list(out.parent.iterdir()) == []
+    return error.value
+
+
+BAD_ROWS: list[tuple[str, dict[str, Any], dict[str, Any], list[str]]] = [
+    ("label not 0/1", {"label": {"column": "rating"}}, DENSE, ["not 0 or 1", "rating", "positive_at_least"]),
+    (
+        "label is text",
+        {"label": {"column": "text", "positive_at_least": 2}},
+        DENSE,
+        ["no number", "text", "many"],
+    ),
+    ("label missing", {"label": {"column": "gap"}}, DENSE, ["10 row(s) have no label", "gap"]),
+    ("negative weight", {"weight": "weight"}, DENSE, ["negative", "data.weight: weight", "-2.0"]),
+    ("text in dense", {}, {"dense": [{"columns": "text"}]}, ["no numbers", "'text'", "many"]),
+    ("list in dense", {}, {"dense": [{"columns": "names"}]}, ["no numbers", "'names'", "array"]),
+    ("missing in dense", {}, {"dense": [{"columns": "gap"}]}, ["'gap'", "10 missing", "fill: 0"]),
+    ("infinite in dense", {}, {"dense": [{"columns": "infinite"}]}, ["'infinite'", "10 infinite", "clip"]),
+    ("log1p of -1", {}, {"dense": [{"columns": "low", "ops": "log1p"}]}, ["'low'", "log1p", "-1.0", "clip"]),
+    ("negative id", {}, {"sparse": [{"columns": "negative"}]}, ["'negative'", "-4", "vocabulary"]),
+    ("id too large", {}, {"sparse": [{"columns": "large"}]}, ["'large'", "99999999999999999999"]),
+    ("id not whole", {}, {"sparse": [{"columns": "halves"}]}, ["'halves'", "0.5"]),
+    (
+        "time unreadable",
+        {"split": {"method": "time", "column": "when"}},
+        DENSE,
+        ["10 have one that cannot be read", "when", "soon"],
+    ),
+    ("missing label", {"label": {"column": "labell"}}, DENSE, ["'labell'", "data.label.column", "`label`"]),
+    ("missing weight", {"weight": "weightt"}, DENSE, ["'weightt'", "`weight`"]),
+    ("missing column", {}, {"dense": [{"columns": ["x1", "x33"]}]}, ["'x33'", "features.dense.0", "x1, x2"]),
+    ("missing kept column", {"keep": ["country"]}, DENSE, ["'country'", "data.keep"]),
+]
+
+
+@pytest.mark.parametrize(
+    ("data", "features", "words"), [case[1:] for case in BAD_ROWS], ids=[c[0] for c in BAD_ROWS]
+)
+def test_rows_that_cannot_be_used_are_named(
+    spark: SparkSession, tmp_path: Path, data: dict[str, Any], features: dict[str, Any], words: list[str]
+) -> None:
+    error = failure(spark, tmp_path / "out", make_run(data=data, **features))
+    assert isinstance(error, DataError)
+    assert [word for word in words if word not in str(error)] == []
+
+
+HISTORY = {"user": "user", "item": "id", "time": "time"}
+BAD_CONFIGS: list[tuple[str, dict[str, Any], list[str]]] = [
+    ("glob without match", {"dense": [{"columns": "q*"}]}, ["no column", "q*", "features.dense.0.columns"]),
+    (
+        "column twice",
+        {"dense": [{"columns": "x1"}, {"columns": "x*"}]},
+        ["'x1'", "twice", "features.dense.1"],
+    ),
+    ("reserved name", {"sparse": [{"columns": "label", "ops": "vocabulary"}]}, ["reserved", "label"]),
+    ("reserved prefix", {"dense": [{"columns": "x1", "name": "keep.x"}]}, ["reserved", "keep.x"]),
+    (
+        "same name twice",
+        {"dense": [{"columns": "x1"}], "sparse": [{"columns": "id", "name": "X1"}]},
+        ["two features", "X1"],
+    ),
+    ("name for many", {"dense": [{"columns": "x*", "name": "all"}]}, ["one column", "x1"]),
+    ("no such table", {"sparse": [{"columns": "id", "table": "idd"}, {"columns": "user"}]}, ["idd", "table"]),
+    (
+        "op and table",
+        {"sparse": [{"columns": "id"}, {"columns": "user", "ops": "vocabulary", "table": "id"}]},
+        ["contradict", "vocabulary"],
+    ),
+    ("sequence of one", {"sequence": [{"columns": "user", "ops": "vocabulary"}]}, ["needs a list", "split"]),
+    (
+        "bad condition",
+        {"sequence": [{"name": "h", "history": {**HISTORY, "where": "ratin >= 4"}}]},
+        ["features.sequence.0.history.where", "ratin >= 4"],
+    ),
+    (
+        "unknown op",
+        {"dense": [{"columns": "x1", "ops": ["fill", "standardize"]}]},
+        ["fill", "features.dense.0.ops.0"],
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("features", "words"), [case[1:] for case in BAD_CONFIGS], ids=[c[0] for c in BAD_CONFIGS]
+)
+def test_configs_that_do_not_fit_the_rows_are_named(
+    spark: SparkSession, tmp_path: Path, features: dict[str, Any], words: list[str]
+) -> None:
+    error = failure(spark, tmp_path / "out", make_run(**features))
+    assert isinstance(error, ConfigError)
+    assert [word for word in words if word not in str(error)] == []
+
+
+def test_all_problems_come_in_one_error(spark: SparkSession, tmp_path: Path) -> None:
+    run = make_run(dense=[{"columns": ["gap", "infinite", "text"]}])
+    error = failure(spark, tmp_path / "out", run)
+    assert "'gap'" in error.what
+    assert "'infinite'" in str(error)
+    assert "'text'" in str(error)
+
+
+def test_globs_pass_over_the_label(spark: SparkSession, tmp_path: Path) -> None:
+    frame = FRAME[["label", "x1", "x2"]]
+    run = make_run(dense=[{"columns": "*"}])
+    prepared = prepare_dataset(run, tmp_path / "out", frame=spark.createDataFrame(frame), spark=spark)
+    assert [f.name for f in prepared.manifest.spec.features] == ["x1", "x2"]
+
+
+def test_features_follow_config_order_then_column_order(spark: SparkSession, tmp_path: Path) -> None:
+    frame = FRAME[["label", "x2", "x1", "id"]]
+    run = make_run(dense=[{"columns": "id"}, {"columns": "x*"}])
+    prepared = prepare_dataset(run, tmp_path / "out", frame=spark.createDataFrame(frame), spark=spark)
+    assert [f.name for f in prepared.manifest.spec.features] == ["id", "x2", "x1"]
+
+
+def test_output_that_is_no_data_set_is_not_replaced(spark: SparkSession, tmp_path: Path) -> None:
+    out = tmp_path / "thesis"
+    out.mkdir()
+    (out / "chapter1.txt").write_text("years of work")
+    with pytest.raises(DataError, match="not a data set"):
+        prepare_dataset(make_run(**DENSE), out, frame=spark.createDataFrame(FRAME), spark=spark)
+    assert (out / "chapter1.txt").read_text() == "years of work"
+
+
+def test_failed_prepare_leaves_the_old_data_set(spark: SparkSession, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    frame = spark.createDataFrame(FRAME)
+    first = prepare_dataset(make_run(**DENSE), out, frame=frame, spark=spark)
+    before = {path: path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()}
+    with pytest.raises(DataError):
+        prepare_dataset(make_run(dense=[{"columns": "gap"}]), out, frame=frame, spark=spark)
+    assert {path: path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()} == before
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    second = prepare_dataset(make_run(seed=9, **DENSE), out, frame=frame, spark=spark)
+    assert second.manifest.seed == 9
+    assert first.manifest.spec.hash == second.manifest.spec.hash
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]

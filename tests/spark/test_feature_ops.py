@@ -1,0 +1,155 @@
+"""Each op against the same numbers computed with numpy and pandas."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from pyspark.sql import SparkSession
+
+from jobs.preparation.pipeline import Prepared, prepare_dataset
+from tests.spark.prepared import make_run, read_all
+from tests.spark.xxh64 import xxh64
+
+ROWS = 400
+DENSE = [
+    {"columns": "x"},
+    {"columns": "text"},
+    {"columns": "yes"},
+    {"columns": "counts", "ops": [{"clip": {"min": 0, "max": 100}}, "log1p"]},
+    {"columns": "gaps", "ops": [{"fill": "mean"}, "standardise"]},
+    {"columns": "other_gaps", "ops": [{"fill": "median"}]},
+    {"columns": "zero_gaps", "ops": {"fill": 0}},
+    {"columns": "constant", "ops": "standardise"},
+]
+SPARSE = [
+    {"columns": "colour", "ops": [{"hash": 50}]},
+    {"columns": "genres", "ops": [{"split": "|"}, {"hash": {"num_buckets": 1000, "seed": 3}}]},
+    {"columns": "small_id"},
+    {"columns": "missing_colour", "ops": [{"fill": "none"}, "vocabulary"]},
+]
+
+
+@pytest.fixture(scope="module")
+def raw() -> pd.DataFrame:
+    random = np.random.default_rng(0)
+    x = random.normal(3, 2, ROWS).round(3)
+    gaps = np.where(np.arange(ROWS) % 7 == 0, np.nan, x)
+    return pd.DataFrame(
+        {
+            "row": np.arange(ROWS),
+            "label": random.integers(0, 2, ROWS),
+            "x": x,
+            "text": [f" {v} " for v in x],
+            "yes": x > 3,
+            "counts": random.integers(-3, 500, ROWS),
+            "gaps": gaps,
+            "other_gaps": gaps,
+            "zero_gaps": gaps,
+            "constant": np.full(ROWS, 7.5),
+            "colour": random.choice(["red", "green", "a colour with a name of more than 32 bytes", ""], ROWS),
+            "genres": random.choice(["a|b", "b", "", "c|a|zz"], ROWS),
+            "small_id": random.integers(0, 9, ROWS),
+            "missing_colour": random.choice(["red", ""], ROWS, p=[0.3, 0.7]),
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def prepared(spark: SparkSession, raw: pd.DataFrame, tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    run = make_run(data={"keep": ["row"]}, dense=DENSE, sparse=SPARSE)
+    out = tmp_path_factory.mktemp("ops") / "data"
+    return prepare_dataset(run, out, frame=spark.createDataFrame(raw), spark=spark)
+
+
+@pytest.fixture(scope="module")
+def rows(prepared: Prepared) -> pd.DataFrame:
+    return read_all(prepared.path, "row")
+
+
+def test_every_row_lands_in_one_split(rows: pd.DataFrame, raw: pd.DataFrame) -> None:
+    assert rows.index.tolist() == raw["row"].tolist()
+    assert rows["label"].tolist() == raw["label"].astype(float).tolist()
+
+
+def test_numbers_without_ops_stay_as_they_are(rows: pd.DataFrame, raw: pd.DataFrame) -> None:
+    np.testing.assert_array_equal(rows["x"], raw["x"].astype(np.float32))
+    np.testing.assert_array_equal(rows["text"], raw["x"].astype(np.float32))
+    np.testing.assert_array_equal(rows["yes"], raw["yes"].astype(np.float32))
+
+
+def test_clip_and_log1p(rows: pd.DataFrame, raw: pd.DataFrame) -> None:
+    np.testing.assert_allclose(rows["counts"], np.log1p(raw["counts"].clip(0, 100)), rtol=1e-6)
+
+
+def test_fill_mean_and_standardise_use_training_rows_only(rows: pd.DataFrame, raw: pd.DataFrame) -> None:
+    train = (rows["split"] == "train").to_numpy()
+    filled = raw["gaps"].fillna(raw["gaps"][train].mean())
+    expected = (filled - filled[train].mean()) / filled[train].std(ddof=0)
+    np.testing.assert_allclose(rows["gaps"], expected, atol=1e-5)
+    assert abs(raw["gaps"].mean() - raw["gaps"][train].mean()) > 1e-3  # the two means can be told apart
+
+
+def test_fill_median_and_number(rows: pd.DataFrame, raw: pd.DataFrame) -> None:
+    train = (rows["split"] == "train").to_numpy()
+    median = raw["other_gaps"][train].median()
+    np.testing.assert_allclose(rows["other_gaps"], raw["other_gaps"].fillna(median), atol=1e-5)
+    np.testing.assert_allclose(rows["zero_gaps"], raw["zero_gaps"].fillna(0), atol=1e-6)
+
+
+def test_a_constant_column_standardises_to_zero(rows: pd.DataFrame) -> None:
+    assert rows["constant"].tolist() == [0.0] * ROWS
+
+
+def test_hash_is_documented_xxh64_modulo_buckets(rows: pd.DataFrame, raw: pd.DataFrame) -> None:
+    def expected(token: str, buckets: int, seed: int) -> int:
+        unsigned = xxh64(f"{seed}:{token}".encode(), seed=42)
+        signed = unsigned - (1 << 64) if unsigned >> 63 else unsigned
+        return signed % buckets + 1
+
+    assert rows["colour"].tolist() == [expected(c, 50, 0) if c else 0 for c in raw["colour"]]
+    lists = [[expected(t, 1000, 3) for t in text.split("|") if t] for text in raw["genres"]]
+    assert [list(ids) for ids in rows["genres"]] == lists
+
+
+def test_ids_without_ops_are_used_as_they_are(
+    rows: pd.DataFrame, raw: pd.DataFrame, prepared: Prepared
+) -> None:
+    assert rows["small_id"].tolist() == raw["small_id"].tolist()
+    feature = next(f for f in prepared.manifest.spec.features if f.name == "small_id")
+    assert feature.num_embeddings == raw["small_id"].max() + 1
+
+
+def test_fill_makes_a_missing_token_a_value(rows: pd.DataFrame, raw: pd.DataFrame) -> None:
+    expected = np.where(raw["missing_colour"] == "", 2, 3)  # `none` is the more frequent value
+    assert rows["missing_colour"].tolist() == expected.tolist()
+
+
+def test_fitted_numbers_are_in_the_spec(prepared: Prepared, raw: pd.DataFrame, rows: pd.DataFrame) -> None:
+    train = (rows["split"] == "train").to_numpy()
+    ops = {f.name: f.ops for f in prepared.manifest.spec.features}
+    assert ops["gaps"][0].params["value"] == pytest.approx(raw["gaps"][train].mean(), abs=1e-6)
+    assert set(ops["gaps"][1].params) == {"mean", "std"}
+    assert ops["zero_gaps"][0].params == {"value": 0.0}
+
+
+def test_statistics_describe_the_training_rows(
+    prepared: Prepared, raw: pd.DataFrame, rows: pd.DataFrame
+) -> None:
+    train = (rows["split"] == "train").to_numpy()
+    found = prepared.manifest.statistics
+    assert found["zero_gaps"].null_share == pytest.approx(raw["zero_gaps"][train].isna().mean())
+    assert found["x"].mean == pytest.approx(raw["x"][train].mean(), rel=1e-6)
+    assert found["x"].min == pytest.approx(raw["x"][train].min(), rel=1e-6)
+    lengths = [len([t for t in text.split("|") if t]) for text in raw["genres"][train]]
+    assert found["genres"].mean_length == pytest.approx(np.mean(lengths))
+    assert found["genres"].null_share == pytest.approx(np.mean(np.array(lengths) == 0))
+    assert found["colour"].null_share == pytest.approx((raw["colour"][train] == "").mean())
+    positives = {s: int(raw["label"][rows["split"] == s].sum()) for s in ("train", "valid", "test")}
+    assert {name: split.positives for name, split in prepared.manifest.splits.items()} == positives
+
+
+def test_the_report_names_every_feature(prepared: Prepared) -> None:
+    text = (prepared.path / "report.txt").read_text()
+    assert text == prepared.report_text
+    assert all(f.name in text for f in prepared.manifest.spec.features)

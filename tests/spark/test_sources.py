@@ -1,0 +1,181 @@
+"""Sources: CSV, TSV, JSON, Parquet, tables and frames, joins, and each way they can be wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from pyspark.sql import SparkSession
+
+from jobs.preparation.pipeline import prepare_dataset
+from jobs.preparation.sources import raw_rows
+from tests.spark.prepared import make_run
+from trainer.config import RunConfig
+from trainer.errors import ConfigError, DataError
+
+
+def run_on(root: Path, source: dict[str, Any], **data: Any) -> RunConfig:
+    return make_run(data={"root": str(root), "source": source, **data}, dense=[{"columns": "x"}])
+
+
+def rows_of(run: RunConfig, spark: SparkSession) -> list[dict[str, Any]]:
+    return sorted((row.asDict() for row in raw_rows(run, spark).collect()), key=str)
+
+
+def test_csv_with_header_quotes_and_commas(spark: SparkSession, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text('label,x,title\n1,2.5,"Bed, ""Bath"""\n0,,plain\n')
+    assert rows_of(run_on(tmp_path, {"path": "a.csv", "header": True}), spark) == [
+        {"label": "0", "x": None, "title": "plain"},
+        {"label": "1", "x": "2.5", "title": 'Bed, "Bath"'},
+    ]
+
+
+def test_long_delimiter_and_other_encoding(spark: SparkSession, tmp_path: Path) -> None:
+    (tmp_path / "a.dat").write_bytes('1::Café "x"::3\n0::b::4\n'.encode("latin-1"))
+    source = {
+        "path": "a.dat", "format": "csv", "delimiter": "::", "encoding": "ISO-8859-1",
+        "columns": ["label", "title", "x"],
+    }  # fmt: skip
+    assert rows_of(run_on(tmp_path, source), spark)[1] == {"label": "1", "title": 'Café "x"', "x": "3"}
+
+
+def test_globs_lists_and_folders_of_files(spark: SparkSession, tmp_path: Path) -> None:
+    folder = tmp_path / "days"
+    folder.mkdir()
+    for day in (1, 2, 3):
+        (folder / f"day_{day}.tsv").write_text(f"1\t{day}\n0\t{day}\n")
+    columns = {"columns": ["label", "x"]}
+    assert len(rows_of(run_on(tmp_path, {"path": "days/day_[12].tsv", **columns}), spark)) == 4
+    assert len(rows_of(run_on(tmp_path, {"path": "days", **columns}), spark)) == 6
+    both = {"path": ["days/day_1.tsv", "days/day_3.tsv"], **columns}
+    assert {row["x"] for row in rows_of(run_on(tmp_path, both), spark)} == {"1", "3"}
+
+
+def test_json_lines_tables_and_brotli_parquet(spark: SparkSession, tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text(
+        '{"label": 1, "x": 2.5, "ids": [1, 2]}\n{"label": 0, "x": null, "ids": []}\n'
+    )
+    found = rows_of(run_on(tmp_path, {"path": "a.jsonl"}), spark)
+    assert {"label": 1, "x": 2.5, "ids": [1, 2]} in found
+    table = pa.table({"label": [1, 0], "x": [1.0, 2.0]})
+    pq.write_table(table, tmp_path / "b.parquet.brotli", compression="brotli")
+    assert rows_of(run_on(tmp_path, {"path": "b.parquet.brotli"}), spark) == sorted(
+        table.to_pylist(), key=str
+    )
+    spark.createDataFrame(table.to_pandas()).createOrReplaceTempView("some_clicks")
+    assert len(rows_of(run_on(tmp_path, {"table": "some_clicks"}), spark)) == 2
+
+
+def test_side_tables_join_left_also_across_types(spark: SparkSession, tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("label,x,user\n1,1,7\n0,2,8\n1,3,\n")
+    pq.write_table(pa.table({"user": [7, 9], "age": [30, 40]}), tmp_path / "users.parquet")
+    run = run_on(
+        tmp_path,
+        {"path": "rows.csv", "header": True},
+        joins=[{"source": {"path": "users.parquet"}, "on": ["user"]}],
+    )
+    assert [(row["x"], row["age"]) for row in rows_of(run, spark)] == [("2", None), ("1", 30), ("3", None)]
+
+
+def test_side_table_with_a_key_twice_is_refused(spark: SparkSession, tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("label,x,user\n1,1,7\n")
+    (tmp_path / "users.csv").write_text("user,age\n7,30\n7,31\n8,1\n")
+    users = {"source": {"path": "users.csv", "header": True}, "on": ["user"]}
+    run = run_on(tmp_path, {"path": "rows.csv", "header": True}, joins=[users])
+    with pytest.raises(DataError) as error:
+        raw_rows(run, spark)
+    assert "not unique" in str(error.value)
+    assert error.value.got == "7"
+    assert "users.csv" in error.value.where
+
+
+def test_side_table_that_repeats_a_column_is_refused(spark: SparkSession, tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("label,x,user\n1,1,7\n")
+    (tmp_path / "users.csv").write_text("user,x\n7,30\n")
+    users = {"source": {"path": "users.csv", "header": True}, "on": ["user"]}
+    run = run_on(tmp_path, {"path": "rows.csv", "header": True}, joins=[users])
+    with pytest.raises(ConfigError, match="has columns that the rows have already"):
+        raw_rows(run, spark)
+
+
+def test_missing_file_names_the_nearest_one(spark: SparkSession, tmp_path: Path) -> None:
+    (tmp_path / "ratings.csv").write_text("label,x\n1,1\n")
+    with pytest.raises(DataError) as error:
+        raw_rows(run_on(tmp_path, {"path": "rating.csv", "header": True}), spark)
+    assert "ratings.csv" in error.value.fixes[0]
+    with pytest.raises(DataError, match="no file matches the pattern"):
+        raw_rows(run_on(tmp_path, {"path": "*.parquet"}), spark)
+
+
+@pytest.mark.parametrize("line", ["1,2,3", "1"])
+def test_line_with_another_number_of_columns_is_shown(spark: SparkSession, tmp_path: Path, line: str) -> None:
+    (tmp_path / "a.csv").write_text(f"label,x\n1,2\n0,3\n{line}\n")
+    with pytest.raises(DataError) as error:
+        prepare_dataset(run_on(tmp_path, {"path": "a.csv", "header": True}), tmp_path / "out", spark=spark)
+    assert "1 line(s) have too few or too many columns" in str(error.value)
+    assert "a.csv" in error.value.where
+    assert error.value.got == line
+
+
+def test_files_with_different_headers_are_refused(spark: SparkSession, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("label,x\n1,2\n")
+    (tmp_path / "b.csv").write_text("x,label\n2,1\n")
+    with pytest.raises(DataError) as error:
+        prepare_dataset(run_on(tmp_path, {"path": "*.csv", "header": True}), tmp_path / "out", spark=spark)
+    assert "different headers" in str(error.value)
+    assert "b.csv" in error.value.where
+
+
+@pytest.mark.parametrize("content", ["", "label,x\n"])
+def test_empty_csv_is_refused(spark: SparkSession, tmp_path: Path, content: str) -> None:
+    (tmp_path / "a.csv").write_text(content)
+    source = {"path": "a.csv", "header": True} if content else {"path": "a.csv", "columns": ["label", "x"]}
+    with pytest.raises(DataError, match="no rows"):
+        prepare_dataset(run_on(tmp_path, source), tmp_path / "out", spark=spark)
+    assert not (tmp_path / "out").exists()
+
+
+def test_truncated_parquet_is_named(spark: SparkSession, tmp_path: Path) -> None:
+    folder = tmp_path / "parts"
+    folder.mkdir()
+    pd.DataFrame({"label": [0, 1] * 500, "x": range(1000)}).to_parquet(folder / "good.parquet")
+    whole = (folder / "good.parquet").read_bytes()
+    (folder / "torn.parquet").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DataError) as error:
+        prepare_dataset(run_on(tmp_path, {"path": "parts"}), tmp_path / "out", spark=spark)
+    assert "torn.parquet" in str(error.value)
+
+
+def test_parquet_with_a_damaged_page_is_named(spark: SparkSession, tmp_path: Path) -> None:
+    path = tmp_path / "bad.parquet"
+    pd.DataFrame({"label": [0, 1] * 5000, "x": range(10000)}).to_parquet(path)
+    whole = bytearray(path.read_bytes())
+    whole[200:2000] = b"\xff" * 1800  # the footer stays as it is
+    path.write_bytes(whole)
+    with pytest.raises(DataError) as error:
+        prepare_dataset(run_on(tmp_path, {"path": "bad.parquet"}), tmp_path / "out", spark=spark)
+    assert "bad.parquet" in str(error.value)
+
+
+def test_text_that_is_called_parquet_is_refused(spark: SparkSession, tmp_path: Path) -> None:
+    (tmp_path / "a.parquet").write_text("label,x\n1,2\n")
+    with pytest.raises(DataError, match="another format"):
+        raw_rows(run_on(tmp_path, {"path": "a.parquet"}), spark)
+
+
+def test_missing_table_is_named(spark: SparkSession, tmp_path: Path) -> None:
+    with pytest.raises(DataError) as error:
+        raw_rows(run_on(tmp_path, {"table": "no_such_table"}), spark)
+    assert "no_such_table" in error.value.where
+
+
+def test_source_needs_format_and_columns(spark: SparkSession, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("1 2\n")
+    with pytest.raises(ConfigError, match="format"):
+        raw_rows(run_on(tmp_path, {"path": "a.txt"}), spark)
+    with pytest.raises(ConfigError, match="column names"):
+        raw_rows(run_on(tmp_path, {"path": "a.txt", "format": "tsv"}), spark)

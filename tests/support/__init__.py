@@ -1,0 +1,1 @@
+"""What several test files share: writers of tiny data sets with known contents."""

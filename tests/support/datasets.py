@@ -1,0 +1,208 @@
+"""Writes tiny prepared data sets without Spark: manifest and Parquet as `shardrec prepare` leaves them.
+
+Every value is known to the test, so that readers and trainers can be checked against it:
+
+```python
+written = write_dataset(tmp_path, rows={"train": 1000, "valid": 100})
+written.manifest.spec.dense      # features d0, d1, d2
+written.tables["train"]          # pyarrow table of the split, row i = row number i
+```
+
+Columns: `d<i>` dense float32; `s<i>` one id; `m<i>` multi-hot list (may be empty); `h<i>` sequence (may be
+empty), which shares the table of `s0` where there is one; `label`; `weight` when asked for; `keep.row` the
+row number. The label follows `d0` and the id of `s0`, so a model can learn it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from trainer.schema import (
+    Feature,
+    FeatureSpec,
+    FeatureStatistics,
+    FittedOp,
+    Manifest,
+    PartFile,
+    Split,
+    SplitName,
+)
+
+
+@dataclass(frozen=True)
+class WrittenDataset:
+    """A data set on disk and what was written.
+
+    Attributes:
+        folder: data set folder.
+        manifest: its manifest.
+        tables: rows of each split in their order, with every column.
+    """
+
+    folder: Path
+    manifest: Manifest
+    tables: dict[str, pa.Table]
+
+
+def write_dataset(
+    folder: str | Path,
+    *,
+    rows: Mapping[SplitName, int] | int = 1000,
+    num_dense: int = 3,
+    num_sparse: int = 2,
+    num_lists: int = 1,
+    num_sequences: int = 1,
+    num_embeddings: int = 50,
+    mean_length: float = 3.0,
+    rows_per_row_group: int = 64,
+    rows_per_file: int = 256,
+    weight: bool = False,
+    seed: int = 0,
+    name: str = "tiny",
+) -> WrittenDataset:
+    """Write a data set and return its contents.
+
+    Args:
+        folder: where to write; created when missing.
+        rows: rows of each split, or of `train` alone.
+        num_dense: dense features `d0`, `d1`, ...
+        num_sparse: features of one id `s0`, `s1`, ...
+        num_lists: multi-hot features `m0`, ...
+        num_sequences: sequence features `h0`, ...
+        num_embeddings: ids of every table; ids are Zipf-like, 0 (missing) included.
+        mean_length: mean length of lists and sequences (geometric, so that empty ones occur).
+        rows_per_row_group: rows of a row group; the last of a file may be shorter.
+        rows_per_file: rows of a part file; the last may be shorter.
+        weight: write a `weight` column.
+        seed: of every value.
+        name: name of the data set.
+    """
+    folder = Path(folder)
+    per_split: Mapping[SplitName, int] = {"train": rows} if isinstance(rows, int) else rows
+    spec = _spec(num_dense, num_sparse, num_lists, num_sequences, num_embeddings, weight)
+    tables: dict[str, pa.Table] = {}
+    splits: dict[SplitName, Split] = {}
+    for number, (split, count) in enumerate(per_split.items()):
+        rng = np.random.default_rng([seed, number])
+        tables[split] = _table(spec, count, mean_length, rng)
+        splits[split] = write_split(folder, split, tables[split], rows_per_row_group, rows_per_file)
+    manifest = Manifest(
+        name=name,
+        created="2026-01-01T00:00:00Z",
+        seed=seed,
+        config_hash="0" * 16,
+        spec=spec,
+        splits=splits,
+        statistics={f.name: _statistics(f, tables) for f in spec.features},
+        synthetic=True,
+    )
+    manifest.save(folder)
+    return WrittenDataset(folder, manifest, tables)
+
+
+def write_split(
+    folder: Path, split: str, table: pa.Table, rows_per_row_group: int, rows_per_file: int
+) -> Split:
+    """Write a table as part files and return their manifest entry."""
+    files = []
+    (folder / split).mkdir(parents=True, exist_ok=True)
+    for number, first in enumerate(range(0, table.num_rows, rows_per_file)):
+        path = folder / split / f"part-{number:05d}.parquet"
+        part = table.slice(first, rows_per_file)
+        pq.write_table(part, path, row_group_size=rows_per_row_group)
+        starts = range(0, part.num_rows, rows_per_row_group)
+        groups = tuple(min(rows_per_row_group, part.num_rows - start) for start in starts)
+        relative = path.relative_to(folder).as_posix()
+        files.append(
+            PartFile(path=relative, rows=part.num_rows, row_groups=groups, bytes=path.stat().st_size)
+        )
+    positives = int(np.sum(table.column("label").to_numpy()))
+    return Split(rows=table.num_rows, positives=positives, files=tuple(files))
+
+
+def _spec(
+    dense: int, sparse: int, lists: int, sequences: int, num_embeddings: int, weight: bool
+) -> FeatureSpec:
+    features = [Feature(name=f"d{i}", kind="dense", column=f"d{i}") for i in range(dense)]
+    for letter, count, is_list in (("s", sparse, False), ("m", lists, True)):
+        features += [
+            Feature(
+                name=f"{letter}{i}",
+                kind="sparse",
+                column=f"{letter}{i}",
+                is_list=is_list,
+                table=f"{letter}{i}",
+                num_embeddings=num_embeddings,
+            )
+            for i in range(count)
+        ]
+    features += [
+        Feature(
+            name=f"h{i}",
+            kind="sequence",
+            column="s0",
+            is_list=True,
+            table="s0" if sparse else f"h{i}",
+            num_embeddings=num_embeddings,
+        )
+        for i in range(sequences)
+    ]
+    label = FittedOp(name="label", params={"column": "label", "positive_at_least": None})
+    return FeatureSpec(features=tuple(features), label=label, weight="weight" if weight else None)
+
+
+def _table(spec: FeatureSpec, rows: int, mean_length: float, rng: np.random.Generator) -> pa.Table:
+    columns: dict[str, pa.Array] = {}
+    score = np.zeros(rows)
+    for feature in spec.features:
+        if feature.kind == "dense":
+            values = rng.standard_normal(rows).astype(np.float32)
+            columns[feature.name] = pa.array(values)
+            score += 1.5 * values if feature.name == "d0" else 0
+        elif feature.is_list:
+            columns[feature.name] = _lists(feature, rows, mean_length, rng)
+        else:
+            ids = _ids(feature, rows, rng)
+            columns[feature.name] = pa.array(ids)
+            score += np.where(ids % 2 == 0, 1.0, -1.0) if feature.name == "s0" else 0
+    label = rng.random(rows) < 1 / (1 + np.exp(-score))
+    columns["label"] = pa.array(label.astype(np.float32))
+    if spec.weight:
+        columns["weight"] = pa.array(rng.uniform(0.5, 2.0, rows).astype(np.float32))
+    columns["keep.row"] = pa.array(np.arange(rows, dtype=np.int64))
+    return pa.table(columns)
+
+
+def _ids(feature: Feature, count: int, rng: np.random.Generator) -> np.ndarray:
+    assert feature.num_embeddings is not None
+    skewed = feature.num_embeddings * rng.random(count) ** 2
+    return skewed.astype(np.int64)
+
+
+def _lists(feature: Feature, rows: int, mean_length: float, rng: np.random.Generator) -> pa.Array:
+    lengths = rng.geometric(1 / (mean_length + 1), rows) - 1
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+    values = pa.array(_ids(feature, int(offsets[-1]), rng))
+    return pa.ListArray.from_arrays(pa.array(offsets), values)
+
+
+def _statistics(feature: Feature, tables: Mapping[str, pa.Table]) -> FeatureStatistics:
+    table = tables.get("train", next(iter(tables.values())))
+    column = table.column(feature.name).combine_chunks()
+    if feature.kind == "dense":
+        values = column.to_numpy()
+        return FeatureStatistics(
+            mean=float(values.mean()),
+            std=float(values.std()),
+            min=float(values.min()),
+            max=float(values.max()),
+        )
+    flat = column.flatten() if feature.is_list else column
+    ids = len(np.unique(flat.to_numpy()))
+    return FeatureStatistics(ids=ids, mean_length=len(flat) / table.num_rows, oov_share=0.0)

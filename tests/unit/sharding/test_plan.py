@@ -1,0 +1,176 @@
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from sharding.errors import PlanError
+from sharding.plan import Plan, rank_range
+from sharding.report import plan_report
+from sharding.tables import TableSpec
+from sharding.topology import Cluster
+from tests.unit.sharding.planning import plan_of, tables_of
+
+TABLES = [
+    *tables_of(4, sharding_types=("row_wise",)),
+    TableSpec("tiny", 20, 32, ("tiny",), sharding_types=("data_parallel",)),
+    TableSpec("history", 300, 32, ("history",), pooling="none", sharding_types=("table_wise",)),
+]
+
+
+@pytest.fixture(scope="module")
+def plan() -> Plan:
+    return plan_of(TABLES, "1x2xcpu")
+
+
+@pytest.fixture
+def saved(plan: Plan, tmp_path: Path) -> Path:
+    return plan.save(tmp_path / "deep" / "plan.json")
+
+
+def test_a_plan_survives_its_file(plan: Plan, saved: Path) -> None:
+    loaded = Plan.load(saved)
+    assert loaded == plan
+    assert loaded.diff(plan) == []
+    assert loaded.sharding_plan("cpu") == plan.sharding_plan("cpu")
+    assert os.listdir(saved.parent) == ["plan.json"]
+
+
+def test_a_gpu_plan_with_its_own_figures_survives_its_file(tmp_path: Path) -> None:
+    plain = Cluster.parse("1x4xa100-80")
+    cluster = replace(plain, hardware=replace(plain.rank_hardware, hbm_gib=64))
+    gpu = plan_of(tables_of(3), cluster)
+    loaded = Plan.load(gpu.save(tmp_path / "plan.json"))
+    assert loaded == gpu
+    assert loaded.cluster.rank_hardware.hbm_gib == 64
+    assert loaded.diff(plan_of(tables_of(3), plain))[0].startswith("hardware.hbm_gib: 64 -> 80")
+
+
+def test_the_file_has_one_line_for_each_table(plan: Plan, saved: Path) -> None:
+    lines = [line for line in saved.read_text().splitlines() if line.startswith('  {"name"')]
+    assert [json.loads(line.rstrip(","))["name"] for line in lines] == [t.name for t in plan.tables]
+    document = json.loads(saved.read_text())
+    assert document["verdict"] == "fits"
+    assert document["cluster"]["name"] == "1x2xcpu"
+    assert {"torch", "torchrec"} <= set(document["versions"])
+    assert "uncalibrated" in document["estimate"]["basis"]
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda text: text[: len(text) // 2], "damaged"),
+        (lambda text: text.replace('"format_version": 1', '"format_version": 99'), "another format version"),
+        (lambda text: text.replace('"tables"', '"rows"'), "no key 'tables'"),
+        (lambda text: text.replace('"num_embeddings": 300', '"num_embeddings": 301'), "do not cover it"),
+        (lambda text: text.replace('"ranks_per_node": 2', '"ranks_per_node": 3'), "2 ranks for 3 ranks"),
+        (lambda text: "[1, 2]", "another format version"),
+    ],
+)
+def test_a_damaged_plan_is_refused_with_file_and_reason(saved: Path, damage: object, message: str) -> None:
+    text = saved.read_text()
+    damaged = damage(text)  # type: ignore[operator]
+    assert damaged != text
+    saved.write_text(damaged)
+    with pytest.raises(PlanError, match=message) as error:
+        Plan.load(saved)
+    assert str(saved) in error.value.where
+    assert error.value.fixes
+
+
+def test_a_missing_plan_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(PlanError, match="cannot be read"):
+        Plan.load(tmp_path / "plan.json")
+
+
+def test_a_failed_save_leaves_the_old_plan(plan: Plan, saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    old = saved.read_text()
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(PlanError, match="No space left on device"):
+        replace(plan, batch_size_per_rank=1).save(saved)
+    assert saved.read_text() == old
+    assert os.listdir(saved.parent) == ["plan.json"]
+
+
+def test_diff_names_each_thing_that_moved(plan: Plan) -> None:
+    moved = [replace(t, sharding_types=("table_wise",)) if t.name == "t1" else t for t in TABLES[:-1]]
+    other = plan_of([*moved, TableSpec("new", 30, 32, ("new",))], "1x2xcpu", batch_size_per_rank=64)
+    lines = plan.diff(other)
+    assert "batch_size_per_rank: 512 -> 64" in lines
+    assert "table t1: sharding_type row_wise -> table_wise" in lines
+    assert any(line.startswith("table t1: ranks 0..1 -> ") for line in lines)
+    assert "table history: only in the first" in lines
+    assert "table new: only in the second" in lines
+    assert not any("t0" in line for line in lines)
+    assert "cluster: 1x2xcpu -> 1x4xcpu" in plan.diff(plan_of(TABLES, "1x4xcpu"))
+
+
+def test_a_plan_for_another_run_is_refused_with_each_difference(plan: Plan) -> None:
+    plan.check(TABLES, world_size=2, device="cpu")
+    other = [replace(TABLES[0], num_embeddings=101, embedding_dim=16), *TABLES[2:]]
+    with pytest.raises(PlanError) as error:
+        plan.check(other, world_size=4, device="cuda")
+    text = str(error.value)
+    assert "device: plan cpu, run cuda" in text
+    assert "ranks: plan 2, run 4" in text
+    assert "table t0: num_embeddings: plan 100, model 101" in text
+    assert "table t0: embedding_dim: plan 32, model 16" in text
+    assert "table t1: in the plan, not in the model" in text
+    with pytest.raises(PlanError, match="made for cpu"):
+        plan.sharding_plan("cuda")
+
+
+def test_module_paths_of_another_wrapper_replace_the_planned_ones(plan: Plan) -> None:
+    paths = {table.name: f"model.{table.module}" for table in plan.tables}
+    assert set(plan.sharding_plan("cpu", paths).plan) == {"model.sparse.bags", "model.sparse.rows"}
+
+
+def test_the_summary_is_what_the_plan_verb_prints(plan: Plan) -> None:
+    summary = plan.summary()
+    assert list(json.loads(json.dumps(summary))) == [
+        "verdict",
+        "ranks",
+        "hbm_max_gib",
+        "host_memory_max_gib",
+        "step_ms",
+        "samples_per_second",
+        "estimate_basis",
+        "price_per_epoch",
+        "seconds",
+        "plan",
+    ]
+    assert (summary["verdict"], summary["ranks"], summary["hbm_max_gib"]) == ("fits", 2, 0.0)
+    assert summary["samples_per_second"] == pytest.approx(2 * 512 / summary["step_ms"] * 1000, rel=1e-3)
+    assert plan_of(tables_of(2), "1x2xh100").summary()["hbm_max_gib"] > 0
+
+
+def test_the_report_shows_every_table_every_rank_and_the_label(plan: Plan) -> None:
+    text = plan_report(plan)
+    for table in plan.tables:
+        assert any(
+            line.startswith(f"{table.name} ") and table.sharding_type in line for line in text.splitlines()
+        )
+    assert "fits" in text
+    assert "uncalibrated" in text
+    assert plan.cluster.rank_hardware.source in text
+    assert max(len(line) for line in text.splitlines()) < 160
+
+
+def test_the_report_of_a_large_plan_is_cut_and_says_so() -> None:
+    text = plan_report(plan_of(tables_of(30), "4x8xh100"), max_tables=10)
+    assert "and 20 smaller tables with" in text
+    assert "the 16 fullest of 32 ranks" in text
+
+
+@pytest.mark.parametrize(
+    ("ranks", "text"), [((), "none"), ((3,), "3"), ((0, 1, 2, 7, 9, 10), "0..2, 7, 9..10")]
+)
+def test_ranks_are_written_briefly(ranks: tuple[int, ...], text: str) -> None:
+    assert rank_range(ranks) == text

@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import pytest
+
+from sharding.errors import PlanError
+from sharding.sharders import (
+    SHARDING_TYPES,
+    PooledSharder,
+    SequenceSharder,
+    check_optimizer,
+    check_tables,
+    sharding_types_of,
+)
+from sharding.tables import TableSpec
+
+POOLED = TableSpec("pooled", 100, 16, ("a",))
+SEQUENCE = TableSpec("sequence", 100, 16, ("b",), pooling="none")
+
+
+def table(**settings: object) -> TableSpec:
+    return TableSpec("user_id", 100, 16, ("user_id",), **settings)  # type: ignore[arg-type]
+
+
+def test_cpu_offers_all_types_for_pooled_tables_and_three_for_sequences() -> None:
+    assert sharding_types_of(POOLED, "cpu", "adagrad") == SHARDING_TYPES
+    assert sharding_types_of(SEQUENCE, "cpu", "adagrad") == ("table_wise", "row_wise", "column_wise")
+    assert tuple(PooledSharder().sharding_types("cpu")) == SHARDING_TYPES
+    assert tuple(SequenceSharder().sharding_types("cpu")) == ("table_wise", "row_wise", "column_wise")
+
+
+def test_optimizers_with_momentum_have_no_data_parallel_tables() -> None:
+    assert "data_parallel" in sharding_types_of(POOLED, "cuda", "rowwise_adagrad")
+    assert "data_parallel" not in sharding_types_of(POOLED, "cuda", "adam")
+
+
+@pytest.mark.parametrize(
+    ("settings", "device", "key", "got"),
+    [
+        ({"sharding_types": ("row_wise", "diagonal")}, "cpu", "sharding_types", "diagonal"),
+        ({"sharding_types": ()}, "cpu", "sharding_types", "an empty list"),
+        ({"sharding_types": ("grid_shard",), "pooling": "none"}, "cpu", "sharding_types", "grid_shard"),
+        ({"sharding_types": ("data_parallel",), "pooling": "none"}, "cpu", "sharding_types", "data_parallel"),
+        ({"sharding_types": ("grid_shard",), "pooling": "mean"}, "cuda", "sharding_types", "grid_shard"),
+        ({"compute_kernels": ("fused_uvm_caching",)}, "cpu", "compute_kernels", "fused_uvm_caching"),
+        (
+            {"sharding_types": ("row_wise",), "compute_kernels": ("dense",)},
+            "cuda",
+            "compute_kernels",
+            "dense",
+        ),
+        ({"data_type": "bf16"}, "cpu", "data_type", "bf16"),
+        ({"data_type": "int8"}, "cuda", "data_type", "int8"),
+        ({"min_partition": 6}, "cuda", "min_partition", "6"),
+        ({"pooling_factors": (1.0, 2.0)}, "cpu", "pooling_factors", "2"),
+    ],
+)
+def test_what_no_kernel_meets_is_refused_with_table_got_and_allowed(
+    settings: dict[str, object], device: str, key: str, got: str
+) -> None:
+    with pytest.raises(PlanError) as error:
+        check_tables([POOLED, table(**settings)], device, "adagrad")  # type: ignore[arg-type]
+    assert error.value.where == f"tables.user_id.{key}"
+    assert str(error.value.got) == got
+    assert error.value.allowed
+
+
+def test_kernels_of_the_gpu_are_allowed_there() -> None:
+    check_tables([table(compute_kernels=("fused_uvm_caching", "fused"), min_partition=8)], "cuda", "adam")
+
+
+def test_an_embedding_dim_that_gpu_kernels_cannot_hold_is_refused() -> None:
+    with pytest.raises(PlanError, match="multiple of 4") as error:
+        check_tables([TableSpec("t", 10, 18, ("f",))], "cuda", "sgd")
+    assert error.value.allowed == [16, 20]
+
+
+def test_an_optimizer_that_cpu_lacks_is_refused_before_anything_starts() -> None:
+    with pytest.raises(PlanError) as error:
+        check_optimizer("adam", "cpu")
+    assert error.value.where == "train.embedding_optimizer.name"
+    assert error.value.allowed == ("rowwise_adagrad", "adagrad", "sgd")
+    check_optimizer("adam", "cuda")
+
+
+@pytest.mark.parametrize(
+    ("name", "device"), [("rowwise_adagrad", "cpu"), ("sgd", "cuda"), ("adagrad", "cuda")]
+)
+def test_weight_decay_that_a_kernel_ignores_is_refused(name: str, device: str) -> None:
+    with pytest.raises(PlanError, match="no weight decay") as error:
+        check_optimizer(name, device, 0.1)  # type: ignore[arg-type]
+    assert error.value.where == "train.embedding_optimizer.weight_decay"
+    check_optimizer("rowwise_adagrad", "cuda", 0.1)

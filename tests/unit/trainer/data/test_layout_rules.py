@@ -1,0 +1,72 @@
+"""The rules that rows, lanes, batch size and ranks must keep, and what their errors say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.datasets import WrittenDataset, write_dataset
+from tests.unit.trainer.data.reading import open_tiny
+from trainer.data import check_layout
+from trainer.errors import DataError, UserError
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> WrittenDataset:
+    return write_dataset(tmp_path_factory.mktemp("rules"), rows={"train": 100, "valid": 3, "test": 0})
+
+
+def check(written: WrittenDataset, split: str = "train", **options: Any) -> int:
+    defaults = {"global_batch_size": 64, "num_lanes": 8, "world_size": 1, "tail": "drop"}
+    return check_layout(written.manifest, split, **(defaults | options))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"global_batch_size": 60}, r"multiple of the number of lanes[\s\S]*56[\s\S]*64"),
+        ({"world_size": 3}, r"multiple of the number of ranks[\s\S]*1, 2, 4, 8[\s\S]*use 2 ranks"),
+        ({"world_size": 16}, r"more ranks than lanes[\s\S]*data.num_lanes: 16[\s\S]*use 8 ranks"),
+        ({"global_batch_size": 128}, r"too small for one batch[\s\S]*global_batch_size: 96[\s\S]*tail: pad"),
+        ({"world_size": 4, "split": "valid"}, r"more ranks than rows[\s\S]*at most 3[\s\S]*use 2 ranks"),
+        ({"split": "valid"}, r"too small for one batch[\s\S]*num_lanes: 3"),
+    ],
+)
+def test_broken_rule_is_refused_with_numbers_that_work(
+    written: WrittenDataset, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        check(written, **options)
+    rank_options = {key: value for key, value in options.items() if key != "split"}
+    with pytest.raises(UserError, match=message):
+        open_tiny(written, split=options.get("split", "train"), **rank_options)
+
+
+def test_the_suggested_numbers_are_accepted(written: WrittenDataset) -> None:
+    assert check(written, global_batch_size=96) == 1
+    assert check(written, world_size=16, num_lanes=16) == 1
+    assert check(written, split="valid", num_lanes=3, global_batch_size=3) == 1
+    assert check(written, split="valid", world_size=2, tail="pad") == 1
+
+
+def test_an_empty_split_is_refused(written: WrittenDataset) -> None:
+    with pytest.raises(DataError, match="no rows in split 'test'"):
+        check(written, split="test")
+
+
+def test_steps_count_full_batches_or_all_rows(written: WrittenDataset) -> None:
+    assert check(written, global_batch_size=16) == 6  # 12 rows in the shortest lane, 2 at a time
+    assert check(written, global_batch_size=16, tail="pad") == 7  # 13 in the longest
+
+
+def test_relative_and_uri_paths_name_the_same_data(
+    written: WrittenDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(written.folder.parent)
+    ways = [Path(written.folder.name), written.folder.name, written.folder.as_uri()]
+    for folder in ways:
+        data = WrittenDataset(folder, written.manifest, written.tables)  # type: ignore[arg-type]
+        rows = [row for batch in open_tiny(data, tail="pad").batches(0) for row in batch.rows_B.tolist()]
+        assert len([row for row in rows if row >= 0]) == 100

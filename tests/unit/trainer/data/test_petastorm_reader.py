@@ -1,0 +1,154 @@
+"""The petastorm reader: the same rows as the arrow reader, equal steps on all ranks, honest refusals."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+import threading
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from tests.support.datasets import WrittenDataset, write_dataset
+from tests.unit.trainer.data.reading import counted, open_tiny, rows_of_table
+from tests.unit.trainer.data.test_damaged_data import put, rewrite, second_file
+from trainer.errors import DataError, UserError
+
+installed = pytest.mark.skipif(
+    importlib.util.find_spec("petastorm") is None, reason="petastorm is not installed"
+)
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> WrittenDataset:
+    # A blank in the path: petastorm takes URLs.
+    return write_dataset(tmp_path_factory.mktemp("for petastorm"), rows=1003, weight=True)
+
+
+@pytest.fixture(scope="module")
+def keys(written: WrittenDataset) -> list[str]:
+    return [feature.name for feature in written.manifest.spec.sparse]
+
+
+@installed
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+def test_padded_ranks_together_read_every_row_once(
+    written: WrittenDataset, keys: list[str], world_size: int
+) -> None:
+    readers = [
+        open_tiny(written, rank, world_size, reader="petastorm", tail="pad") for rank in range(world_size)
+    ]
+    shares = [list(reader.batches(0)) for reader in readers]
+    assert {len(share) for share in shares} == {readers[0].steps_per_epoch}
+    assert {batch.size for share in shares for batch in share} == {64 // world_size}
+    read = sum((counted(share, keys) for share in shares), Counter())
+    assert read == Counter(rows_of_table(written))
+    arrow = counted(open_tiny(written, tail="pad").batches(0), keys)
+    assert read == arrow
+
+
+@installed
+@pytest.mark.parametrize("world_size", [1, 2, 4, 8])
+def test_dropped_tail_gives_all_ranks_the_same_steps(
+    written: WrittenDataset, keys: list[str], world_size: int
+) -> None:
+    readers = [open_tiny(written, rank, world_size, reader="petastorm") for rank in range(world_size)]
+    shares = [list(reader.batches(0)) for reader in readers]
+    assert {len(share) for share in shares} == {readers[0].steps_per_epoch}
+    read = sum((counted(share, keys) for share in shares), Counter())
+    assert sum(read.values()) == readers[0].steps_per_epoch * 64
+    assert not read - Counter(rows_of_table(written))
+
+
+@installed
+def test_scalar_only_data_is_read_without_a_transform(tmp_path: Path) -> None:
+    written = write_dataset(tmp_path, rows=300, num_lists=0, num_sequences=0)
+    reader = open_tiny(written, reader="petastorm", tail="pad")
+    assert counted(reader.batches(0), ["s0", "s1"]) == Counter(rows_of_table(written))
+
+
+@installed
+def test_epochs_are_shuffled_differently_and_unshuffled_keeps_file_order(tmp_path: Path) -> None:
+    written = write_dataset(tmp_path, rows=512, num_lists=0, num_sequences=0)
+
+    def dense(epoch: int, shuffle: bool) -> list[float]:
+        reader = open_tiny(written, reader="petastorm", shuffle=shuffle)
+        return [value for batch in reader.batches(epoch) for value in batch.dense_BF[:, 0].tolist()]
+
+    in_order = written.tables["train"].column("d0").to_pylist()
+    assert dense(0, shuffle=False) == in_order
+    assert dense(0, shuffle=True) != in_order
+    assert dense(0, shuffle=True) == dense(0, shuffle=True) != dense(1, shuffle=True)
+
+
+@installed
+def test_resume_inside_an_epoch_is_refused(written: WrittenDataset) -> None:
+    reader = open_tiny(written, reader="petastorm")
+    assert not reader.resumes_exactly
+    with pytest.raises(UserError, match=r"cannot resume inside an epoch[\s\S]*data.reader: arrow"):
+        reader.batches(0, first_step=1)
+
+
+@installed
+def test_fewer_row_groups_than_ranks_is_refused(tmp_path: Path) -> None:
+    written = write_dataset(tmp_path, rows=512, rows_per_row_group=256)
+    with pytest.raises(UserError, match=r"2 row groups for 4 ranks[\s\S]*rows_per_row_group: 128"):
+        open_tiny(written, world_size=4, reader="petastorm")
+
+
+@installed
+def test_too_few_rows_on_one_rank_is_refused(tmp_path: Path) -> None:
+    written = write_dataset(tmp_path, rows=100, rows_per_row_group=90)
+    with pytest.raises(UserError, match=r"10 rows, a batch takes 32"):
+        open_tiny(written, world_size=2, reader="petastorm")
+
+
+@installed
+def test_damaged_values_and_files_are_refused(tmp_path: Path) -> None:
+    written = write_dataset(tmp_path, rows=512, weight=True)
+    rewrite(second_file(written), put("s0", 3, 99))
+    with pytest.raises(DataError, match=r"'s0'[\s\S]*99"):
+        list(open_tiny(written, reader="petastorm").batches(0))
+    rewrite(second_file(written), put("s0", 3, None))
+    with pytest.raises(DataError, match=r"'s0'"):
+        list(open_tiny(written, reader="petastorm").batches(0))
+    rewrite(second_file(written), lambda table: put("s0", 3, 1)(put("m0", 3, None)(table)))
+    with pytest.raises(DataError, match=r"nulls[\s\S]*'m0'"):
+        list(open_tiny(written, reader="petastorm").batches(0))
+    second_file(written).write_bytes(b"PAR1")
+    with pytest.raises(DataError, match=r"part-00001"):
+        list(open_tiny(written, reader="petastorm").batches(0))
+
+
+@installed
+def test_leaving_early_stops_all_threads_and_prints_nothing(
+    written: WrittenDataset, capfd: pytest.CaptureFixture[str]
+) -> None:
+    before = set(threading.enumerate())
+    batches = open_tiny(written, reader="petastorm").batches(0)
+    next(batches)
+    batches.close()  # type: ignore[attr-defined]
+    assert set(threading.enumerate()) <= before
+    assert capfd.readouterr().out == ""
+
+
+@installed
+def test_column_name_that_petastorm_cannot_take_is_refused(written: WrittenDataset) -> None:
+    first, *others = written.manifest.spec.features
+    spec = written.manifest.spec.model_copy(
+        update={"features": (first.model_copy(update={"name": "price (EUR)"}), *others)}
+    )
+    renamed = WrittenDataset(
+        written.folder, written.manifest.model_copy(update={"spec": spec}), written.tables
+    )
+    with pytest.raises(UserError, match=r"price \(EUR\)"):
+        open_tiny(renamed, reader="petastorm")
+
+
+def test_missing_petastorm_is_named_with_its_extra(
+    written: WrittenDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "petastorm", None)
+    with pytest.raises(UserError, match=r"shardrec\[petastorm\]"):
+        open_tiny(written, reader="petastorm")

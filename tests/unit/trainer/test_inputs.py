@@ -1,0 +1,180 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from trainer.config import RunConfig
+from trainer.errors import ConfigError
+from trainer.inputs import model_inputs
+from trainer.registry import ModelInputs
+from trainer.schema import Feature, FeatureSpec, FeatureStatistics, FittedOp
+
+
+def _feature(name: str, *, column: str | None = None, kind: Any = "sparse", **keys: Any) -> Feature:
+    values = {"table": name, "num_embeddings": 10, "is_list": kind == "sequence", **keys}
+    return Feature(name=name, kind=kind, column=column or name, **values)
+
+
+def _dense(name: str) -> Feature:
+    return Feature(name=name, kind="dense", column=name)
+
+
+def _run(features: dict[str, Any], **keys: Any) -> RunConfig:
+    return RunConfig.from_dict(
+        {
+            "name": "test",
+            "data": {"label": {"column": "label"}},
+            "features": features,
+            "model": {"name": "dlrm"},
+            **keys,
+        }
+    )
+
+
+def _inputs(run: RunConfig, *features: Feature, lengths: dict[str, float] | None = None) -> ModelInputs:
+    spec = FeatureSpec(features=features, label=FittedOp(name="label"))
+    statistics = {name: FeatureStatistics(mean_length=length) for name, length in (lengths or {}).items()}
+    return model_inputs(run, spec, statistics, 16)
+
+
+HISTORY = {"user": "user", "item": "item", "time": "t"}
+
+
+def test_features_keep_the_spec_order_and_dense_are_counted() -> None:
+    run = _run({"dense": [{"columns": "I*"}], "sparse": [{"columns": "C*"}]})
+    inputs = _inputs(run, _dense("I1"), _feature("C2"), _dense("I2"), _feature("C1"))
+    assert inputs.num_dense == 2
+    assert inputs.features == ("C2", "C1")
+    assert [t.name for t in inputs.tables] == ["C2", "C1"]
+    assert [t.num_embeddings for t in inputs.tables] == [10, 10]
+
+
+def test_width_comes_from_tables_then_group_then_model() -> None:
+    run = _run(
+        {"sparse": [{"columns": ["a", "b"], "embedding_dim": 8}, {"columns": "c"}]},
+        tables={"a": {"embedding_dim": 4}},
+    )
+    inputs = _inputs(run, _feature("a"), _feature("b"), _feature("c"))
+    assert {t.name: t.embedding_dim for t in inputs.tables} == {"a": 4, "b": 8, "c": 16}
+
+
+def test_group_is_found_by_name_then_exact_column_then_glob() -> None:
+    groups = [
+        {"columns": "C*", "embedding_dim": 1},
+        {"columns": ["C1", "C2"], "embedding_dim": 2},
+        {"columns": "C2", "name": "again", "embedding_dim": 3},
+    ]
+    run = _run({"sparse": groups})
+    inputs = _inputs(run, _feature("C3"), _feature("C2"), _feature("again", column="C2"))
+    assert [t.embedding_dim for t in inputs.tables] == [1, 2, 3]
+
+
+def test_table_settings_are_carried_over() -> None:
+    settings = {
+        "data_type": "fp16",
+        "sharding_types": ["row_wise"],
+        "compute_kernels": ["fused"],
+        "min_partition": 4,
+        "cache_load_factor": 0.2,
+        "learning_rate": 0.5,
+    }
+    run = _run(
+        {"sparse": [{"columns": ["a", "b"]}]},
+        tables={"a": settings},
+        plan={"sharding_types": ["table_wise", "column_wise"]},
+    )
+    first, second = _inputs(run, _feature("a"), _feature("b")).tables
+    assert (first.data_type, first.sharding_types, first.compute_kernels) == (
+        "fp16",
+        ("row_wise",),
+        ("fused",),
+    )
+    assert (first.min_partition, first.cache_load_factor, first.learning_rate) == (4, 0.2, 0.5)
+    assert (second.data_type, second.sharding_types) == ("fp32", ("table_wise", "column_wise"))
+    assert second.compute_kernels is second.min_partition is second.learning_rate is None
+
+
+def test_shared_table_takes_the_largest_size_and_all_pooling_factors() -> None:
+    run = _run(
+        {
+            "sparse": [{"columns": "item", "embedding_dim": 8}],
+            "sequence": [{"name": "seen", "history": HISTORY, "table": "item", "pooling": "mean"}],
+        }
+    )
+    inputs = _inputs(
+        run,
+        _feature("item", num_embeddings=10),
+        _feature("seen", column="item", kind="sequence", table="item", num_embeddings=12),
+        lengths={"item": 1.0, "seen": 7.5},
+    )
+    (table,) = inputs.tables
+    assert table.features == ("item", "seen")
+    assert table.num_embeddings == 12
+    assert table.embedding_dim == 8
+    assert table.pooling_factors == (1.0, 7.5)
+
+
+@pytest.mark.parametrize("pooling", ["sum", "mean", "none"])
+def test_one_id_takes_on_the_pooling_of_the_list_it_shares_with(pooling: str) -> None:
+    run = _run(
+        {
+            "sparse": [{"columns": "item"}],
+            "sequence": [{"name": "seen", "history": HISTORY, "table": "item", "pooling": pooling}],
+        }
+    )
+    inputs = _inputs(run, _feature("item"), _feature("seen", kind="sequence", table="item"))
+    assert inputs.tables[0].pooling == pooling
+
+
+def test_lists_of_different_pooling_cannot_share_a_table() -> None:
+    run = _run(
+        {
+            "sparse": [{"columns": "tags", "pooling": "mean"}],
+            "sequence": [{"name": "seen", "history": HISTORY, "table": "tags", "pooling": "none"}],
+        }
+    )
+    with pytest.raises(ConfigError, match="different pooling") as error:
+        _inputs(run, _feature("tags", is_list=True), _feature("seen", kind="sequence", table="tags"))
+    assert error.value.where == "features.sparse.0.pooling, features.sequence.0.pooling"
+
+
+def test_widths_of_one_table_must_agree_unless_tables_sets_one() -> None:
+    features = {
+        "sparse": [
+            {"columns": "a", "embedding_dim": 4},
+            {"columns": "b", "embedding_dim": 8, "table": "a"},
+        ]
+    }
+    spec = (_feature("a"), _feature("b", table="a"))
+    with pytest.raises(ConfigError, match="different embedding_dim") as error:
+        _inputs(_run(features), *spec)
+    assert error.value.where == "features.sparse.0.embedding_dim, features.sparse.1.embedding_dim"
+    run = _run(features, tables={"a": {"embedding_dim": 6}})
+    assert _inputs(run, *spec).tables[0].embedding_dim == 6
+
+
+def test_glob_without_a_table_is_an_error_that_lists_the_tables() -> None:
+    run = _run({"sparse": [{"columns": ["user_id", "item_id"]}]}, tables={"usr_id": {"embedding_dim": 4}})
+    with pytest.raises(ConfigError) as error:
+        _inputs(run, _feature("user_id"), _feature("item_id"))
+    assert error.value.where == "tables.usr_id"
+    assert "user_id, item_id" in str(error.value)
+    assert "did you mean `user_id`?" in str(error.value)
+
+
+def test_feature_that_the_config_does_not_name_is_an_error() -> None:
+    with pytest.raises(ConfigError, match="does not name") as error:
+        _inputs(_run({"sparse": [{"columns": "C*"}]}), _feature("D1"))
+    assert error.value.got == "D1"
+
+
+def test_table_name_with_a_dot_is_an_error_with_a_fix() -> None:
+    with pytest.raises(ConfigError, match="dot") as error:
+        _inputs(_run({"sparse": [{"columns": "user.id"}]}), _feature("user.id"))
+    assert "user_id" in error.value.fixes[0]
+
+
+def test_no_sparse_feature_is_an_error() -> None:
+    with pytest.raises(ConfigError, match="at least one sparse"):
+        _inputs(_run({"dense": [{"columns": "I1"}]}), _dense("I1"))

@@ -1,0 +1,48 @@
+"""Early stopping: when a value counts as better, and when patience is out."""
+
+import pytest
+
+from trainer.checkpoint import Progress
+from trainer.config import EarlyStoppingConfig
+from trainer.loop import update_best
+
+
+def follow(values: list[float], stopping: EarlyStoppingConfig) -> Progress:
+    progress = Progress()
+    for step, value in enumerate(values, start=1):
+        progress.step = step
+        progress.evaluation = {stopping.metric: value}
+        update_best(progress, stopping)
+        if progress.finished:
+            break
+    return progress
+
+
+@pytest.mark.parametrize(
+    ("metric", "values", "best", "stopped_after"),
+    [
+        ("auc", [0.6, 0.7, 0.69, 0.68, 0.9], 2, 4),
+        ("ne", [0.9, 0.8, 0.85, 0.81, 0.1], 2, 4),
+        ("auc", [0.6, 0.59, 0.7, 0.69, 0.8], 5, None),
+    ],
+)
+def test_patience_counts_evaluations_since_the_best(
+    metric: str, values: list[float], best: int, stopped_after: int | None
+) -> None:
+    progress = follow(values, EarlyStoppingConfig(metric=metric, patience=2))  # type: ignore[arg-type]
+    assert progress.best_step == best
+    assert progress.finished == (stopped_after is not None)
+    assert progress.step == (stopped_after or len(values))
+
+
+def test_a_gain_below_min_delta_does_not_count() -> None:
+    progress = follow([0.700, 0.704, 0.708, 0.72], EarlyStoppingConfig(patience=2, min_delta=0.01))
+    assert progress.best_step == 1
+    assert progress.step == 3
+
+
+def test_a_metric_that_is_not_a_number_never_is_the_best() -> None:
+    progress = follow([0.6, float("nan"), 0.5], EarlyStoppingConfig(patience=2))
+    assert progress.best_step == 1
+    assert progress.finished
+    assert follow([float("nan"), 0.5, 0.4], EarlyStoppingConfig(patience=2)).best_step == 2

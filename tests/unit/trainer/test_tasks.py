@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import nn
+
+from tests.unit.trainer.models.examples import pooled_inputs, random_batch
+from trainer.batch import Batch
+from trainer.tasks import TrainingTask
+
+
+class _DenseOnly(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3, 1)
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        logits: torch.Tensor = self.linear(batch.dense_BF)
+        return logits
+
+
+def _batch(rows: int = 8) -> Batch:
+    batch = random_batch(pooled_inputs(), rows)
+    return replace(batch, weights_B=torch.rand(rows))
+
+
+def _part(batch: Batch, rows: slice) -> Batch:
+    return replace(
+        batch,
+        dense_BF=batch.dense_BF[rows],
+        labels_BT=batch.labels_BT[rows],
+        weights_B=batch.weights_B[rows],
+    )
+
+
+def test_loss_is_the_weighted_sum_over_the_number_of_rows() -> None:
+    task, batch = TrainingTask(_DenseOnly()), _batch()
+    loss, (same, logits, labels, weights) = task(batch)
+    p = 1 / (1 + np.exp(-logits.numpy()[:, 0].astype(np.float64)))
+    y, w = labels.numpy()[:, 0], weights.numpy()
+    expected = (w * -(y * np.log(p) + (1 - y) * np.log(1 - p))).sum() / 8
+    assert abs(loss.item() - expected) < 1e-6
+    assert same.item() == loss.item()
+
+
+def test_only_the_loss_carries_gradients() -> None:
+    loss, rest = TrainingTask(_DenseOnly())(_batch())
+    assert loss.requires_grad
+    assert not any(tensor.requires_grad for tensor in rest)
+
+
+def test_mean_over_ranks_is_the_loss_of_the_global_batch() -> None:
+    task, batch = TrainingTask(_DenseOnly()), _batch()
+    batch.weights_B[5:] = 0.0  # the last rank holds only padding: its weight sum is 0
+    whole, _ = task(batch)
+    for ranks in (2, 4):
+        size = 8 // ranks
+        losses = [task(_part(batch, slice(r * size, (r + 1) * size)))[0] for r in range(ranks)]
+        assert torch.allclose(torch.stack(losses).mean(), whole, atol=1e-7)
+
+
+def test_padding_rows_change_neither_loss_sum_nor_gradient() -> None:
+    task, batch = TrainingTask(_DenseOnly()), _batch()
+    batch.weights_B[4:] = 0.0
+    (task(batch)[0] * 8).backward()
+    padded = [p.grad.clone() for p in task.parameters()]
+    task.zero_grad()
+    (task(_part(batch, slice(0, 4)))[0] * 4).backward()
+    for left, parameter in zip(padded, task.parameters(), strict=True):
+        assert torch.allclose(left, parameter.grad, atol=1e-6)
+
+
+def test_batch_of_padding_alone_gives_zero() -> None:
+    batch = replace(_batch(), weights_B=torch.zeros(8))
+    assert TrainingTask(_DenseOnly())(batch)[0].item() == 0.0

@@ -1,0 +1,106 @@
+"""From a run folder to what one rank trains or evaluates: task, sharded tables, optimizers, readers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torchrec.distributed.model_parallel import DistributedModelParallel
+
+from sharding.hosts import RankContext
+from sharding.optimizers import FusedOptimizer
+from sharding.plan import Plan
+from sharding.wrap import build_table_optimizer, dense_parameters, initialise_tables, shard_model
+from trainer.checkpoint import load_checkpoint
+from trainer.config import RunConfig
+from trainer.data import BatchReader, open_reader
+from trainer.inputs import model_inputs
+from trainer.optimizers import Optimizers
+from trainer.registry import ModelInputs, build_model, model_section
+from trainer.schema import Manifest
+from trainer.tasks import TrainingTask
+
+
+@dataclass
+class Assembly:
+    """A sharded model with its optimizers."""
+
+    task: DistributedModelParallel
+    optimizers: Optimizers
+
+    def load(self, checkpoint: Path, *, weights_only: bool = False) -> None:
+        """Load a checkpoint that may come from another world size or plan.
+
+        Raises:
+            CheckpointError: the checkpoint is damaged or of another model.
+        """
+        if not weights_only:
+            self.optimizers.make_state()
+        state = self.state(weights_only=weights_only)
+        load_checkpoint(checkpoint, state)
+        self.task.load_state_dict(state["model"])
+        if not weights_only:
+            self.optimizers.load_state_dict(state["optimizer"])
+
+    def state(self, *, weights_only: bool = False) -> dict[str, dict[str, Any]]:
+        """Return the sharded state dicts of model and optimizers."""
+        state: dict[str, dict[str, Any]] = {"model": self.task.state_dict()}
+        if not weights_only:
+            state["optimizer"] = self.optimizers.state_dict()
+        return state
+
+
+def build_task(run: RunConfig, manifest: Manifest) -> tuple[TrainingTask, ModelInputs]:
+    """Build the model of a config with its loss: tables on the meta device, dense part seeded.
+
+    Raises:
+        ConfigError: the model section, a feature group or a table section is wrong.
+    """
+    section = model_section(run.model)
+    inputs = model_inputs(run, manifest.spec, manifest.statistics, section.embedding_dim)
+    torch.manual_seed(run.seed)
+    return TrainingTask(build_model(inputs, section)), inputs
+
+
+def assemble(run: RunConfig, manifest: Manifest, plan: Plan, context: RankContext) -> Assembly:
+    """Build, shard and initialise the model of a run on this rank.
+
+    Weights depend on the seed alone, not on the plan or the world size.
+    """
+    task, inputs = build_task(run, manifest)
+    fused = FusedOptimizer(**run.train.embedding_optimizer.model_dump())
+    sharded = shard_model(task, plan, inputs.tables, fused, device=context.device)
+    initialise_tables(sharded, inputs.tables, seed=run.seed)
+    optimizers = Optimizers(
+        build_table_optimizer(sharded, inputs.tables, fused),
+        dict(dense_parameters(sharded)),
+        run.train.dense_optimizer,
+    )
+    return Assembly(sharded, optimizers)
+
+
+def open_split(
+    run: RunConfig, manifest: Manifest, dataset: Path, split: str, context: RankContext, *, training: bool
+) -> BatchReader:
+    """Open this rank's share of a split: shuffled for training, else in order with every row once.
+
+    Raises:
+        DataError: the split is empty, or a part file is missing or damaged.
+        UserError: rows, lanes, batch size and world size do not fit each other.
+    """
+    return open_reader(
+        dataset,
+        manifest,
+        split,
+        reader=run.data.reader if training else "arrow",
+        global_batch_size=run.train.global_batch_size,
+        num_lanes=run.data.num_lanes,
+        rank=context.rank,
+        world_size=context.world_size,
+        seed=run.seed,
+        shuffle=training,
+        tail=run.train.tail if training else "pad",
+        shuffle_window_row_groups=run.data.shuffle_window_row_groups,
+    )

@@ -1,0 +1,52 @@
+"""The batch that every reader makes and every model takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+from torchrec.streamable import Pipelineable
+
+
+@dataclass
+class Batch(Pipelineable):
+    """Rows of one rank at one step, padded with zero-weight rows where the split's tail is short.
+
+    Attributes:
+        dense_BF: float32 [B, F_dense], columns in the order of `FeatureSpec.dense`; F_dense may be 0.
+        sparse: ids (int64) of all sparse and sequence features, keys in the order of `FeatureSpec.sparse`.
+        labels_BT: float32 [B, T], T tasks (1 today).
+        weights_B: float32 [B]; 0 marks a padding row.
+        rows_B: int64 [B], number of the row in its split; -1 for padding, or everywhere where the reader
+            does not know it.
+    """
+
+    dense_BF: Tensor
+    sparse: KeyedJaggedTensor
+    labels_BT: Tensor
+    weights_B: Tensor
+    rows_B: Tensor
+
+    @property
+    def size(self) -> int:
+        """Return B, padding included."""
+        return int(self.labels_BT.shape[0])
+
+    def to(self, device: torch.device, non_blocking: bool = False) -> Batch:
+        """Return the batch on a device."""
+        return self._map(lambda value: value.to(device=device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> Batch:
+        """Return the batch in page-locked host memory."""
+        return self._map(lambda value: value.pin_memory())
+
+    def record_stream(self, stream: Any) -> None:
+        """Tell CUDA's allocator that a stream uses the batch."""
+        for field in fields(self):
+            getattr(self, field.name).record_stream(stream)
+
+    def _map(self, function: Any) -> Batch:
+        return replace(self, **{field.name: function(getattr(self, field.name)) for field in fields(self)})

@@ -1,0 +1,188 @@
+"""Turns pydantic's findings into one error with the full key path and a did-you-mean."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import types
+import typing
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from trainer.config.yaml_text import parse_yaml
+from trainer.errors import ConfigError
+
+_SHOWN_FINDINGS = 8
+_KINDS: dict[type, str] = {
+    bool: "true or false",
+    int: "whole number",
+    float: "number with a fraction",
+    str: "text",
+    type(None): "nothing",
+}
+_TYPES: dict[str, tuple[type, ...]] = {"int_type": (int,), "float_type": (int, float), "bool_type": (bool,)}
+
+
+@dataclass(frozen=True)
+class _Finding:
+    what: str
+    key: str
+    got: object = None
+    allowed: object = None
+    fix: str | None = None
+
+    def line(self) -> str:
+        return f"{self.what} (`{self.key}`)" + (f": {self.fix}" if self.fix else "")
+
+
+def config_error(error: ValidationError, root: type[BaseModel], where: str, section: str = "") -> ConfigError:
+    """Return one `ConfigError` for all findings: the first in full, the others as one line each.
+
+    Args:
+        error: what pydantic found.
+        root: the section that was validated.
+        where: the file or flag that the input came from.
+        section: key path of the section inside the config.
+    """
+    items = [(item, _keys(item, root)) for item in error.errors(include_url=False)]
+    first, *others = [_finding(item, keys, root, section) for item, keys in _without_other_branches(items)]
+    also = [finding.line() for finding in others[: _SHOWN_FINDINGS - 1]]
+    if len(others) > len(also):
+        also.append(f"{len(others) - len(also)} more")
+    return ConfigError(
+        first.what,
+        where=f"{where}: {first.key}" if first.key else where,
+        got=first.got,
+        allowed=first.allowed,
+        fixes=[first.fix] if first.fix else [],
+        also=also,
+    )
+
+
+def did_you_mean(word: str, choices: typing.Iterable[str]) -> str | None:
+    """Return `did you mean ...?` for the nearest choice, or None when none is near."""
+    near = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.6)
+    return f"did you mean `{near[0]}`?" if near else None
+
+
+def _finding(item: Any, keys: list[Any], root: type[BaseModel], section: str) -> _Finding:
+    key = ".".join(str(part) for part in ([section] if section else []) + keys)
+    if item["type"] == "extra_forbidden":
+        names = _fields(_annotation(root, keys[:-1]))
+        return _Finding("unknown key", key, None, names or None, did_you_mean(str(keys[-1]), names))
+    if item["type"] == "missing":
+        return _Finding("a required key is missing", key)
+    message = str(item["msg"]).removeprefix("Value error, ")
+    message = message[:1].lower() + message[1:]
+    got, expected = item.get("input"), item.get("ctx", {}).get("expected")
+    if item["type"].endswith("_type"):
+        return _Finding(message, key, _with_kind(got), expected, _as_expected(item["type"], got))
+    shown = got if isinstance(got, (*_KINDS, list)) else type(got).__name__
+    fix = None
+    if expected is not None and isinstance(got, str):
+        fix = did_you_mean(got, [choice.strip(" '") for choice in expected.replace(" or ", ",").split(",")])
+    return _Finding(message, key, shown, expected, fix)
+
+
+def _with_kind(got: Any) -> str:
+    """Return a value of the wrong type with its type, to tell `"10"` from `10`."""
+    if type(got) in _KINDS:
+        return f"{json.dumps(got, ensure_ascii=False)} ({_KINDS[type(got)]})"
+    return "a mapping" if isinstance(got, dict) else "a list" if isinstance(got, list) else type(got).__name__
+
+
+def _as_expected(expected: str, got: Any) -> str | None:
+    """Return how to write a value whose type alone is wrong."""
+    if expected == "int_type" and isinstance(got, float) and got.is_integer():
+        return f"write {int(got)}"
+    if expected == "string_type" and isinstance(got, (bool, int, float)):
+        return f'write it in quotes: "{json.dumps(got)}"'
+    if isinstance(got, str) and type(_unquoted(got)) in _TYPES.get(expected, ()):
+        return f"write {got} without quotes"
+    return None
+
+
+def _unquoted(text: str) -> Any:
+    """Return what YAML would read without the quotes."""
+    try:
+        return parse_yaml(text)
+    except yaml.YAMLError:
+        return None
+
+
+def _keys(item: Any, root: type[BaseModel]) -> list[Any]:
+    """Return the path of a finding without what pydantic adds to it: names of union branches, `[key]`."""
+    annotation: Any = root
+    keys: list[Any] = []
+    for part in item["loc"]:
+        branches = _branches(annotation)
+        if len(branches) > 1:
+            annotation = next((kind for kind in branches if _names(part, kind)), None)
+            continue
+        keys.append(part)
+        annotation = _inside(branches[0], part)
+    if keys and keys[-1] == "[key]" and item["type"] != "extra_forbidden":
+        keys.pop()
+    return keys
+
+
+def _without_other_branches(items: list[tuple[Any, list[Any]]]) -> list[tuple[Any, list[Any]]]:
+    """Drop "no list" and the like where another branch of the union took the value and found more."""
+
+    def further(other: Any, keys: list[Any], path: list[Any]) -> bool:
+        if path == keys:
+            return not other["type"].endswith("_type")
+        return path[: len(keys)] == keys
+
+    return [
+        (item, keys)
+        for item, keys in items
+        if not item["type"].endswith("_type") or not any(further(other, keys, path) for other, path in items)
+    ]
+
+
+def _annotation(root: type[BaseModel], keys: list[Any]) -> Any:
+    """Return the annotation at a path of keys; of a union, the branch that has such keys."""
+    annotation: Any = root
+    for key in keys:
+        found = [_inside(branch, key) for branch in _branches(annotation)]
+        annotation = next((kind for kind in found if kind is not None), None)
+    return annotation
+
+
+def _inside(annotation: Any, key: Any) -> Any:
+    """Return the annotation of a section's field, a list's item or a mapping's value."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        field = annotation.model_fields.get(str(key))
+        return None if field is None else field.annotation
+    arguments = typing.get_args(annotation)
+    if typing.get_origin(annotation) is tuple:
+        return arguments[key] if isinstance(key, int) and key < len(arguments) else None
+    return arguments[-1] if typing.get_origin(annotation) in (list, dict) else None
+
+
+def _branches(annotation: Any) -> list[Any]:
+    """Return the kinds of a union without None, in which pydantic adds a part to the path; else one."""
+    if typing.get_origin(annotation) is typing.Annotated:
+        return _branches(typing.get_args(annotation)[0])
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        kinds = [kind for kind in typing.get_args(annotation) if kind is not type(None)]
+        return [branch for kind in kinds for branch in _branches(kind)]
+    return [annotation]
+
+
+def _names(part: Any, kind: Any) -> bool:
+    """Return whether pydantic calls a branch so: `str`, `list[str]`, `MySection`."""
+    name = getattr(typing.get_origin(kind) or kind, "__name__", "")
+    return str(part).split("[")[0].lower() == name.lower()
+
+
+def _fields(annotation: Any) -> list[str]:
+    """Return the keys allowed in a section, sorted."""
+    sections = [
+        kind for kind in _branches(annotation) if isinstance(kind, type) and issubclass(kind, BaseModel)
+    ]
+    return sorted({name for section in sections for name in section.model_fields})

@@ -1,0 +1,306 @@
+"""The whole run config and the way from a YAML file and `--set` to it."""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import ConfigDict, Field, ValidationError, model_validator
+
+from trainer.config.base import LARGEST_SEED, Section
+from trainer.config.data import DataConfig, FeaturesConfig
+from trainer.config.messages import config_error
+from trainer.config.train import TrainConfig
+from trainer.config.yaml_text import DuplicateKeyError, dump_yaml, parse_yaml
+from trainer.errors import ConfigError
+
+# `sharding.sharders` offers these; it imports torch, so the names stand here once more.
+ShardingType = Literal[
+    "data_parallel",
+    "table_wise",
+    "row_wise",
+    "column_wise",
+    "table_row_wise",
+    "table_column_wise",
+    "grid_shard",
+]
+ComputeKernel = Literal["dense", "fused", "fused_uvm", "fused_uvm_caching"]
+
+# Keys of a feature group that shape its table but not the prepared data.
+_TABLE_KEYS = {"__all__": {"embedding_dim", "pooling"}}
+
+
+class ModelConfig(Section):
+    """The model by its registered name; the other keys are that model's own (see docs/models.md)."""
+
+    # The registry, which imports torch, checks the model's own keys: `trainer.registry.model_section`.
+    model_config = ConfigDict(extra="allow")
+
+    name: str
+
+    def params(self) -> dict[str, Any]:
+        """Return the keys besides `name`."""
+        return dict(self.model_extra or {})
+
+
+class TableConfig(Section):
+    """Settings of the embedding tables whose names match a glob; later globs win over earlier ones."""
+
+    embedding_dim: int | None = Field(default=None, ge=1)
+    """Columns of the table."""
+    data_type: Literal["fp32", "fp16", "bf16", "int8"] | None = None
+    """Of the stored weights; default fp32."""
+    sharding_types: list[ShardingType] | None = Field(default=None, min_length=1)
+    """Sharding types that the planner may choose from, for instance `[table_wise, row_wise]`."""
+    compute_kernels: list[ComputeKernel] | None = Field(default=None, min_length=1)
+    """Kernels that the planner may choose from, for instance `[fused, fused_uvm_caching]`."""
+    min_partition: int | None = Field(default=None, ge=1)
+    """Least width of a column-wise shard."""
+    cache_load_factor: float | None = Field(default=None, gt=0, le=1)
+    """Share of the rows held in HBM by `fused_uvm_caching`."""
+    learning_rate: float | None = Field(default=None, gt=0)
+    """Learning rate of the table; default `train.embedding_optimizer.learning_rate`."""
+
+
+class PlanConfig(Section):
+    """How the sharding plan is made."""
+
+    sharding_types: list[ShardingType] | None = Field(default=None, min_length=1)
+    """Sharding types for every table; `tables.<glob>.sharding_types` wins."""
+    storage_reserve_share: float = Field(default=0.15, ge=0, lt=1)
+    """Share of each rank's memory left free for activations and the framework."""
+    timeout_seconds: int = Field(default=60, ge=1)
+    """The search ends after this time with the best plan so far."""
+
+
+class RecommendConfig(Section):
+    """Which columns `recommend` ranks."""
+
+    user: str
+    """Column of the user id."""
+    item: str
+    """Column of the item id."""
+    title: str | None = None
+    """Column with the item's title, from the rows or a joined side table."""
+    subtitle: str | None = None
+    """Column shown beside the title, such as a genre list."""
+    time: str | None = None
+    """Column of the event time, to show what a user liked last; else the liked items come in id order."""
+    user_columns: list[str] = Field(default_factory=list)
+    """Columns of the rows (not of a side table) that belong to the user; the newest value counts."""
+    item_columns: list[str] = Field(default_factory=list)
+    """Columns of the rows (not of a side table) that belong to the item."""
+    exclude_seen: bool = True
+    """Leave out items that the user already has in the raw rows."""
+
+
+class RunConfig(Section):
+    """One run: data, features, model, tables, training, plan."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    """Names the data set and run folders."""
+    seed: int = Field(default=1, ge=0, le=LARGEST_SEED)
+    """Fixes initial weights, order of training rows and dropout; the split has `data.split.seed`."""
+    data: DataConfig
+    features: FeaturesConfig
+    model: ModelConfig
+    tables: dict[str, TableConfig] = Field(default_factory=dict)
+    """Table settings by glob over table names."""
+    train: TrainConfig = TrainConfig()
+    plan: PlanConfig = PlanConfig()
+    recommend: RecommendConfig | None = None
+
+    @model_validator(mode="after")
+    def _whole_rows_per_lane(self) -> RunConfig:
+        rows, lanes = self.train.global_batch_size, self.data.num_lanes
+        if rows % lanes:
+            near = [size for size in (rows // lanes * lanes, -(-rows // lanes) * lanes) if size > 0]
+            raise ConfigError(
+                "`train.global_batch_size` must be a multiple of `data.num_lanes`",
+                where="train.global_batch_size",
+                got=f"{rows} rows for {lanes} lanes",
+                allowed=f"multiples of {lanes}",
+                fixes=[f"train.global_batch_size: {size}" for size in near],
+            )
+        return self
+
+    @classmethod
+    def load(cls, path: str | Path, overrides: Iterable[str] = ()) -> RunConfig:
+        """Read a YAML file, apply `--set` overrides, and check every key.
+
+        Args:
+            path: the YAML file.
+            overrides: strings `a.b=c`; the value is YAML, list items by number (`features.sparse.0.name=x`).
+
+        Raises:
+            ConfigError: the file cannot be read, or a key or value is wrong.
+        """
+        path = Path(path)
+        try:
+            text = path.read_text(encoding="utf-8")
+        except OSError as error:
+            raise ConfigError(
+                f"the config cannot be read: {error.strerror}", where=str(path), fixes=_near(path)
+            ) from error
+        except UnicodeDecodeError as error:
+            raise ConfigError(f"the config is not UTF-8 text: {error}", where=str(path)) from error
+        raw = _parsed(text, str(path), "the config")
+        if not isinstance(raw, dict):
+            raise ConfigError("the config must be a mapping of keys", where=str(path), got=type(raw).__name__)
+        return cls._checked(_with_overrides(raw, overrides), where=str(path))
+
+    @classmethod
+    def from_dict(cls, raw: dict[str, Any], where: str = "config") -> RunConfig:
+        """Check a mapping of the YAML's form.
+
+        Raises:
+            ConfigError: a key or value is wrong.
+        """
+        return cls._checked(raw, where=where)
+
+    def override(self, *overrides: str) -> RunConfig:
+        """Return a copy with `a.b=c` overrides applied and checked.
+
+        Raises:
+            ConfigError: a key or value is wrong.
+        """
+        return type(self)._checked(_with_overrides(self.as_dict(), overrides), where="--set")
+
+    def with_source(self, root: str, path: str | None = None) -> RunConfig:
+        """Return a copy that reads its raw rows elsewhere; the values are taken as they are, not as YAML.
+
+        Args:
+            root: replaces `data.root`.
+            path: replaces `data.source.path`, or `data.source.table` where the rows came from a table.
+
+        Raises:
+            ConfigError: the rows come from a table, which lies under no root, and there is no `path`.
+        """
+        data = self.as_dict()["data"]
+        if path is not None:
+            data["source"] = {**(data["source"] or {}), "path": path, "table": None}
+        elif self.data.source is not None and self.data.source.table is not None:
+            raise ConfigError(
+                "the config reads a table, so another root changes nothing",
+                where="data.source.table",
+                got=self.data.source.table,
+                fixes=["name a file", "set data.source.path instead of data.source.table"],
+            )
+        return type(self)._checked({**self.as_dict(), "data": {**data, "root": root}}, where=root)
+
+    @classmethod
+    def _checked(cls, raw: dict[str, Any], where: str) -> RunConfig:
+        try:
+            return cls.model_validate(raw)
+        except ValidationError as error:
+            raise config_error(error, cls, where) from error
+        except ConfigError as error:  # from a rule over several sections, which does not know the file
+            raise ConfigError(
+                error.what,
+                where=f"{where}: {error.where}",
+                got=error.got,
+                allowed=error.allowed,
+                fixes=error.fixes,
+                also=error.also,
+            ) from error
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain JSON-able values, defaults included."""
+        return self.model_dump(mode="json")
+
+    def to_yaml(self) -> str:
+        """Return the resolved config as YAML, defaults included."""
+        return dump_yaml(self.as_dict())
+
+    def preparation(self) -> dict[str, Any]:
+        """Return the settings that decide what the prepared rows hold, wherever the raw rows lie."""
+        kept: dict[str, Any] = self.model_dump(
+            mode="json",
+            include={"features": True, "data": {"label", "weight", "split"}},
+            exclude={"features": dict.fromkeys(FeaturesConfig.model_fields, _TABLE_KEYS)},
+        )
+        return kept
+
+    def preparation_hash(self) -> str:
+        """Return 16 hex digits over `preparation()`."""
+        text = json.dumps(self.preparation(), sort_keys=True, ensure_ascii=False)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def table_config(self, table: str) -> TableConfig:
+        """Return the settings of one table: all matching globs merged, later ones winning."""
+        merged: dict[str, Any] = {}
+        for pattern, section in self.tables.items():
+            if fnmatch.fnmatchcase(table, pattern):
+                merged.update(section.model_dump(exclude_none=True))
+        return TableConfig(**merged)
+
+
+def _near(path: Path) -> list[str]:
+    """Name the configs beside a missing one."""
+    shipped = Path(__file__).parents[2] / "jobs" / "configs"
+    found = sorted(p for folder in {path.parent, shipped} for p in folder.glob("*.yaml"))
+    return [f"choose one of: {', '.join(str(p) for p in found[:12])}"] if found else []
+
+
+def _parsed(text: str, where: str, what: str) -> Any:
+    """Return the value of a YAML text."""
+    try:
+        return parse_yaml(text)
+    except DuplicateKeyError as error:
+        raise ConfigError(
+            "a key stands twice",
+            where=f"{where}:{error.line}: {error.key}",
+            got=f"lines {error.first_line} and {error.line}",
+            fixes=["remove one of the two"],
+        ) from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{what} is not valid YAML: {error}", where=where) from error
+
+
+def _copied(value: Any) -> Any:
+    """Return a copy in which parts that YAML aliases share are apart."""
+    if isinstance(value, dict):
+        return {key: _copied(inner) for key, inner in value.items()}
+    return [_copied(inner) for inner in value] if isinstance(value, list) else value
+
+
+def _with_overrides(raw: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
+    result: dict[str, Any] = _copied(raw)
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals or not key.strip():
+            raise ConfigError("an override must have the form key.path=value", where="--set", got=override)
+        value = _parsed(text, f"--set {override}", "the value of an override")
+        _put(result, key.strip().split("."), value, override)
+    return result
+
+
+def _put(tree: Any, keys: list[str], value: Any, override: str) -> None:
+    for position, key in enumerate(keys):
+        last = position == len(keys) - 1
+        if isinstance(tree, list):
+            if not key.isdigit() or int(key) >= len(tree):
+                raise ConfigError(
+                    f"`{'.'.join(keys[:position])}` is a list",
+                    where=f"--set {override}",
+                    got=key,
+                    allowed=f"a number from 0 to {len(tree) - 1}",
+                )
+            slot: Any = int(key)
+        elif isinstance(tree, dict):
+            slot = key
+            if not last and tree.get(key) is None:
+                tree[key] = {}
+        else:
+            raise ConfigError(
+                f"`{'.'.join(keys[:position])}` is a single value, it has no keys", where=f"--set {override}"
+            )
+        if last:
+            tree[slot] = value
+        else:
+            tree = tree[slot]

@@ -1,0 +1,103 @@
+"""Config section `train`: batches, optimizers, schedule, stopping, checkpoints."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from trainer.config.base import Section
+
+Beta = Annotated[float, Field(ge=0, lt=1)]
+"""Share of a running mean that a step keeps."""
+
+
+class DenseOptimizerConfig(Section):
+    """Optimizer of the dense (non-embedding) parameters."""
+
+    name: Literal["adam", "adamw", "sgd", "adagrad"] = "adam"
+    """Torch optimizer."""
+    learning_rate: float = Field(default=1e-3, gt=0)
+    """Before the schedule's factor."""
+    weight_decay: float = Field(default=0.0, ge=0)
+    """Decoupled from the gradient for `adamw`, an L2 term for the others."""
+    momentum: float = Field(default=0.0, ge=0)
+    """Only for `sgd`."""
+    betas: tuple[Beta, Beta] = Field(default=(0.9, 0.999), strict=False)
+    """Only for `adam` and `adamw`."""
+    eps: float = Field(default=1e-8, gt=0)
+    """Added to the denominator; not for `sgd`."""
+
+
+class EmbeddingOptimizerConfig(Section):
+    """Optimizer fused into the backward pass of the embedding tables (FBGEMM)."""
+
+    name: Literal["rowwise_adagrad", "adagrad", "sgd", "adam", "partial_rowwise_adam", "lamb"] = (
+        "rowwise_adagrad"
+    )
+    """On CPU FBGEMM has `rowwise_adagrad`, `adagrad` and `sgd`."""
+    learning_rate: float = Field(default=0.02, gt=0)
+    """Before the schedule's factor; `tables.<glob>.learning_rate` wins."""
+    eps: float = Field(default=1e-8, gt=0)
+    """Added to the denominator; not for `sgd`."""
+    weight_decay: float = Field(default=0.0, ge=0)
+    """L2 term on the rows that a step touches; only on GPU."""
+    betas: tuple[Beta, Beta] = Field(default=(0.9, 0.999), strict=False)
+    """Only for the Adam family and `lamb`."""
+
+
+class ScheduleConfig(Section):
+    """Learning-rate factor by step, applied to dense and embedding optimizers alike."""
+
+    warmup_steps: int = Field(default=0, ge=0)
+    """The factor rises linearly to 1 over these steps."""
+    decay: Literal["constant", "linear", "cosine", "exponential"] = "constant"
+    """Shape of the way down."""
+    decay_steps: int | None = Field(default=None, ge=1)
+    """Steps after warm-up over which the factor falls to `final_factor`; default: the rest of the run."""
+    final_factor: float = Field(default=0.0, ge=0, le=1)
+    """Factor at the end of the decay."""
+
+
+class EarlyStoppingConfig(Section):
+    """Stop when a metric of the validation split no longer improves; decided on rank 0 for all ranks."""
+
+    metric: Literal["auc", "log_loss", "ne", "accuracy"] = "auc"
+    """`auc` and `accuracy` should rise, the others fall."""
+    patience: int = Field(default=2, ge=1)
+    """Evaluations without improvement before stopping."""
+    min_delta: float = Field(default=0.0, ge=0)
+    """Smaller gains do not count."""
+
+
+class TrainConfig(Section):
+    """How the model is trained. `batch_size_per_rank` is `global_batch_size / world_size`."""
+
+    global_batch_size: int = Field(default=2048, ge=1)
+    """Rows per step over all ranks: the same rows at every world size."""
+    epochs: int = Field(default=1, ge=1)
+    """Passes over the training rows, each in another order."""
+    max_steps: int | None = Field(default=None, ge=1)
+    """Stop after this many steps, even inside an epoch."""
+    tail: Literal["drop", "pad"] = "drop"
+    """The rows left over after the last full batch: dropped, or padded with zero-weight rows."""
+    dense_optimizer: DenseOptimizerConfig = DenseOptimizerConfig()
+    embedding_optimizer: EmbeddingOptimizerConfig = EmbeddingOptimizerConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    max_gradient_norm: float | None = Field(default=None, gt=0)
+    """Clip the norm of all dense gradients together; the fused embedding optimizers never see it."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """`bf16` runs the dense part under autocast; tables keep their own data type."""
+    evaluate_every_steps: int | None = Field(default=None, ge=1)
+    """Evaluate the validation split this often; default: at the end of each epoch."""
+    early_stopping: EarlyStoppingConfig | None = None
+    checkpoint_every_steps: int | None = Field(default=None, ge=1)
+    """Save this often; default: at the end of each epoch. A save happens at the end of the run as well."""
+    keep_checkpoints: int = Field(default=3, ge=1)
+    """Newest checkpoints kept, besides the best one."""
+    log_every_steps: int = Field(default=10, ge=1)
+    """How often loss and samples/s are written, and a request to stop is looked at."""
+    process_group_timeout_seconds: int = Field(default=120, ge=10)
+    """How long a rank waits for the others before it gives up."""
+    max_restarts: int = Field(default=0, ge=0)
+    """Times that the driver starts again from the last checkpoint after a rank was lost."""

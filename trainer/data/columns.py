@@ -1,0 +1,176 @@
+"""Which columns of a data set become which part of a batch, and the checks on their values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from trainer.errors import DataError
+from trainer.schema import LABEL_COLUMN, WEIGHT_COLUMN, Feature, FeatureSpec, Manifest
+
+Floats = NDArray[np.float32]
+Ids = NDArray[Any]  # int32 or int64
+Offsets = NDArray[np.int64]
+
+_PREPARE_AGAIN = "prepare the data set again"
+
+
+@dataclass(frozen=True)
+class Jagged:
+    """Lists of ids: row i holds `values[offsets[i]:offsets[i + 1]]`; `offsets[0]` need not be 0."""
+
+    values: Ids
+    offsets: Offsets
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The columns that a reader loads; all others stay on disk.
+
+    Attributes:
+        spec: feature spec of the data set.
+    """
+
+    spec: FeatureSpec
+
+    @cached_property
+    def dense(self) -> tuple[str, ...]:
+        """Return the dense columns, in the order of `Batch.dense_BF`."""
+        return tuple(feature.name for feature in self.spec.dense)
+
+    @cached_property
+    def single(self) -> tuple[Feature, ...]:
+        """Return the features of exactly one id per row."""
+        return tuple(feature for feature in self.spec.sparse if not feature.is_list)
+
+    @cached_property
+    def lists(self) -> tuple[Feature, ...]:
+        """Return the features of any number of ids per row."""
+        return tuple(feature for feature in self.spec.sparse if feature.is_list)
+
+    @cached_property
+    def keys(self) -> list[str]:
+        """Return the keys of `Batch.sparse`."""
+        return [feature.name for feature in self.spec.sparse]
+
+    @cached_property
+    def types(self) -> dict[str, str]:
+        """Return the Parquet column names with their types: `float`, `int64` or `list<int64>`."""
+        types = dict.fromkeys(self.dense, "float")
+        types |= {f.name: "list<int64>" if f.is_list else "int64" for f in self.spec.sparse}
+        types[LABEL_COLUMN] = "float"
+        if self.spec.weight is not None:
+            types[WEIGHT_COLUMN] = "float"
+        return types
+
+    @cached_property
+    def id_dtype(self) -> type[np.signedinteger[Any]]:
+        """Return the type that ids are held in before they reach a batch; int32 halves the memory."""
+        largest = max((f.num_embeddings or 0 for f in self.spec.sparse), default=0)
+        return np.int32 if largest <= 2**31 else np.int64
+
+    def bytes_per_row(self, manifest: Manifest) -> int:
+        """Return the memory of one decoded row; lists count with their mean length."""
+        width = np.dtype(self.id_dtype).itemsize
+        total = 4.0 * len(self.dense) + width * len(self.single) + 16
+        for feature in self.lists:
+            statistics = manifest.statistics.get(feature.name)
+            total += 8 + width * (statistics.mean_length if statistics else 1.0)
+        return round(total)
+
+
+def type_name(kind: pa.DataType) -> str:
+    """Return an Arrow type in the words of `Columns.types`."""
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        return f"list<{type_name(kind.value_type)}>"
+    return str(kind)
+
+
+class DecodedRows:
+    """The columns of some rows as numpy arrays, every value checked.
+
+    Args:
+        columns: what to expect.
+        get: returns a column's Arrow array by name.
+        where: names the file and row group in errors.
+    """
+
+    def __init__(self, columns: Columns, get: Callable[[str], pa.Array], where: str) -> None:
+        self._where = where
+        self._get = get
+        self.dense = [self._dense(name) for name in columns.dense]
+        self.single = [self._single(feature) for feature in columns.single]
+        self.lists = [self._list(feature) for feature in columns.lists]
+        self.labels = self._labels()
+        self.weights = self._weights() if columns.spec.weight is not None else None
+
+    def _floats(self, name: str) -> Floats:
+        array = self._without_nulls(name, self._get(name))
+        values: Floats = array.to_numpy(zero_copy_only=False)
+        # One pass in the usual case: the sum is finite only where every value is (or it overflows).
+        with np.errstate(over="ignore", invalid="ignore"):
+            suspicious = not np.isfinite(values.sum())
+        if suspicious:
+            self._refuse(name, values, ~np.isfinite(values), "a finite number")
+        return values
+
+    def _dense(self, name: str) -> Floats:
+        return self._floats(name)
+
+    def _labels(self) -> Floats:
+        values = self._floats(LABEL_COLUMN)
+        self._refuse(LABEL_COLUMN, values, (values != 0) & (values != 1), "0 or 1")
+        return values
+
+    def _weights(self) -> Floats:
+        values = self._floats(WEIGHT_COLUMN)
+        self._refuse(WEIGHT_COLUMN, values, values < 0, "a finite number >= 0")
+        return values
+
+    def _single(self, feature: Feature) -> Ids:
+        array = self._without_nulls(feature.name, self._get(feature.name))
+        return self._ids(feature, array.to_numpy(zero_copy_only=False))
+
+    def _list(self, feature: Feature) -> Jagged:
+        array = self._without_nulls(feature.name, self._get(feature.name))
+        offsets = array.offsets.to_numpy(zero_copy_only=False).astype(np.int64)
+        inner = array.values.slice(int(offsets[0]), int(offsets[-1] - offsets[0]))
+        values = self._without_nulls(feature.name, inner).to_numpy(zero_copy_only=False)
+        return Jagged(self._ids(feature, values), offsets - offsets[0])
+
+    def _ids(self, feature: Feature, values: Ids) -> Ids:
+        assert feature.num_embeddings is not None
+        last = feature.num_embeddings - 1
+        if len(values) and (values.min() < 0 or values.max() > last):
+            wrong = (values < 0) | (values > last)
+            self._refuse(feature.name, values, wrong, f"0 to num_embeddings - 1 = {last}")
+        return values
+
+    def _without_nulls(self, name: str, array: pa.Array) -> pa.Array:
+        if array.null_count:
+            raise DataError(
+                "a prepared column holds nulls",
+                where=f"{self._where}, column {name!r}",
+                got=f"{array.null_count} nulls",
+                allowed="no nulls: missing ids are 0, missing lists empty, missing numbers filled",
+                fixes=[_PREPARE_AGAIN],
+            )
+        return array
+
+    def _refuse(self, name: str, values: NDArray[Any], wrong: NDArray[np.bool_], allowed: str) -> None:
+        if not wrong.any():
+            return
+        first = int(np.argmax(wrong))
+        raise DataError(
+            "a prepared column holds a value that cannot be used",
+            where=f"{self._where}, column {name!r}, value number {first}",
+            got=f"{values[first]} (and {int(wrong.sum()) - 1} more like it)",
+            allowed=allowed,
+            fixes=[_PREPARE_AGAIN],
+        )

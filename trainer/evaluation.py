@@ -1,0 +1,101 @@
+"""Predictions of a split on all ranks, and their metrics: every row exactly once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from trainer.batch import Batch
+from trainer.metrics import binary_metrics
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """The rows of a split on rank 0, in row order.
+
+    Attributes:
+        rows_N: row numbers in the split.
+        logits_N: scores before the sigmoid.
+        labels_N: 0 or 1.
+        weights_N: sample weights.
+    """
+
+    rows_N: NDArray[np.int64]
+    logits_N: NDArray[np.float64]
+    labels_N: NDArray[np.float64]
+    weights_N: NDArray[np.float64]
+
+    def metrics(self, chosen: NDArray[np.bool_] | None = None) -> dict[str, float]:
+        """Return the metrics of all rows, or of the chosen ones."""
+        which = slice(None) if chosen is None else chosen
+        return binary_metrics(self.logits_N[which], self.labels_N[which], self.weights_N[which])
+
+
+@torch.no_grad()
+def predict(task: nn.Module, batches: Iterable[Batch], device: torch.device) -> Predictions | None:
+    """Run a model over its rank's batches and gather the rows on rank 0.
+
+    Every rank must bring the same number of batches of the same size (padded with zero-weight rows), which
+    readers with `tail="pad"` do.
+
+    Args:
+        task: the sharded `TrainingTask`.
+        batches: this rank's batches.
+        device: where the model is.
+
+    Returns:
+        All real rows on rank 0; None on the other ranks.
+    """
+    was_training = task.training
+    task.eval()
+    parts: list[Tensor] = []
+    for batch in batches:
+        _, (_, logits_BT, labels_BT, weights_B) = task(batch.to(device))
+        columns = (batch.rows_B.to(device), logits_BT[:, 0], labels_BT[:, 0], weights_B)
+        # float64 holds row numbers exactly up to 2^53.
+        parts.append(torch.stack([column.double() for column in columns]))
+    task.train(was_training)
+    gathered = _gather(torch.cat(parts, dim=1))
+    return None if gathered is None else _in_row_order(gathered)
+
+
+def _gather(mine: Tensor) -> Tensor | None:
+    if dist.get_world_size() == 1:
+        return mine
+    first = dist.get_rank() == 0
+    parts = [torch.empty_like(mine) for _ in range(dist.get_world_size())] if first else None
+    dist.gather(mine.contiguous(), parts, dst=0)
+    return torch.cat(parts, dim=1) if parts is not None else None
+
+
+def _in_row_order(columns_4N: Tensor) -> Predictions:
+    rows, logits, labels, weights = columns_4N.cpu().numpy()
+    # Padding has row -1. The order makes sums, and so metrics, equal to the last bit at every world size.
+    order = np.argsort(rows, kind="stable")
+    order = order[np.searchsorted(rows[order], 0) :]
+    return Predictions(rows[order].astype(np.int64), logits[order], labels[order], weights[order])
+
+
+def metrics_by_value(
+    predictions: Predictions, values_N: NDArray[Any], limit: int = 100
+) -> list[dict[str, Any]]:
+    """Return the metrics of each value of a column, most rows first.
+
+    Args:
+        predictions: all rows of a split, in row order.
+        values_N: the column, one value per row.
+        limit: most values reported.
+    """
+    values, group_N, counts = np.unique(values_N.astype(str), return_inverse=True, return_counts=True)
+    biggest = np.argsort(-counts, kind="stable")[:limit]
+    return [
+        {"value": str(values[g]), "rows": int(counts[g]), "metrics": predictions.metrics(group_N == g)}
+        for g in biggest
+    ]

@@ -1,0 +1,173 @@
+"""From run config and prepared features to the inputs of a model: which tables, how wide, how used."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Mapping, Sequence
+
+from sharding.tables import Pooling, TableSpec
+from trainer.config import FeatureGroup, RunConfig, TableConfig
+from trainer.config.messages import did_you_mean
+from trainer.errors import ConfigError
+from trainer.registry import ModelInputs
+from trainer.schema import Feature, FeatureSpec, FeatureStatistics
+
+
+def model_inputs(
+    run: RunConfig, spec: FeatureSpec, statistics: Mapping[str, FeatureStatistics], embedding_dim: int
+) -> ModelInputs:
+    """Describe the dense inputs, the sparse features and their embedding tables.
+
+    Features that name the same table share it. The width of a table comes from `tables.<glob>.embedding_dim`,
+    else from the feature group, else from the model. A table's pooling is that of its list features: one id
+    alone gives the same vector under every pooling, so it follows the list that it shares a table with.
+
+    Args:
+        run: the run config.
+        spec: features of the prepared data set.
+        statistics: by feature; the mean number of ids per row becomes the pooling factor for the planner.
+        embedding_dim: the model's own default width.
+
+    Returns:
+        Inputs with one table spec per table, in the order of the tables' first features.
+
+    Raises:
+        ConfigError: no sparse feature; a feature that the config does not name; features of one table that
+            ask for different widths or poolings; a table's name with a dot; a `tables` glob that matches no
+            table.
+    """
+    groups = {feature.name: _group_of(feature, run) for feature in spec.sparse}
+    if not groups:
+        raise ConfigError(
+            "a model needs at least one sparse or sequence feature",
+            where="features",
+            fixes=["add a group under `features.sparse` or `features.sequence`"],
+        )
+    by_table: dict[str, list[Feature]] = {}
+    for feature in spec.sparse:
+        by_table.setdefault(feature.table or feature.name, []).append(feature)
+    _check_names(by_table, groups)
+    _check_globs(run, list(by_table))
+    tables = [
+        _table(name, features, groups, run, statistics, embedding_dim) for name, features in by_table.items()
+    ]
+    return ModelInputs(len(spec.dense), tuple(f.name for f in spec.sparse), tuple(tables))
+
+
+def _table(
+    name: str,
+    features: Sequence[Feature],
+    groups: Mapping[str, tuple[str, FeatureGroup]],
+    run: RunConfig,
+    statistics: Mapping[str, FeatureStatistics],
+    embedding_dim: int,
+) -> TableSpec:
+    config = run.table_config(name)
+    sharding_types = config.sharding_types or run.plan.sharding_types
+    return TableSpec(
+        name=name,
+        num_embeddings=max(feature.num_embeddings or 1 for feature in features),
+        embedding_dim=_width(name, features, groups, config) or embedding_dim,
+        features=tuple(feature.name for feature in features),
+        pooling=_pooling(name, features, groups),
+        data_type=config.data_type or "fp32",
+        pooling_factors=tuple(
+            statistics.get(feature.name, FeatureStatistics()).mean_length for feature in features
+        ),
+        sharding_types=tuple(sharding_types) if sharding_types else None,
+        compute_kernels=tuple(config.compute_kernels) if config.compute_kernels else None,
+        min_partition=config.min_partition,
+        cache_load_factor=config.cache_load_factor,
+        learning_rate=config.learning_rate,
+    )
+
+
+def _width(
+    name: str,
+    features: Sequence[Feature],
+    groups: Mapping[str, tuple[str, FeatureGroup]],
+    config: TableConfig,
+) -> int | None:
+    """Return the width that the config gives the table, or None where only the model's default is left."""
+    if config.embedding_dim is not None:
+        return config.embedding_dim
+    asked = {groups[f.name][0]: groups[f.name][1].embedding_dim for f in features}
+    widths = {path: width for path, width in asked.items() if width is not None}
+    if len(set(widths.values())) > 1:
+        raise ConfigError(
+            f"features that share table {name!r} ask for different embedding_dim",
+            where=", ".join(f"{path}.embedding_dim" for path in widths),
+            got=list(widths.values()),
+            fixes=[
+                "give the same number in every group, or only one group a number",
+                f"set tables.{name}.embedding_dim: {max(widths.values())}, which wins over the groups",
+            ],
+        )
+    return next(iter(widths.values()), None)
+
+
+def _pooling(
+    name: str, features: Sequence[Feature], groups: Mapping[str, tuple[str, FeatureGroup]]
+) -> Pooling:
+    lists = {groups[f.name][0]: groups[f.name][1].pooling for f in features if f.is_list}
+    if len(set(lists.values())) > 1:
+        raise ConfigError(
+            f"list features that share table {name!r} ask for different pooling",
+            where=", ".join(f"{path}.pooling" for path in lists),
+            got=list(lists.values()),
+            fixes=["give them the same pooling", "give one of them a table of its own (leave out `table`)"],
+        )
+    # With one id per row every pooling is the identity; `sum` keeps the feature in the cheaper collection.
+    return next(iter(lists.values()), "sum")
+
+
+def _group_of(feature: Feature, run: RunConfig) -> tuple[str, FeatureGroup]:
+    """Return the key path and the feature group that a prepared feature came from."""
+    kind = feature.kind
+    groups = list(enumerate(getattr(run.features, kind)))
+    tests = (
+        lambda group: group.name == feature.name,
+        lambda group: group.name is None and feature.column in group.patterns(),
+        lambda group: group.name is None and _matches(feature.column, group.patterns()),
+    )
+    for test in tests:
+        for index, group in groups:
+            if test(group):
+                return f"features.{kind}.{index}", group
+    raise ConfigError(
+        "the data set holds a feature that the config does not name",
+        where=f"features.{kind}",
+        got=feature.name,
+        allowed=[group.name or ", ".join(group.patterns()) for _, group in groups] or None,
+        fixes=["use the config that prepared the data set, or prepare it again with this one"],
+    )
+
+
+def _matches(column: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatch.fnmatchcase(column, pattern) for pattern in patterns)
+
+
+def _check_names(
+    by_table: Mapping[str, Sequence[Feature]], groups: Mapping[str, tuple[str, FeatureGroup]]
+) -> None:
+    for table, features in by_table.items():
+        if "." in table:
+            raise ConfigError(
+                "the name of an embedding table must not hold a dot (torch keeps it as a module name)",
+                where=groups[features[0].name][0],
+                got=table,
+                fixes=[f"give the feature group a name, for instance `name: {table.replace('.', '_')}`"],
+            )
+
+
+def _check_globs(run: RunConfig, tables: Sequence[str]) -> None:
+    for glob in run.tables:
+        if not any(fnmatch.fnmatchcase(table, glob) for table in tables):
+            near = did_you_mean(glob, tables)
+            raise ConfigError(
+                "no table matches this glob",
+                where=f"tables.{glob}",
+                got=glob,
+                allowed=list(tables),
+                fixes=[near] if near else [],
+            )

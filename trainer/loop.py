@@ -1,0 +1,271 @@
+"""The training loop of one rank."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from sharding.hosts import RankContext
+from sharding.plan import Plan
+from trainer.assembly import Assembly, assemble, open_split
+from trainer.batch import Batch
+from trainer.checkpoint import (
+    Progress,
+    checkpoint_path,
+    newest_progress,
+    save_checkpoint,
+)
+from trainer.config import EarlyStoppingConfig
+from trainer.data import prefetched
+from trainer.errors import TrainingError
+from trainer.evaluation import predict
+from trainer.recording import Recorder
+from trainer.run_folder import RunFolder, write_json
+from trainer.schedule import learning_rate_factor
+from trainer.usage import Meter, peak_memory_gib
+
+
+def train_rank(run_folder: Path, context: RankContext) -> str:
+    """Train the run of a folder on this rank, from its newest checkpoint if it has one.
+
+    Args:
+        run_folder: holds config, manifest and plan.
+        context: this rank among the others.
+
+    Returns:
+        `"finished"`, or `"stopped"` when someone asked the run to stop.
+    """
+    return _Training(RunFolder(run_folder), context).run()
+
+
+class _Training:
+    """One rank's training: what it is made of, and its place."""
+
+    def __init__(self, folder: RunFolder, context: RankContext) -> None:
+        self.folder, self.context = folder, context
+        self.config, self.manifest = folder.config(), folder.manifest()
+        self.plan = Plan.load(folder.plan_file)
+        self.reader = open_split(
+            self.config, self.manifest, folder.dataset(), "train", context, training=True
+        )
+        self.validation = self._open_validation()
+        self.assembly: Assembly = assemble(self.config, self.manifest, self.plan, context)
+        self.progress = self._restore()
+        train = self.config.train
+        steps = train.epochs * self.reader.steps_per_epoch
+        self.total_steps = min(steps, train.max_steps or steps)
+        self.first_step = self.saved_step = self.progress.step
+        self.meter = Meter(context.device)
+
+    def run(self) -> str:
+        """Train to the end and write the result."""
+        first = self.context.rank == 0
+        if first and not self._finished():
+            self.folder.result_file.unlink(missing_ok=True)
+        with Recorder(self.folder, enabled=first, first_step=self.first_step) as self.recorder:
+            self.recorder.write(
+                "start",
+                self.first_step,
+                total_steps=self.total_steps,
+                first_step=self.first_step,
+                world_size=self.context.world_size,
+                batch_size_per_rank=self.config.train.global_batch_size // self.context.world_size,
+            )
+            stopped = False
+            while not (stopped or self._finished()):
+                stopped = self._epoch()
+            if not stopped:
+                self._end()
+        self._write_result("interrupted" if stopped else "finished")
+        return "stopped" if stopped else "finished"
+
+    def _finished(self) -> bool:
+        return self.progress.finished or self.progress.step >= self.total_steps
+
+    def _epoch(self) -> bool:
+        """Train on what is left of the epoch; return whether a stop was asked for."""
+        progress, pin = self.progress, self.context.device.type == "cuda"
+        batches = self.reader.batches(progress.epoch, progress.step_in_epoch)
+        for batch in prefetched(batches, self.config.data.prefetch_batches, pin):
+            self._step(batch)
+            progress.step += 1
+            progress.step_in_epoch += 1
+            if progress.step_in_epoch == self.reader.steps_per_epoch:
+                progress.epoch, progress.step_in_epoch = progress.epoch + 1, 0
+            if self._after_step():
+                return True
+            if self._finished():
+                break
+        return False
+
+    def _step(self, batch: Batch) -> None:
+        train, step = self.config.train, self.progress.step
+        # Dropout must not depend on where a killed run was taken up again.
+        torch.manual_seed(self.config.seed * 1_000_003 + step * 4_099 + self.context.rank)
+        self.factor = learning_rate_factor(train.schedule, step, self.total_steps)
+        optimizers = self.assembly.optimizers
+        optimizers.begin_step(self.factor)
+        rows = int((batch.weights_B > 0).sum())
+        batch = batch.to(self.context.device, non_blocking=True)
+        with torch.autocast(
+            self.context.device.type, dtype=torch.bfloat16, enabled=train.precision == "bf16"
+        ):
+            loss, (detached, *_) = self.assembly.task(batch)
+        loss.backward()
+        optimizers.end_step(train.max_gradient_norm)
+        self.meter.add(detached, rows)
+
+    def _after_step(self) -> bool:
+        """Log, evaluate and save where due; return whether to stop by request."""
+        progress, train = self.progress, self.config.train
+        end_of_epoch = progress.step_in_epoch == 0
+        last = progress.step >= self.total_steps
+        evaluate = self.validation is not None and self._due(train.evaluate_every_steps, end_of_epoch)
+        save = self._due(train.checkpoint_every_steps, end_of_epoch)
+        # The log checks that the loss is finite: no broken model may push out a sound checkpoint.
+        log = progress.step % train.log_every_steps == 0
+        stop = self._log() if log or evaluate or save or last else False
+        improved = self._evaluate() if evaluate else False
+        if stop or improved or save:
+            self._save()
+        return stop and not self._finished()
+
+    def _due(self, every: int | None, end_of_epoch: bool) -> bool:
+        return end_of_epoch if every is None else self.progress.step % every == 0
+
+    def _log(self) -> bool:
+        """Write the mean loss since the last log; return whether any rank was asked to stop."""
+        loss, samples_per_second, stop = self.meter.read(self.context.stop_requested())
+        step = self.progress.step
+        if not math.isfinite(loss):
+            raise TrainingError(
+                "the loss is not a finite number",
+                where=f"step {step}",
+                got=loss,
+                fixes=[
+                    f"lower train.dense_optimizer.learning_rate "
+                    f"({self.config.train.dense_optimizer.learning_rate}) or the embedding optimizer's "
+                    f"({self.config.train.embedding_optimizer.learning_rate})",
+                    "set train.max_gradient_norm: 1.0",
+                    "set train.schedule.warmup_steps",
+                ],
+            )
+        rate = self.config.train.dense_optimizer.learning_rate * self.factor
+        self.recorder.write(
+            "train", step, loss=loss, samples_per_second=round(samples_per_second, 1), learning_rate=rate
+        )
+        return stop
+
+    def _evaluate(self) -> bool:
+        """Evaluate the validation split; return whether its checkpoint must be kept as the best."""
+        assert self.validation is not None
+        self.meter.pause()
+        batches = prefetched(self.validation.batches(0), self.config.data.prefetch_batches)
+        predictions = predict(self.assembly.task, batches, self.context.device)
+        metrics = predictions.metrics() if predictions is not None else {}
+        # Rank 0 alone has the rows; what it decides is what every rank does.
+        shared: list[Any] = [metrics]
+        dist.broadcast_object_list(shared, src=0)
+        progress = self.progress
+        progress.evaluation, progress.evaluated_step = shared[0], progress.step
+        self.recorder.write("evaluation", progress.step, epoch=progress.epoch, **shared[0])
+        stopping = self.config.train.early_stopping
+        improved = stopping is not None and update_best(progress, stopping)
+        self.meter.resume()
+        return improved
+
+    def _save(self) -> None:
+        self.meter.pause()
+        facts = {
+            "world_size": self.context.world_size,
+            "spec_hash": self.manifest.spec.hash,
+            "config": self.config.as_dict(),
+        }
+        keep = self.config.train.keep_checkpoints
+        save_checkpoint(self.folder, self.progress, self.assembly.state(), facts, keep)
+        self.saved_step = self.progress.step
+        self.recorder.write("checkpoint", self.progress.step)
+        self.meter.resume()
+
+    def _end(self) -> None:
+        """Evaluate and save the last step unless that is done."""
+        if self.validation is not None and self.progress.evaluated_step != self.progress.step:
+            self._evaluate()
+        self.progress.finished = True
+        if self.saved_step != self.progress.step:
+            self._save()
+
+    def _write_result(self, stopped: str) -> None:
+        peak = torch.tensor([peak_memory_gib()], device=self.context.device)
+        dist.all_reduce(peak, op=dist.ReduceOp.MAX)
+        done_before = self.folder.result_file.exists() and self.progress.step == self.first_step
+        if self.context.rank == 0 and not done_before:
+            self._write_result_file(stopped, float(peak.item()))
+        # Under torchrun every rank reads the result right after this job.
+        dist.barrier()
+
+    def _write_result_file(self, stopped: str, peak_gib: float) -> None:
+        progress = self.progress
+        best = progress.best_step if self.config.train.early_stopping else progress.step
+        chosen = progress.step if best is None else best
+        write_json(
+            self.folder.result_file,
+            {
+                "run": self.config.name,
+                "steps": progress.step,
+                "epochs": progress.epoch,
+                "stopped": stopped,
+                "best_step": progress.best_step,
+                "checkpoint": checkpoint_path(self.folder, chosen).name,
+                "metrics": progress.best_metrics if chosen != progress.step else progress.evaluation,
+                "samples_per_second": round(self.meter.overall(), 1),
+                "seconds": round(time.monotonic() - self.meter.started, 2),
+                "world_size": self.context.world_size,
+                "peak_memory_gib": round(peak_gib, 3),
+                "progress": asdict(progress),
+            },
+        )
+
+    def _open_validation(self) -> Any:
+        split = self.manifest.splits.get("valid")
+        if split is None or split.rows == 0:
+            return None
+        return open_split(
+            self.config, self.manifest, self.folder.dataset(), "valid", self.context, training=False
+        )
+
+    def _restore(self) -> Progress:
+        found = newest_progress(self.folder)
+        if found is None:
+            return Progress()
+        checkpoint, progress = found
+        self.assembly.load(checkpoint)
+        stopping = self.config.train.early_stopping
+        # More epochs or steps may have been asked for since; only lost patience ends a run for good.
+        progress.finished = stopping is not None and progress.evaluations_since_best >= stopping.patience
+        return progress
+
+
+def update_best(progress: Progress, stopping: EarlyStoppingConfig) -> bool:
+    """Compare the newest evaluation with the best and count patience; return whether it is the best."""
+    value = (progress.evaluation or {}).get(stopping.metric, math.nan)
+    higher = stopping.metric in {"auc", "accuracy"}
+    if math.isnan(value):
+        gain = -math.inf
+    elif progress.best_value is None:
+        gain = math.inf
+    else:
+        gain = value - progress.best_value if higher else progress.best_value - value
+    if gain > stopping.min_delta:
+        progress.best_step, progress.best_value = progress.step, value
+        progress.best_metrics, progress.evaluations_since_best = progress.evaluation, 0
+        return True
+    progress.evaluations_since_best += 1
+    progress.finished = progress.evaluations_since_best >= stopping.patience
+    return False

@@ -1,0 +1,1 @@
+"""The model families, one file each; `trainer.registry` finds them."""

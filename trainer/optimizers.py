@@ -1,0 +1,67 @@
+"""Optimizers of the dense part and of the tables, under one learning-rate factor."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import nn
+from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizer, KeyedOptimizerWrapper
+
+from trainer.config import DenseOptimizerConfig
+
+
+class Optimizers:
+    """All optimizers of a run.
+
+    Fused table optimizers update inside the backward pass with the learning rate they hold then, and take a
+    new rate from their param groups in `zero_grad`; data-parallel tables update in `step`.
+    """
+
+    def __init__(
+        self, tables: KeyedOptimizer, dense: dict[str, nn.Parameter], config: DenseOptimizerConfig
+    ) -> None:
+        self._dense_parameters = list(dense.values())
+        self._dense = KeyedOptimizerWrapper(dense, lambda parameters: _dense_optimizer(parameters, config))
+        self._combined = CombinedOptimizer([tables, self._dense])
+        self._base = [float(group["lr"]) for group in self._combined.param_groups]
+
+    def begin_step(self, factor: float) -> None:
+        """Clear gradients and set every learning rate to its base times the factor."""
+        for group, base in zip(self._combined.param_groups, self._base, strict=True):
+            group["lr"] = base * factor
+        self._combined.zero_grad()
+
+    def end_step(self, max_gradient_norm: float | None) -> None:
+        """Clip the dense gradients (all ranks hold the same ones) and update the dense parameters."""
+        if max_gradient_norm is not None:
+            torch.nn.utils.clip_grad_norm_(self._dense_parameters, max_gradient_norm)
+        self._combined.step()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state of all optimizers, tables sharded."""
+        state: dict[str, Any] = self._combined.state_dict()
+        return state
+
+    def make_state(self) -> None:
+        """Make the dense state that otherwise appears at the first step: a load fills only what exists.
+
+        This takes one step with zero gradients, so weights and state must be loaded right after.
+        """
+        if self._dense_parameters:
+            self._dense.init_state()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over a state that a checkpoint filled in."""
+        self._combined.load_state_dict(state)
+
+
+def _dense_optimizer(parameters: Iterable[Any], config: DenseOptimizerConfig) -> torch.optim.Optimizer:
+    rate, decay = config.learning_rate, config.weight_decay
+    if config.name == "sgd":
+        return torch.optim.SGD(parameters, lr=rate, momentum=config.momentum, weight_decay=decay)
+    if config.name == "adagrad":
+        return torch.optim.Adagrad(parameters, lr=rate, eps=config.eps, weight_decay=decay)
+    kind = torch.optim.AdamW if config.name == "adamw" else torch.optim.Adam
+    return kind(parameters, lr=rate, betas=config.betas, eps=config.eps, weight_decay=decay)

@@ -1,0 +1,133 @@
+"""The registry of models: one file in `trainer/models/` registers one model.
+
+```python
+from trainer.registry import ModelInputs, ModelSection, register_model
+
+class MyConfig(ModelSection):
+    layers: list[int] = [64, 32]
+
+@register_model("my_model", config=MyConfig, task="ctr", source="Author et al. 2030, arXiv:...")
+class MyModel(torch.nn.Module):
+    def __init__(self, inputs: ModelInputs, config: MyConfig) -> None: ...
+    def forward(self, batch: Batch) -> Tensor:  # logits_BT
+```
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from pydantic import Field, ValidationError
+
+from sharding.tables import TableSpec
+from trainer.config import ModelConfig
+from trainer.config.base import Section
+from trainer.config.messages import config_error, did_you_mean
+from trainer.errors import ConfigError
+
+ModelClass = TypeVar("ModelClass", bound=type[torch.nn.Module])
+
+
+class ModelSection(Section):
+    """Config keys that every model has; `name` is the registered name."""
+
+    name: str
+    embedding_dim: int = Field(default=16, ge=1)
+    """Width of every table that neither its feature group nor `tables` gives one."""
+
+
+@dataclass(frozen=True)
+class ModelInputs:
+    """What a model is built from.
+
+    Attributes:
+        num_dense: columns of `Batch.dense_BF`.
+        features: sparse and sequence features, in the key order of `Batch.sparse`.
+        tables: their tables.
+    """
+
+    num_dense: int
+    features: tuple[str, ...]
+    tables: tuple[TableSpec, ...]
+
+
+@dataclass(frozen=True)
+class RegisteredModel:
+    """A registry entry."""
+
+    name: str
+    build: Callable[..., torch.nn.Module]
+    config: type[ModelSection]
+    task: str
+    source: str
+    summary: str
+
+
+_MODELS: dict[str, RegisteredModel] = {}
+
+
+def register_model(
+    name: str, *, config: type[ModelSection], task: str, source: str
+) -> Callable[[ModelClass], ModelClass]:
+    """Register a model class under its config name.
+
+    Args:
+        name: `model.name` in the run config.
+        config: its config section.
+        task: what it is for: `ctr`, `retrieval`, `ranking`, `sequence`.
+        source: the paper.
+    """
+
+    def register(model: ModelClass) -> ModelClass:
+        if name in _MODELS:
+            raise ValueError(f"two models are registered as {name!r}")
+        summary = (model.__doc__ or "").strip().splitlines()[0] if model.__doc__ else ""
+        _MODELS[name] = RegisteredModel(name, model, config, task, source, summary)
+        return model
+
+    return register
+
+
+def models() -> dict[str, RegisteredModel]:
+    """Return all models by name, after importing every file of `trainer/models/`."""
+    package = importlib.import_module("trainer.models")
+    for module in pkgutil.iter_modules(package.__path__):
+        importlib.import_module(f"trainer.models.{module.name}")
+    return dict(sorted(_MODELS.items()))
+
+
+def model_section(config: ModelConfig) -> ModelSection:
+    """Check the `model` section against the model that it names.
+
+    Raises:
+        ConfigError: no such model, or a key or value that it does not have.
+    """
+    entry = _entry(config.name, models())
+    raw = {"name": config.name, **config.params()}
+    try:
+        return entry.config.model_validate(raw)
+    except ValidationError as error:
+        raise config_error(error, entry.config, where="config", section="model") from error
+
+
+def build_model(inputs: ModelInputs, config: ModelSection) -> torch.nn.Module:
+    """Build a registered model; its tables are on the meta device, its dense part on the CPU."""
+    return _entry(config.name, models()).build(inputs, config)
+
+
+def _entry(name: str, known: dict[str, RegisteredModel]) -> RegisteredModel:
+    if name not in known:
+        fix = did_you_mean(name, known)
+        raise ConfigError(
+            "no such model",
+            where="model.name",
+            got=name,
+            allowed=list(known),
+            fixes=[fix] if fix else [],
+        )
+    return known[name]

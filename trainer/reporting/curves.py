@@ -1,0 +1,155 @@
+"""The curves of a run, each with its numbers in words for those who cannot see it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import median
+
+from markupsafe import Markup
+
+from trainer.reporting import formats
+from trainer.reporting.charts import Line, line_chart, smoothed
+from trainer.reporting.history import Curve, History
+from trainer.reporting.tables import Table, limited, make_table
+
+MAX_EVALUATIONS = 200
+
+
+@dataclass(frozen=True)
+class Key:
+    """An entry of a chart's legend: the colour's number and its meaning."""
+
+    series: int
+    label: str
+    faint: bool = False
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A chart with its title, the number to remember, and its contents in words."""
+
+    title: str
+    latest: str
+    svg: Markup
+    summary: str
+    keys: tuple[Key, ...] = ()
+
+
+def charts(history: History) -> tuple[Chart, ...]:
+    """Return the charts for which there is at least one point."""
+    drawn = (
+        _loss_chart(history),
+        _metric_chart(history, "auc", "Validation AUC", max),
+        _metric_chart(history, "ne", "Validation NE", min),
+        _calibration_chart(history),
+        _learning_rate_chart(history),
+        _speed_chart(history),
+    )
+    return tuple(chart for chart in drawn if chart is not None)
+
+
+def evaluation_table(history: History, best_step: object) -> Table | None:
+    """Return the evaluations of the validation split, the best one named."""
+    if not history.evaluations:
+        return None
+    best = formats.finite_number(best_step)
+    rows = [
+        (
+            f"{record['step']:,}" + (" (best)" if best is not None and record["step"] == best else ""),
+            formats.count(record.get("epoch")),
+            *(formats.decimal(record.get(key)) for key in ("auc", "ne", "log_loss")),
+            formats.decimal(record.get("calibration"), 3),
+            formats.percent(record.get("accuracy"), 2),
+        )
+        for record in history.evaluations
+    ]
+    # The newest evaluations are the ones to keep.
+    shown, note = limited(rows[::-1], MAX_EVALUATIONS, "evaluations, newest first")
+    titles = ("Step", "Epochs done", "AUC", "NE", "Log loss", "Calibration", "Accuracy")
+    ordered = shown if note else shown[::-1]
+    return make_table("Evaluations of the validation split", titles, ordered, text=(), note=note)
+
+
+def _loss_chart(history: History) -> Chart | None:
+    raw, valid = history.train_curve("loss"), history.evaluation_curve("log_loss")
+    if not len(raw) and not len(valid):
+        return None
+    smooth = smoothed(raw)
+    keys, words = [], []
+    if len(raw):
+        # Fewer points than three are not smoothed.
+        keys = [Key(1, "training, smoothed"), Key(1, "as logged", faint=True)]
+        keys = keys if len(raw) > 2 else [Key(1, "training")]
+        words.append(_in_words("training loss (smoothed)", smooth, formats.decimal))
+    if len(valid):
+        keys.append(Key(2, "validation"))
+        words.append(_in_words("validation log loss", valid, formats.decimal))
+    bad = history.steps_without_finite_loss()
+    words += [f"Logged steps whose loss was not finite: {bad:,}."] if bad else []
+    last = smooth.values[-1] if len(smooth) else valid.values[-1]
+    lines = [Line(raw, 1, faint=len(raw) > 2), Line(smooth, 1), Line(valid, 2, marked=True)]
+    svg = _drawn(history, lines, "loss")
+    return Chart("Log loss", f"last {formats.decimal(last)}", svg, " ".join(words), tuple(keys))
+
+
+def _metric_chart(
+    history: History, key: str, title: str, best_of: Callable[[tuple[float, ...]], float]
+) -> Chart | None:
+    curve = history.evaluation_curve(key)
+    if not len(curve):
+        return None
+    best = best_of(curve.values)
+    step = curve.steps[curve.values.index(best)]
+    words = f"{_in_words(title, curve, formats.decimal)} Best {formats.decimal(best)} at step {step:,}."
+    svg = _drawn(history, [Line(curve, 2, marked=True)], key)
+    return Chart(title, f"best {formats.decimal(best)}", svg, words)
+
+
+def _calibration_chart(history: History) -> Chart | None:
+    curve = history.evaluation_curve("calibration")
+    if not len(curve):
+        return None
+    svg = _drawn(history, [Line(curve, 2, marked=True)], "calibration", reference=1.0)
+    words = _in_words("Validation calibration", curve, lambda value: formats.decimal(value, 3))
+    return Chart("Validation calibration", f"last {formats.decimal(curve.values[-1], 3)}", svg, words)
+
+
+def _learning_rate_chart(history: History) -> Chart | None:
+    curve = history.train_curve("learning_rate")
+    if not len(curve):
+        return None
+    svg = _drawn(history, [Line(curve, 1)], "rate")
+    words = _in_words("Learning rate", curve, formats.general)
+    return Chart("Learning rate", f"peak {formats.general(max(curve.values))}", svg, words)
+
+
+def _speed_chart(history: History) -> Chart | None:
+    curve = history.train_curve("samples_per_second")
+    if not len(curve):
+        return None
+    lines = (
+        [Line(curve, 1)]
+        if len(curve) < 3
+        else [Line(curve, 1, faint=True), Line(smoothed(curve, history.resumed_at), 1)]
+    )
+    words = _in_words("Samples per second", curve, formats.count)
+    middle = formats.count(median(curve.values))
+    return Chart("Samples/s", f"median {middle}", _drawn(history, lines, "speed"), words)
+
+
+def _drawn(history: History, lines: list[Line], name: str, reference: float | None = None) -> Markup:
+    return line_chart(
+        lines, name=name, last_step=history.last_step, resumed_at=history.resumed_at, reference=reference
+    )
+
+
+def _in_words(what: str, curve: Curve, show: Callable[[float], str]) -> str:
+    first, last = curve.values[0], curve.values[-1]
+    what = what[:1].upper() + what[1:]
+    if len(curve) == 1:
+        return f"{what}: {show(first)} at step {curve.steps[0]:,}, the only point."
+    return (
+        f"{what}: from {show(first)} at step {curve.steps[0]:,} to {show(last)} at step {curve.steps[-1]:,}, "
+        f"between {show(min(curve.values))} and {show(max(curve.values))}."
+    )

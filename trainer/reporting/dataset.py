@@ -1,0 +1,81 @@
+"""The data section: rows and positives per split, and what each feature holds."""
+
+from __future__ import annotations
+
+from trainer.reporting import formats
+from trainer.reporting.tables import Table, limited, make_table
+from trainer.schema import SPLITS, Feature, FeatureStatistics, Manifest
+
+MAX_FEATURES = 500
+
+
+def feature_tables(manifest: Manifest) -> tuple[Table, ...]:
+    """Return the tables of id features and of dense features; empty ones are left out."""
+    return tuple(table for table in (_id_features(manifest), _dense_features(manifest)) if table.rows)
+
+
+def base_rate(manifest: Manifest) -> float | None:
+    """Return the share of positives over all splits; None without rows."""
+    rows = sum(split.rows for split in manifest.splits.values())
+    return sum(split.positives for split in manifest.splits.values()) / rows if rows else None
+
+
+def split_rows(manifest: Manifest) -> Table:
+    """Return rows, positives and files of each split."""
+    rows = []
+    for name, split in sorted(manifest.splits.items(), key=lambda item: SPLITS.index(item[0])):
+        rows.append(
+            (
+                name,
+                formats.count(split.rows),
+                formats.count(split.positives),
+                formats.percent(split.positives / split.rows, 2) if split.rows else formats.DASH,
+                formats.count(len(split.files)),
+                formats.byte_size(sum(file.bytes for file in split.files)),
+            )
+        )
+    titles = ("Split", "Rows", "Positives", "Base rate", "Part files", "On disk")
+    return make_table("Splits", titles, rows)
+
+
+def _id_features(manifest: Manifest) -> Table:
+    rows = []
+    for feature in manifest.spec.sparse:
+        seen = _statistics(manifest, feature)
+        rows.append(
+            (
+                feature.name,
+                feature.kind,
+                _ops(feature),
+                feature.table or formats.DASH,
+                formats.count(seen.ids),
+                formats.decimal(seen.mean_length, 2),
+                formats.percent(seen.null_share, 2),
+                formats.percent(seen.oov_share, 2),
+            )
+        )
+    shown, note = limited(rows, MAX_FEATURES, "features")
+    titles = ("Feature", "Kind", "Ops", "Table", "Ids", "Mean length", "Nulls", "OOV share")
+    about = "Ids, mean length and nulls over the training rows; OOV share over the other splits."
+    return make_table(
+        "Sparse and sequence features", titles, shown, text=(0, 1, 2, 3), note=f"{about} {note}".strip()
+    )
+
+
+def _dense_features(manifest: Manifest) -> Table:
+    rows = []
+    for feature in manifest.spec.dense:
+        seen = _statistics(manifest, feature)
+        numbers = (formats.general(value) for value in (seen.mean, seen.std, seen.min, seen.max))
+        rows.append((feature.name, _ops(feature), *numbers, formats.percent(seen.null_share, 2)))
+    shown, note = limited(rows, MAX_FEATURES, "features")
+    titles = ("Feature", "Ops", "Mean", "Std", "Min", "Max", "Nulls")
+    return make_table("Dense features", titles, shown, text=(0, 1), note=note)
+
+
+def _statistics(manifest: Manifest, feature: Feature) -> FeatureStatistics:
+    return manifest.statistics.get(feature.name, FeatureStatistics())
+
+
+def _ops(feature: Feature) -> str:
+    return ", ".join(op.name for op in feature.ops) or formats.DASH

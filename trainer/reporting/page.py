@@ -1,0 +1,163 @@
+"""Puts the sections together and writes the page."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from trainer.errors import DataError
+from trainer.reporting import formats
+from trainer.reporting.curves import Chart, charts, evaluation_table
+from trainer.reporting.dataset import base_rate, feature_tables, split_rows
+from trainer.reporting.evaluation import segment_tables, split_table
+from trainer.reporting.headline import Status, Tile, status, tiles
+from trainer.reporting.plan_view import PlanView, plan_view
+from trainer.reporting.recommended import UserList, num_users_left_out, user_lists
+from trainer.reporting.records import RunRecords, read_run
+from trainer.reporting.setting import Facts, environment_facts, setup_facts, version_table
+from trainer.reporting.tables import Table
+from trainer.schema import Manifest
+
+REPORT_FILE = "report.html"
+
+
+@dataclass(frozen=True)
+class Page:
+    """What the template shows; an empty part leaves its section out."""
+
+    name: str
+    subtitle: str
+    status: Status
+    synthetic: bool
+    tiles: tuple[Tile, ...]
+    charts: tuple[Chart, ...]
+    curves_note: str
+    evaluations: Table | None
+    quality: tuple[Table, ...]
+    users: tuple[UserList, ...]
+    users_left_out: int
+    data_facts: Facts
+    data_splits: Table | None
+    features: tuple[Table, ...]
+    layout: PlanView | None
+    setup: Facts
+    environment: Facts
+    versions: Table | None
+    config_text: str
+    notes: tuple[str, ...]
+    footer: str
+
+    @property
+    def contents(self) -> tuple[tuple[str, str], ...]:
+        """Return anchor and title of the sections that are there."""
+        sections = (
+            (bool(self.charts), "curves", "Curves"),
+            (bool(self.quality), "evaluation", "Evaluation"),
+            (bool(self.users), "recommendations", "Recommendations"),
+            (self.data_splits is not None, "data", "Data"),
+            (self.layout is not None, "plan", "Tables and plan"),
+            (True, "setup", "Set-up and environment"),
+        )
+        return tuple((anchor, title) for there, anchor, title in sections if there)
+
+
+def write_report(run_folder: Path) -> Path:
+    """Write the one-page HTML report of a run.
+
+    The page needs nothing but itself: no network, no script. What the folder lacks leaves its section out, so
+    that a run can be reported while it is still going on.
+
+    Args:
+        run_folder: holds at least `config.yaml` and `metrics.jsonl`.
+
+    Returns:
+        The path of `report.html` in the run folder.
+
+    Raises:
+        DataError: the folder is no run folder, or the report cannot be written.
+    """
+    run_folder = Path(run_folder)
+    text = render(make_page(read_run(run_folder)))
+    path = run_folder / REPORT_FILE
+    temporary = path.with_name(f".{REPORT_FILE}.tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    except OSError as error:
+        raise DataError(
+            f"the report cannot be written: {error.strerror}",
+            where=str(path),
+            fixes=["free disk space or mend the permissions of the run folder"],
+        ) from error
+    return path
+
+
+def make_page(run: RunRecords) -> Page:
+    """Return the page's contents."""
+    manifest, history = run.manifest, run.history
+    recommendations, environment = run.recommendations or {}, run.environment or {}
+    splits = split_table(run.evaluations)
+    return Page(
+        name=run.name,
+        subtitle=_subtitle(run),
+        status=status(run),
+        synthetic=manifest is not None and manifest.synthetic,
+        tiles=tiles(run),
+        charts=charts(history),
+        curves_note=_curves_note(run),
+        evaluations=evaluation_table(history, (run.result or {}).get("best_step")),
+        quality=((splits, *segment_tables(run.evaluations)) if splits else ()),
+        users=user_lists(recommendations),
+        users_left_out=num_users_left_out(recommendations),
+        data_facts=_data_facts(manifest) if manifest else (),
+        data_splits=split_rows(manifest) if manifest else None,
+        features=feature_tables(manifest) if manifest else (),
+        layout=plan_view(run.plan) if run.plan else None,
+        setup=setup_facts(run),
+        environment=environment_facts(environment),
+        versions=version_table(environment),
+        config_text=run.config_text,
+        notes=run.notes,
+        footer=f"Written on {datetime.now(tz=timezone.utc):%Y-%m-%d %H:%M} UTC by shardrec.",
+    )
+
+
+def render(page: Page) -> str:
+    """Return the page as HTML; every text of the run is escaped."""
+    environment = Environment(
+        loader=PackageLoader("trainer.reporting"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("report.html.j2").render(page=page)
+
+
+def _subtitle(run: RunRecords) -> str:
+    model = run.setting("model.name")
+    data = run.manifest.name if run.manifest else None
+    started = formats.finite_number(run.history.starts[0].get("time")) if run.history.starts else None
+    parts = [str(model) if model else "", f"on {data}" if data else ""]
+    text = " ".join(part for part in parts if part)
+    if started is None:
+        return text
+    when = f"started {datetime.fromtimestamp(started, tz=timezone.utc):%Y-%m-%d %H:%M} UTC"
+    return f"{text}, {when}" if text else when
+
+
+def _curves_note(run: RunRecords) -> str:
+    resumes = [f"{step:,}" for step in run.history.resumed_at]
+    return f"Dotted lines: the run was resumed at step {', '.join(resumes)}." if resumes else ""
+
+
+def _data_facts(manifest: Manifest) -> Facts:
+    return (
+        ("Data set", manifest.name + (" (synthetic)" if manifest.synthetic else "")),
+        ("Prepared", manifest.created),
+        ("Base rate", formats.percent(base_rate(manifest), 2)),
+        ("Feature spec", f"{manifest.spec.hash}, {len(manifest.spec.features)} features"),
+    )

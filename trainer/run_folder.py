@@ -1,0 +1,159 @@
+"""The run folder: what training leaves behind, and where."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import socket
+import sys
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from trainer.config import RunConfig
+from trainer.errors import DataError
+from trainer.schema import MANIFEST_FILE, Manifest
+
+PACKAGES = (
+    "shardrec",
+    "torch",
+    "torchrec",
+    "fbgemm-gpu-cpu",
+    "fbgemm-gpu",
+    "pyspark",
+    "pyarrow",
+    "numpy",
+    "petastorm",
+)
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths and files of one run: `config.yaml manifest.json plan.json env.json metrics.jsonl checkpoints/
+    result.json log/ tensorboard/ report.html`.
+    """
+
+    path: Path
+
+    @property
+    def config_file(self) -> Path:
+        """Return the path of the resolved config."""
+        return self.path / "config.yaml"
+
+    @property
+    def plan_file(self) -> Path:
+        """Return the path of the sharding plan."""
+        return self.path / "plan.json"
+
+    @property
+    def metrics_file(self) -> Path:
+        """Return the path of the metrics, one JSON object a line."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Return the folder of the checkpoints."""
+        return self.path / "checkpoints"
+
+    @property
+    def result_file(self) -> Path:
+        """Return the path of the result."""
+        return self.path / "result.json"
+
+    def create(self, run: RunConfig, manifest: Manifest, dataset: Path) -> None:
+        """Write config, manifest and environment.
+
+        Raises:
+            DataError: the folder cannot be written.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self.config_file.write_text(run.to_yaml(), encoding="utf-8")
+            manifest.save(self.path)
+            write_json(self.path / "env.json", environment() | {"dataset": str(dataset.absolute())})
+        except OSError as error:
+            raise DataError(
+                f"the run folder cannot be written: {error.strerror}",
+                where=str(self.path),
+                fixes=["choose another folder with --out"],
+            ) from error
+
+    def config(self) -> RunConfig:
+        """Read the resolved config."""
+        return RunConfig.load(self.config_file)
+
+    def manifest(self) -> Manifest:
+        """Read the manifest of the data set that the run was made for."""
+        return Manifest.load(self.path / MANIFEST_FILE)
+
+    def dataset(self) -> Path:
+        """Return the data set folder."""
+        return Path(read_json(self.path / "env.json")["dataset"])
+
+    def result(self) -> dict[str, Any]:
+        """Read the result.
+
+        Raises:
+            DataError: the run has not finished.
+        """
+        if not self.config_file.exists():
+            raise DataError("no such run folder", where=str(self.path))
+        if not self.result_file.exists():
+            raise DataError(
+                "the run has no result: it has not finished",
+                where=str(self.path),
+                fixes=[
+                    "go on with it: shardrec train CONFIG --resume",
+                    "name one of its checkpoints: --checkpoint",
+                ],
+            )
+        result: dict[str, Any] = read_json(self.result_file)
+        return result
+
+
+def environment() -> dict[str, Any]:
+    """Return host, Python, command and the versions of what computes."""
+    return {
+        "versions": versions(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "host": socket.gethostname(),
+        "cores": os.cpu_count(),
+        "command": " ".join(sys.argv),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Return the installed versions of the packages that results depend on."""
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file atomically; NaN becomes null, since JSON has no NaN."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(json.dumps(finite(value), indent=1, ensure_ascii=False), encoding="utf-8")
+    temporary.replace(path)
+
+
+def finite(value: Any) -> Any:
+    """Return the value with every NaN and infinity inside it as None."""
+    if isinstance(value, float):
+        return value if value == value and abs(value) != float("inf") else None
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(item) for item in value]
+    return value

@@ -1,0 +1,65 @@
+"""What is trained: a model together with its loss, in the form that TorchRec's train pipelines expect."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from trainer.batch import Batch
+
+TaskOutput = tuple[Tensor, tuple[Tensor, Tensor, Tensor, Tensor]]
+
+
+class WeightedBinaryCrossEntropy(nn.Module):
+    """Binary cross-entropy of logits: `sum(weight * loss) / (B * T)`.
+
+    The divisor is the rank's number of rows, padding included, and not the sum of the weights. All ranks have
+    the same B, and DistributedModelParallel averages gradients over ranks, so the average over ranks is the
+    loss of the whole global batch at every world size. Weight sums differ from rank to rank: dividing by
+    them would make a row count more on a rank that happens to hold more padding, and the result would change
+    with the world size. Padding rows have weight 0 and so add nothing. Sample weights far from a mean of 1
+    scale the loss, as they do in the sum over rows.
+    """
+
+    def forward(self, logits_BT: Tensor, labels_BT: Tensor, weights_B: Tensor) -> Tensor:
+        """Return the loss.
+
+        Args:
+            logits_BT: float32 [B, T].
+            labels_BT: float32 [B, T], 0 or 1.
+            weights_B: float32 [B], >= 0; 0 marks padding.
+
+        Returns:
+            Float32 scalar.
+        """
+        loss_BT = nn.functional.binary_cross_entropy_with_logits(
+            logits_BT.float(), labels_BT, reduction="none"
+        )
+        return (loss_BT * weights_B.unsqueeze(1)).sum() / loss_BT.numel()
+
+
+class TrainingTask(nn.Module):
+    """A model and its loss; the module that is sharded and trained.
+
+    Args:
+        model: takes a `Batch`, returns logits [B, T].
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        # A module, not a function: TorchRec's pipelines trace this forward and leave whole modules alone.
+        self.loss = WeightedBinaryCrossEntropy()
+
+    def forward(self, batch: Batch) -> TaskOutput:
+        """Return the loss and what metrics need.
+
+        Args:
+            batch: rows of this rank.
+
+        Returns:
+            `(loss, (loss, logits_BT, labels_BT, weights_B))`; the tensors of the inner tuple are detached:
+            loss scalar, logits and labels [B, T], weights [B], all float32.
+        """
+        logits_BT = self.model(batch)
+        loss = self.loss(logits_BT, batch.labels_BT, batch.weights_B)
+        return loss, (loss.detach(), logits_BT.detach(), batch.labels_BT, batch.weights_B)
