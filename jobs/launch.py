@@ -121,7 +121,9 @@ def _in_this_process(run_folder: Path, record: Launch) -> Outcome:
             fixes=["call torch.distributed.destroy_process_group() first", "--on local"],
         )
     with screen() as stream, checkpoint_on_interrupt(run_folder, stream), restored_process():
-        error = work(run_folder, record, 0, StopRequest(run_folder), alone=True)
+        # Here the handler itself writes the file, so a look every time is what a Ctrl-C is worth.
+        stop = StopRequest(run_folder, poll_seconds=0.0)
+        error = work(run_folder, record, 0, stop, alone=True)
     _raise_as_it_is(error)
     return _judge_from(error, run_folder, record)
 

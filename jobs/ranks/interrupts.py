@@ -72,18 +72,19 @@ class StopRequest:
 
     Args:
         run_folder: where the stop file may appear.
+        poll_seconds: how long to wait between two looks for the file, which may lie on slow shared storage.
     """
 
-    def __init__(self, run_folder: Path) -> None:
-        self._file = stop_file(run_folder)
+    def __init__(self, run_folder: Path, poll_seconds: float = _POLL_SECONDS) -> None:
+        self._file, self._poll_seconds = stop_file(run_folder), poll_seconds
         self._asked = False
         self._next_look = 0.0
 
     def __call__(self) -> bool:
-        """Return whether a signal came or the stop file is there; the file is looked for once a second."""
+        """Return whether a signal came or the stop file is there."""
         now = time.monotonic()
         if not self._asked and now >= self._next_look:
-            self._next_look = now + _POLL_SECONDS
+            self._next_look = now + self._poll_seconds
             self._asked = self._file.exists()
         return self._asked
 

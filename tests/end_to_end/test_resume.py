@@ -54,34 +54,46 @@ def unbroken(
     return run, train(run, data, out=tmp_path_factory.mktemp("unbroken") / "run", show_progress=False)
 
 
+def endless(run: RunConfig) -> RunConfig:
+    """A run that a test can stop at its leisure: however fast the machine, it does not end by itself."""
+    return run.override(
+        "train.epochs=100000",
+        "train.max_steps=null",
+        "train.schedule.decay_steps=2000",
+        "train.early_stopping.patience=100000",
+    )
+
+
+def first_steps(run_folder: Path) -> list[int]:
+    lines = map(json.loads, (run_folder / "metrics.jsonl").read_text().splitlines())
+    return [line["first_step"] for line in lines if line["kind"] == "start"]
+
+
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_a_run_killed_with_sigkill_ends_with_the_same_metrics(
-    unbroken: tuple[RunConfig, TrainResult], movielens: tuple[RunConfig, Dataset], tmp_path: Path, ranks: int
+    movielens: tuple[RunConfig, Dataset], tmp_path: Path, ranks: int
 ) -> None:
-    run, expected = unbroken
-    if ranks > 1:  # dropout draws from each rank's own generator
-        cluster = Cluster.local(ranks, on="torchrun")
-        expected = train(run, movielens[1], cluster, out=tmp_path / "unbroken", show_progress=False)
+    run, data = endless(movielens[0].override(*OVERRIDES)), movielens[1]
     config = tmp_path / "run.yaml"
     config.write_text(run.to_yaml())
     more = [] if ranks == 1 else ["--on", "torchrun", "--ranks", str(ranks)]
-    process = start(config, movielens[1].path, tmp_path / "run", *more)
+    process = start(config, data.path, tmp_path / "run", *more)
     wait_for_step(tmp_path / "run", 20, process)
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not RunFolder(tmp_path / "run").result_file.exists()
 
     cluster = Cluster.local() if ranks == 1 else Cluster(ranks_per_node=ranks, on="torchrun")
-    resumed = train(run, movielens[1], cluster, out=tmp_path / "run", show_progress=False)
+    steps = saved_steps(RunFolder(tmp_path / "run"))[-1] + 25
+    whole = run.override(f"train.max_steps={steps}")
+    resumed = train(whole, data, cluster, out=tmp_path / "run", show_progress=False)
+    expected = train(whole, data, cluster, out=tmp_path / "unbroken", show_progress=False)
 
-    starts = [
-        line["first_step"]
-        for line in map(json.loads, (tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
-        if line["kind"] == "start"
-    ]
+    starts = first_steps(tmp_path / "run")
     assert starts[0] == 0
-    assert starts[-1] >= 20
-    assert resumed.result["steps"] == 90
+    assert 20 <= starts[-1] < steps
+    assert first_steps(tmp_path / "unbroken") == [0]
+    assert resumed.result["steps"] == expected.result["steps"] == steps
     assert resumed.metrics == pytest.approx(expected.metrics, abs=1e-6)
 
 
@@ -101,20 +113,25 @@ def test_a_run_goes_on_at_another_world_size_with_the_same_metrics(
     assert resumed.metrics == pytest.approx(expected.metrics, abs=1e-4)
 
 
-def test_ctrl_c_saves_and_the_run_goes_on(
-    unbroken: tuple[RunConfig, TrainResult], movielens: tuple[RunConfig, Dataset], tmp_path: Path
-) -> None:
-    run, expected = unbroken
+def test_ctrl_c_saves_and_the_run_goes_on(movielens: tuple[RunConfig, Dataset], tmp_path: Path) -> None:
+    run, data = endless(movielens[0].override(*OVERRIDES)), movielens[1]
     config = tmp_path / "run.yaml"
     config.write_text(run.to_yaml())
-    process = start(config, movielens[1].path, tmp_path / "run")
+    process = start(config, data.path, tmp_path / "run")
     wait_for_step(tmp_path / "run", 10, process)
     process.send_signal(signal.SIGINT)
     assert process.wait(timeout=60) == 0
     stopped = TrainResult.open(tmp_path / "run")
     assert stopped.result["stopped"] == "interrupted"
-    assert 10 <= stopped.result["steps"] < 90
-    resumed = train(run, movielens[1], out=tmp_path / "run", show_progress=False)
+    step = stopped.result["steps"]
+    assert step >= 10
+    assert saved_steps(RunFolder(tmp_path / "run"))[-1] == step
+
+    whole = run.override(f"train.max_steps={step + 10}")
+    resumed = train(whole, data, out=tmp_path / "run", show_progress=False)
+    expected = train(whole, data, out=tmp_path / "unbroken", show_progress=False)
+    assert first_steps(tmp_path / "run") == [0, step]
+    assert resumed.result["steps"] == expected.result["steps"] == step + 10
     assert resumed.metrics == pytest.approx(expected.metrics, abs=1e-9)
 
 

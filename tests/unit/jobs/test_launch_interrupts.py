@@ -55,9 +55,18 @@ def test_in_another_thread_signals_are_left_alone(tmp_path: Path) -> None:
 
 
 def test_a_rank_hears_of_the_stop_file(tmp_path: Path) -> None:
-    assert not StopRequest(tmp_path)()
+    stop = StopRequest(tmp_path, poll_seconds=0.0)
+    assert not stop()
     request_stop(tmp_path)
-    assert StopRequest(tmp_path)()
+    assert stop()
+
+
+def test_a_rank_looks_for_the_stop_file_only_so_often(tmp_path: Path) -> None:
+    stop = StopRequest(tmp_path, poll_seconds=3600.0)
+    assert not stop()
+    request_stop(tmp_path)
+    assert not stop()
+    assert StopRequest(tmp_path, poll_seconds=3600.0)()
 
 
 def test_a_rank_takes_a_signal_as_a_request(tmp_path: Path) -> None:
