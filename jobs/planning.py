@@ -36,6 +36,7 @@ def plan(
 
     cluster, dataset = cluster or Cluster.local(), as_dataset(data)
     check_preparation(run, dataset)
+    check_optimizer_of(run, cluster)
     task, inputs = build_task(run, dataset.manifest)
     return make_plan(
         task,
@@ -46,6 +47,20 @@ def plan(
         storage_reserve_share=run.plan.storage_reserve_share,
         timeout_seconds=run.plan.timeout_seconds,
     )
+
+
+def check_optimizer_of(run: RunConfig, cluster: topology.Cluster, layout: Plan | None = None) -> None:
+    """Check before any launch that the embedding optimizer is one of the device's, and of the plan.
+
+    Raises:
+        PlanError: it is not.
+    """
+    from sharding.sharders import check_optimizer
+
+    optimizer = run.train.embedding_optimizer
+    check_optimizer(optimizer.name, cluster.device, optimizer.weight_decay)
+    if layout is not None:
+        layout.check_optimizer(optimizer.name)
 
 
 def check_layout_of(run: RunConfig, dataset: Dataset, cluster: Cluster, split: str = "train") -> None:

@@ -63,6 +63,7 @@ def run_request(
     """
     from jobs.launch import launch, torchrun_rank
     from jobs.planning import check_layout_of, plan
+    from trainer.assembly import scoring_config
     from trainer.rank_jobs import PLAN_FILE, Request
 
     if cluster.on == "torchrun" and torchrun_rank() is not None:
@@ -77,7 +78,8 @@ def run_request(
     check_layout_of(run, dataset, cluster, split)
     paths = (str(folder.path.absolute()), checkpoint, str(dataset.path.absolute()))
     Request(*paths, split, by).save(place)
-    plan(run, Dataset(folder.dataset(), manifest), cluster).save(place / PLAN_FILE)
+    layout = plan(scoring_config(run, cluster.device), Dataset(folder.dataset(), manifest), cluster)
+    layout.save(place / PLAN_FILE)
     launch(
         f"trainer.rank_jobs:{job}",
         place,

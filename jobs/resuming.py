@@ -23,6 +23,8 @@ _FREE_TRAIN_KEYS = frozenset(
         "max_restarts",
     }
 )
+# Checkpoints are read under any plan.
+_FREE_TABLE_KEYS = frozenset({"sharding_types", "compute_kernels", "min_partition", "cache_load_factor"})
 _FIXED_DATA_KEYS = frozenset({"num_lanes", "reader", "shuffle_window_row_groups"})
 
 
@@ -83,5 +85,15 @@ def _fixed(run: RunConfig) -> dict[str, Any]:
     values = run.as_dict()
     train_keys = {key: value for key, value in values["train"].items() if key not in _FREE_TRAIN_KEYS}
     data_keys = {key: value for key, value in values["data"].items() if key in _FIXED_DATA_KEYS}
-    kept = {key: values[key] for key in ("seed", "model", "tables", "features")}
-    return {**kept, "train": train_keys, "data": data_keys}
+    tables = {
+        glob: {key: value for key, value in table.items() if key not in _FREE_TABLE_KEYS}
+        for glob, table in values["tables"].items()
+    }
+    kept = {key: values[key] for key in ("seed", "model", "features")}
+    # A glob that says nothing but where its tables lie may come and go.
+    return {
+        **kept,
+        "tables": {g: t for g, t in tables.items() if any(v is not None for v in t.values())},
+        "train": train_keys,
+        "data": data_keys,
+    }

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import shutil
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jobs.cluster import Cluster
-from jobs.planning import as_dataset, check_layout_of, check_preparation, plan
+from jobs.planning import as_dataset, check_layout_of, check_optimizer_of, check_preparation, plan
 from jobs.rank_requests import chosen_checkpoint, job_folder, run_request
 from jobs.results import Dataset, Evaluation, TrainResult
 from jobs.resuming import check_resumable
@@ -89,6 +90,9 @@ def train(
     _check_training(run, dataset, cluster)
     layout = plan(run, dataset, cluster) if layout is None else _checked(layout, run, dataset, cluster)
     check_resumable(folder, run, dataset, resume)
+    if show_progress:
+        for warning in layout.warnings:
+            print(f"plan: {warning}", file=sys.stderr)  # noqa: T201
     folder.create(run, dataset.manifest, dataset.path)
     layout.save(folder.plan_file)
     _launch_with_restarts(folder, run, cluster, show_progress)
@@ -165,6 +169,7 @@ def _checked(layout: Plan, run: RunConfig, dataset: Dataset, cluster: Cluster) -
 
     _, inputs = build_task(run, dataset.manifest)
     layout.check(inputs.tables, world_size=cluster.world_size, device=cluster.device)
+    check_optimizer_of(run, cluster, layout)
     return layout
 
 

@@ -7,11 +7,13 @@ that can make a difference; otherwise each table gets the one or two that suit i
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal
 
 from torchrec.distributed.planner.types import ParameterConstraints
 from torchrec.distributed.types import CacheParams
 
+from sharding.errors import PlanError
 from sharding.memory import MemoryBudget, total_bytes
 from sharding.sharders import COLUMN_SPLITS, HOST_TYPES, kernels_of, sharding_types_of
 from sharding.tables import TableSpec
@@ -57,20 +59,71 @@ def candidate_types(
         optimizer: embedding optimizer.
         effort: how many types to look at.
     """
-    offered = sharding_types_of(table, cluster.device, optimizer)
+    possible = [
+        kind
+        for kind in sharding_types_of(table, cluster.device, optimizer)
+        if _has_kernel(kind, table, cluster) and fills_every_rank(kind, table.num_embeddings, cluster)
+    ]
     if table.sharding_types is not None:
-        return tuple(kind for kind in offered if kind in table.sharding_types)
-    if cluster.world_size == 1:
+        return tuple(kind for kind in possible if kind in table.sharding_types)
+    if cluster.world_size == 1 and "table_wise" in possible:
         return ("table_wise",)
-    useful = [kind for kind in offered if _is_useful(kind, table, cluster, optimizer)]
+    # What helps nobody is still taken where the kernels leave nothing else.
+    useful = [kind for kind in possible if _is_useful(kind, table, cluster, optimizer)] or possible
     if effort == "all":
         return tuple(useful)
     size = total_bytes(table, optimizer)
-    return tuple(
-        _one_type(useful, size, cluster, budget)
-        if effort == "one"
-        else _some_types(useful, size, cluster, budget)
-    )
+    choose = _one_type if effort == "one" else _some_types
+    return tuple(kind for kind in choose(useful, size, cluster, budget) if kind in useful) or tuple(useful)
+
+
+def fills_every_rank(kind: str, rows: int, cluster: Cluster) -> bool:
+    """Return whether a sharding type gives every rank that shares the table's rows one of them at least.
+
+    FBGEMM takes tables without any element for tables of a GPU, so on CPU a rank whose tables are all empty
+    fails at its first lookup.
+
+    Args:
+        kind: sharding type.
+        rows: `num_embeddings`.
+        cluster: of the plan.
+    """
+    parts = {
+        "row_wise": cluster.world_size,
+        "table_row_wise": cluster.local_world_size,
+        "grid_shard": cluster.local_world_size,
+    }.get(kind, 1)
+    # TorchRec fills one rank after the other with ceil(rows / parts).
+    return cluster.device == "cuda" or (parts - 1) * -(-rows // parts) < rows
+
+
+def check_candidates(
+    tables: Sequence[TableSpec], cluster: Cluster, budget: MemoryBudget, optimizer: str
+) -> None:
+    """Refuse constraints that leave a table no sharding type on this cluster.
+
+    Raises:
+        PlanError: names the table and what would do.
+    """
+    for table in tables:
+        if candidate_types(table, cluster, budget, optimizer, "all"):
+            continue
+        ranks = f"{table.num_embeddings} rows on {cluster.world_size} ranks"
+        free = replace(table, sharding_types=None)
+        allowed = candidate_types(free, cluster, budget, optimizer, "all")
+        raise PlanError(
+            "the allowed sharding types leave ranks without a row of the table; CPU kernels refuse that",
+            where=f"tables.{table.name}.sharding_types",
+            got=f"{', '.join(table.sharding_types or ())} ({ranks})",
+            allowed=allowed,
+            fixes=[f"--set tables.{table.name}.sharding_types=[{kind}]" for kind in allowed[:1]]
+            + ["use fewer ranks"],
+        )
+
+
+def _has_kernel(kind: str, table: TableSpec, cluster: Cluster) -> bool:
+    kernels = table.compute_kernels
+    return kernels is None or any(kernel in kernels for kernel in kernels_of([kind], cluster.device))
 
 
 def _is_useful(kind: str, table: TableSpec, cluster: Cluster, optimizer: str) -> bool:

@@ -166,12 +166,34 @@ class Plan:
             for key in ("num_embeddings", "embedding_dim", "data_type", "pooling"):
                 a, b = getattr(planned[name], key), getattr(present[name], key)
                 lines += [f"table {name}: {key}: plan {a}, model {b}"] if a != b else []
+        if device == "cpu":  # See `candidates.fills_every_rank`.
+            lines += [
+                f"table {table.name}: rank {shard.rank} gets no row; CPU kernels refuse that"
+                for table in self.tables
+                for shard in table.shards
+                if not shard.rows
+            ]
         if lines:
             raise PlanError(
                 "the plan was made for another run",
                 where=f"plan for {self.cluster}",
                 got="\n           ".join(lines[:20] + [f"and {len(lines) - 20} more"] * (len(lines) > 20)),
                 fixes=["make the plan again for this config, data set and number of ranks: shardrec plan"],
+            )
+
+    def check_optimizer(self, name: str) -> None:
+        """Refuse a plan that was reckoned with another embedding optimizer.
+
+        Raises:
+            PlanError: it was.
+        """
+        if name != self.embedding_optimizer:
+            raise PlanError(
+                "the plan reckoned with another embedding optimizer",
+                where="train.embedding_optimizer.name",
+                got=name,
+                allowed=self.embedding_optimizer,
+                fixes=["plan again: memory and the sharding types on offer depend on the optimizer"],
             )
 
     def sharding_plan(

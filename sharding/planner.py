@@ -29,7 +29,7 @@ from torchrec.distributed.planner.types import (
 from torchrec.distributed.types import PipelineType
 
 from sharding.assembly import plan_warnings, rank_memory, table_plans
-from sharding.candidates import Effort, planner_constraints, search_effort
+from sharding.candidates import Effort, check_candidates, planner_constraints, search_effort
 from sharding.errors import PlanError
 from sharding.locate import locate_tables
 from sharding.memory import MemoryBudget, TableStorageEstimator, memory_budget
@@ -79,6 +79,7 @@ def make_plan(
     check_tables(tables, cluster.device, embedding_optimizer)
     locate_tables(model, tables)
     budget = memory_budget(model, cluster, storage_reserve_share)
+    check_candidates(tables, cluster, budget, embedding_optimizer)
     check_bytes(tables, cluster, budget, embedding_optimizer)
     best = None
     for effort in _efforts(tables, cluster):

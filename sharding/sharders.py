@@ -87,9 +87,6 @@ def sharding_types_of(table: TableSpec, device: Device, optimizer: str) -> tuple
     types: tuple[str, ...] = SHARDING_TYPES
     if table.pooling == "none":
         types = _SEQUENCE_CPU if device == "cpu" else _SEQUENCE_CUDA
-    elif table.pooling == "mean":
-        # TorchRec (1.8) divides by the lengths under its other row-wise types, but forgets this one: it sums.
-        types = tuple(kind for kind in types if kind != "grid_shard")
     if optimizer not in _DATA_PARALLEL_OPTIMIZERS:
         types = tuple(kind for kind in types if kind != "data_parallel")
     return types
@@ -139,7 +136,7 @@ def check_tables(tables: Sequence[TableSpec], device: Device, optimizer: str) ->
     check_optimizer(optimizer, device)
     for table in tables:
         offered = sharding_types_of(table, device, optimizer)
-        kind = {"none": "sequence", "mean": "mean-pooled"}.get(table.pooling, "sum-pooled")
+        kind = "sequence" if table.pooling == "none" else "pooled"
         place = f"{kind} tables on {device} with {optimizer}"
         _check_known(table, "sharding_types", table.sharding_types, offered, place)
         allowed = [t for t in offered if table.sharding_types is None or t in table.sharding_types]

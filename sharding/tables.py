@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torchrec.modules.embedding_configs import DataType, EmbeddingBagConfig, EmbeddingConfig, PoolingType
 from torchrec.modules.embedding_modules import EmbeddingBagCollection, EmbeddingCollection
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
 
 from sharding.errors import UserError
 
 Pooling = Literal["sum", "mean", "none"]
 _DATA_TYPES = {"fp32": DataType.FP32, "fp16": DataType.FP16, "bf16": DataType.BF16, "int8": DataType.INT8}
-_POOLING = {"sum": PoolingType.SUM, "mean": PoolingType.MEAN}
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,8 @@ class TableSpec:
         num_embeddings: rows.
         embedding_dim: columns.
         features: features that look it up.
-        pooling: `none` keeps sequences (EmbeddingCollection), else EmbeddingBagCollection.
+        pooling: `none` keeps sequences (EmbeddingCollection), else EmbeddingBagCollection, which sums;
+            `pooled_vectors` makes means of the sums.
         data_type: of the stored weights.
         pooling_factors: mean ids per row for each feature, for the planner.
         sharding_types: allowed sharding types; None for all.
@@ -94,13 +95,36 @@ def build_collections(
     return bags, rows
 
 
+def pooled_vectors(
+    pooled: KeyedTensor, ids: KeyedJaggedTensor, tables: Sequence[TableSpec]
+) -> dict[str, Tensor]:
+    """Return the pooled embeddings by feature, those of `mean` tables divided by the number of ids.
+
+    Args:
+        pooled: output of the EmbeddingBagCollection, sharded or not.
+        ids: what was looked up.
+        tables: the tables of the model.
+
+    Returns:
+        [B, D] for each feature; zeros where a row has no id.
+    """
+    vectors = dict(pooled.to_dict())
+    for table in tables:
+        for feature in table.features if table.pooling == "mean" else ():
+            lengths_B = ids[feature].lengths()
+            vectors[feature] = vectors[feature] / lengths_B.clamp(min=1).unsqueeze(1)
+    return vectors
+
+
 def _bag(table: TableSpec) -> EmbeddingBagConfig:
     return EmbeddingBagConfig(
         name=table.name,
         num_embeddings=table.num_embeddings,
         embedding_dim=table.embedding_dim,
         feature_names=list(table.features),
-        pooling=_POOLING[table.pooling],
+        # A mean too is looked up as a sum. TorchRec averages inside the kernel under table_wise, after the
+        # exchange under row_wise and not at all (1.8) under grid_shard: losses would depend on the plan.
+        pooling=PoolingType.SUM,
         data_type=_DATA_TYPES[table.data_type],
         init_fn=None,
     )

@@ -15,12 +15,10 @@ import torch
 from torch import Tensor
 from torch.distributed._shard.sharded_tensor.api import ShardedTensor
 
+from sharding.hashing import splitmix64_
+
 # Elements hashed at a time: on CPU they stay in the cache, on GPU they fill it.
 _CHUNK_ELEMENTS = {"cpu": 1 << 15, "cuda": 1 << 24}
-# Constants of splitmix64 (Steele et al. 2014) as signed 64-bit numbers; int64 products wrap around.
-_GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)
-_MIX_1 = 0xBF58476D1CE4E5B9 - (1 << 64)
-_MIX_2 = 0x94D049BB133111EB - (1 << 64)
 _BITS = 24
 
 
@@ -50,7 +48,7 @@ def uniform_block(
     row_R1 = torch.arange(rows.start, rows.stop, device=device)[:, None]
     column_1C = torch.arange(columns.start, columns.stop, device=device)[None, :]
     bits_RC = row_R1 * dim + column_1C + _key(seed, table)
-    _splitmix64(bits_RC)
+    splitmix64_(bits_RC)
     bits_RC.bitwise_right_shift_(64 - _BITS)
     # The arithmetic shift leaves -2^23 .. 2^23 - 1; the half puts the values evenly around zero.
     scale = 1.0 / ((1 << (_BITS - 1)) * math.sqrt(num_embeddings))
@@ -90,11 +88,3 @@ def local_parts(weight: Tensor | ShardedTensor) -> Iterator[tuple[Tensor, int, i
 def _key(seed: int, table: str) -> int:
     digest = hashlib.sha256(f"{seed}/{table}".encode()).digest()
     return int.from_bytes(digest[:8], "little", signed=True)
-
-
-def _splitmix64(value: Tensor) -> None:
-    """Hash int64 numbers in place."""
-    value.mul_(_GOLDEN)
-    for bits, factor in ((30, _MIX_1), (27, _MIX_2), (31, 1)):
-        # torch shifts int64 arithmetically; the mask clears the copies of the sign.
-        value.bitwise_xor_((value >> bits).bitwise_and_((1 << (64 - bits)) - 1)).mul_(factor)

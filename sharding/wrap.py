@@ -80,7 +80,7 @@ def shard_model(
     kind: Device = "cuda" if device.type == "cuda" else "cpu"
     plan.check(tables, world_size=dist.get_world_size(group), device=kind)
     check_optimizer(optimizer.name, kind, optimizer.weight_decay)
-    _check_optimizer_of(plan, optimizer)
+    plan.check_optimizer(optimizer.name)
     _check_local_world_size(plan)
     paths = locate_tables(model, tables)
     _attach_optimizer(model, plan, tables, optimizer)
@@ -91,17 +91,6 @@ def shard_model(
             device=device,
             plan=plan.sharding_plan(kind, paths),
             sharders=sharders(),
-        )
-
-
-def _check_optimizer_of(plan: Plan, optimizer: FusedOptimizer) -> None:
-    if plan.embedding_optimizer != optimizer.name:
-        raise PlanError(
-            "the plan reckoned with another embedding optimizer",
-            where="train.embedding_optimizer.name",
-            got=optimizer.name,
-            allowed=plan.embedding_optimizer,
-            fixes=["plan again: memory and the sharding types on offer depend on the optimizer"],
         )
 
 

@@ -14,7 +14,7 @@ from sharding.optimizers import FusedOptimizer
 from sharding.plan import Plan
 from sharding.wrap import build_table_optimizer, dense_parameters, initialise_tables, shard_model
 from trainer.checkpoint import load_checkpoint
-from trainer.config import RunConfig
+from trainer.config import EmbeddingOptimizerConfig, RunConfig
 from trainer.data import BatchReader, open_reader
 from trainer.inputs import model_inputs
 from trainer.optimizers import Optimizers
@@ -60,8 +60,38 @@ def build_task(run: RunConfig, manifest: Manifest) -> tuple[TrainingTask, ModelI
     """
     section = model_section(run.model)
     inputs = model_inputs(run, manifest.spec, manifest.statistics, section.embedding_dim)
-    torch.manual_seed(run.seed)
-    return TrainingTask(build_model(inputs, section)), inputs
+    with torch.random.fork_rng(devices=[]):  # the caller's generator stays as it is
+        torch.manual_seed(run.seed)
+        return TrainingTask(build_model(inputs, section)), inputs
+
+
+def scoring_config(run: RunConfig, device: str) -> RunConfig:
+    """Return the config of a job that only reads a run's weights, on whatever device it has.
+
+    Such a job keeps no optimizer state, so it takes the optimizer without one. On CPU the tables lie as the
+    planner likes, with a data type that its kernels have: a run of GPUs can be evaluated on a laptop.
+
+    Args:
+        run: the config that the weights were trained with.
+        device: `cpu` or `cuda`.
+    """
+    sgd = EmbeddingOptimizerConfig(name="sgd")
+    train = run.train.model_copy(update={"embedding_optimizer": sgd})
+    changes: dict[str, Any] = {"train": train}
+    if device == "cpu":
+        places = {"sharding_types": None, "compute_kernels": None, "min_partition": None}
+        changes["plan"] = run.plan.model_copy(update={"sharding_types": None})
+        changes["tables"] = {
+            glob: table.model_copy(
+                update={
+                    **places,
+                    "cache_load_factor": None,
+                    "data_type": "fp16" if table.data_type == "fp16" else None,
+                }
+            )
+            for glob, table in run.tables.items()
+        }
+    return run.model_copy(update=changes)
 
 
 def assemble(run: RunConfig, manifest: Manifest, plan: Plan, context: RankContext) -> Assembly:

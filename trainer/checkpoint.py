@@ -32,6 +32,7 @@ class Progress:
         step: steps done.
         epoch: current epoch, from 0.
         step_in_epoch: global batches of the epoch done.
+        best_metric: name of the metric that the best is best in, None before the first evaluation.
         best_step: step of the best evaluation, None before the first.
         best_value: its metric.
         best_metrics: all metrics of that evaluation.
@@ -44,6 +45,7 @@ class Progress:
     step: int = 0
     epoch: int = 0
     step_in_epoch: int = 0
+    best_metric: str | None = None
     best_step: int | None = None
     best_value: float | None = None
     best_metrics: dict[str, Any] | None = None

@@ -28,7 +28,7 @@ from trainer.evaluation import predict
 from trainer.recording import Recorder
 from trainer.run_folder import RunFolder, write_json
 from trainer.schedule import learning_rate_factor
-from trainer.usage import Meter, peak_memory_gib
+from trainer.usage import Meter, all_finite, peak_memory_gib
 
 
 def train_rank(run_folder: Path, context: RankContext) -> str:
@@ -106,8 +106,8 @@ class _Training:
 
     def _step(self, batch: Batch) -> None:
         train, step = self.config.train, self.progress.step
-        # Dropout must not depend on where a killed run was taken up again.
-        torch.manual_seed(self.config.seed * 1_000_003 + step * 4_099 + self.context.rank)
+        # Dropout must depend neither on where a killed run was taken up again nor on the rank.
+        torch.manual_seed(self.config.seed * 1_000_003 + step)
         self.factor = learning_rate_factor(train.schedule, step, self.total_steps)
         optimizers = self.assembly.optimizers
         optimizers.begin_step(self.factor)
@@ -119,7 +119,7 @@ class _Training:
             loss, (detached, *_) = self.assembly.task(batch)
         loss.backward()
         optimizers.end_step(train.max_gradient_norm)
-        self.meter.add(detached, rows)
+        self.meter.add(detached, batch.size, rows)
 
     def _after_step(self) -> bool:
         """Log, evaluate and save where due; return whether to stop by request."""
@@ -128,7 +128,6 @@ class _Training:
         last = progress.step >= self.total_steps
         evaluate = self.validation is not None and self._due(train.evaluate_every_steps, end_of_epoch)
         save = self._due(train.checkpoint_every_steps, end_of_epoch)
-        # The log checks that the loss is finite: no broken model may push out a sound checkpoint.
         log = progress.step % train.log_every_steps == 0
         stop = self._log() if log or evaluate or save or last else False
         improved = self._evaluate() if evaluate else False
@@ -144,23 +143,28 @@ class _Training:
         loss, samples_per_second, stop = self.meter.read(self.context.stop_requested())
         step = self.progress.step
         if not math.isfinite(loss):
-            raise TrainingError(
-                "the loss is not a finite number",
-                where=f"step {step}",
-                got=loss,
-                fixes=[
-                    f"lower train.dense_optimizer.learning_rate "
-                    f"({self.config.train.dense_optimizer.learning_rate}) or the embedding optimizer's "
-                    f"({self.config.train.embedding_optimizer.learning_rate})",
-                    "set train.max_gradient_norm: 1.0",
-                    "set train.schedule.warmup_steps",
-                ],
-            )
+            raise self._diverged("the loss is not a finite number", loss)
         rate = self.config.train.dense_optimizer.learning_rate * self.factor
         self.recorder.write(
             "train", step, loss=loss, samples_per_second=round(samples_per_second, 1), learning_rate=rate
         )
         return stop
+
+    def _diverged(self, what: str, got: float | None) -> TrainingError:
+        """Return the error; its fixes change what a run was started with, so they need a new folder."""
+        train = self.config.train
+        return TrainingError(
+            what,
+            where=f"step {self.progress.step}",
+            got=got,
+            fixes=[
+                f"train in another folder (--out) with a lower train.dense_optimizer.learning_rate "
+                f"({train.dense_optimizer.learning_rate}) or train.embedding_optimizer.learning_rate "
+                f"({train.embedding_optimizer.learning_rate})",
+                "there, or with train.max_gradient_norm: 1.0",
+                "there, or with train.schedule.warmup_steps",
+            ],
+        )
 
     def _evaluate(self) -> bool:
         """Evaluate the validation split; return whether its checkpoint must be kept as the best."""
@@ -182,13 +186,17 @@ class _Training:
 
     def _save(self) -> None:
         self.meter.pause()
+        state = self.assembly.state()
+        # The loss in the log is that of the weights before the last update.
+        if not all_finite(state["model"], self.context.device):
+            raise self._diverged("the weights are not finite numbers", None)
         facts = {
             "world_size": self.context.world_size,
             "spec_hash": self.manifest.spec.hash,
             "config": self.config.as_dict(),
         }
         keep = self.config.train.keep_checkpoints
-        save_checkpoint(self.folder, self.progress, self.assembly.state(), facts, keep)
+        save_checkpoint(self.folder, self.progress, state, facts, keep)
         self.saved_step = self.progress.step
         self.recorder.write("checkpoint", self.progress.step)
         self.meter.resume()
@@ -214,6 +222,8 @@ class _Training:
         progress = self.progress
         best = progress.best_step if self.config.train.early_stopping else progress.step
         chosen = progress.step if best is None else best
+        # An interrupted run is not evaluated where it stopped.
+        newest = progress.evaluation if progress.evaluated_step == progress.step else None
         write_json(
             self.folder.result_file,
             {
@@ -223,7 +233,7 @@ class _Training:
                 "stopped": stopped,
                 "best_step": progress.best_step,
                 "checkpoint": checkpoint_path(self.folder, chosen).name,
-                "metrics": progress.best_metrics if chosen != progress.step else progress.evaluation,
+                "metrics": progress.best_metrics if chosen == progress.best_step else newest,
                 "samples_per_second": round(self.meter.overall(), 1),
                 "seconds": round(time.monotonic() - self.meter.started, 2),
                 "world_size": self.context.world_size,
@@ -248,12 +258,25 @@ class _Training:
         self.assembly.load(checkpoint)
         stopping = self.config.train.early_stopping
         # More epochs or steps may have been asked for since; only lost patience ends a run for good.
-        progress.finished = stopping is not None and progress.evaluations_since_best >= stopping.patience
+        progress.finished = False
+        if stopping is not None:
+            use_metric(progress, stopping.metric)
+            progress.finished = progress.evaluations_since_best >= stopping.patience
         return progress
+
+
+def use_metric(progress: Progress, metric: str) -> None:
+    """Compare by another metric where a resumed run asks for one: the best stays, valued anew."""
+    if progress.best_metric not in (None, metric):
+        value = (progress.best_metrics or {}).get(metric)
+        progress.best_value = None if value is None or math.isnan(value) else value
+        progress.evaluations_since_best = 0
+    progress.best_metric = metric
 
 
 def update_best(progress: Progress, stopping: EarlyStoppingConfig) -> bool:
     """Compare the newest evaluation with the best and count patience; return whether it is the best."""
+    use_metric(progress, stopping.metric)
     value = (progress.evaluation or {}).get(stopping.metric, math.nan)
     higher = stopping.metric in {"auc", "accuracy"}
     if math.isnan(value):

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from sharding.hosts import RankContext
 from sharding.plan import Plan
-from trainer.assembly import assemble, open_split
+from trainer.assembly import assemble, open_split, scoring_config
 from trainer.checkpoint import read_progress
 from trainer.data import prefetched
 from trainer.errors import DataError
@@ -120,7 +120,7 @@ def _rows(dataset: Path, split: str) -> pads.Dataset:
 
 def _predictions(job_folder: Path, request: Request, context: RankContext) -> Predictions | None:
     folder = RunFolder(Path(request.run))
-    run, dataset = folder.config(), Path(request.dataset)
+    run, dataset = scoring_config(folder.config(), context.device.type), Path(request.dataset)
     manifest = Manifest.load(dataset)
     folder.manifest().require_spec(manifest.spec, str(dataset))
     reader = open_split(run, manifest, dataset, request.split, context, training=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from trainer.batch import Batch
+from trainer.modules.row_dropout import row_dropouts
 
 TaskOutput = tuple[Tensor, tuple[Tensor, Tensor, Tensor, Tensor]]
 
@@ -49,6 +50,7 @@ class TrainingTask(nn.Module):
         self.model = model
         # A module, not a function: TorchRec's pipelines trace this forward and leave whole modules alone.
         self.loss = WeightedBinaryCrossEntropy()
+        self._dropouts = row_dropouts(model)
 
     def forward(self, batch: Batch) -> TaskOutput:
         """Return the loss and what metrics need.
@@ -60,6 +62,8 @@ class TrainingTask(nn.Module):
             `(loss, (loss, logits_BT, labels_BT, weights_B))`; the tensors of the inner tuple are detached:
             loss scalar, logits and labels [B, T], weights [B], all float32.
         """
+        for dropout in self._dropouts:
+            dropout.rows_B = batch.rows_B
         logits_BT = self.model(batch)
         loss = self.loss(logits_BT, batch.labels_BT, batch.weights_B)
         return loss, (loss.detach(), logits_BT.detach(), batch.labels_BT, batch.weights_B)

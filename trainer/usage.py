@@ -1,14 +1,18 @@
-"""Speed and memory of one rank."""
+"""Speed, memory and soundness of one rank."""
 
 from __future__ import annotations
 
 import resource
 import sys
 import time
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from sharding.weights import local_parts
 
 
 class Meter:
@@ -18,14 +22,19 @@ class Meter:
         self._device = device
         self.started = time.monotonic()
         self._loss = torch.zeros((), dtype=torch.float64, device=device)
-        self._steps = self._rows = self._all_rows = 0
+        self._rows = self._all_rows = 0
         self._seconds = self._all_seconds = 0.0
         self._since: float | None = self.started
 
-    def add(self, loss: Tensor, rows: int) -> None:
-        """Count one step of this rank: its mean loss and its rows."""
-        self._loss += loss.double()
-        self._steps += 1
+    def add(self, loss: Tensor, size: int, rows: int) -> None:
+        """Count one step of this rank.
+
+        Args:
+            loss: sum over the rows divided by `size`.
+            size: rows of the batch, padding included.
+            rows: rows that are no padding.
+        """
+        self._loss += loss.double() * size
         self._rows += rows
 
     def pause(self) -> None:
@@ -43,23 +52,43 @@ class Meter:
 
         One all-reduce carries the losses and the stop flags, so that all ranks stop at the same step.
         """
-        flags = torch.tensor(float(stop_requested), dtype=torch.float64, device=self._device)
-        shared = torch.stack([self._loss, flags])
+        mine = torch.tensor([self._rows, stop_requested], dtype=torch.float64, device=self._device)
+        shared = torch.cat([self._loss.reshape(1), mine])
         dist.all_reduce(shared)
-        ranks = dist.get_world_size()
         self.pause()
-        loss = float(shared[0]) / (ranks * max(1, self._steps))
-        speed = ranks * self._rows / max(self._seconds, 1e-9)
-        self._all_rows += ranks * self._rows
+        loss, rows, stops = shared.tolist()
+        speed = rows / max(self._seconds, 1e-9)
+        self._all_rows += int(rows)
         self._all_seconds += self._seconds
         self._loss.zero_()
-        self._steps, self._rows, self._seconds = 0, 0, 0.0
+        self._rows, self._seconds = 0, 0.0
         self.resume()
-        return loss, speed, bool(shared[1] > 0)
+        return loss / max(1.0, rows), speed, stops > 0
 
     def overall(self) -> float:
         """Return samples per second of all ranks over all steps read so far."""
         return self._all_rows / self._all_seconds if self._all_seconds else 0.0
+
+
+def all_finite(state: Mapping[str, Any], device: torch.device) -> bool:
+    """Return whether every weight of every rank is a finite number.
+
+    Args:
+        state: the model's sharded state dict.
+        device: where the ranks reduce.
+    """
+    # A sum is finite only if its terms are, and needs no copy of a table that fills the memory.
+    sums = [
+        part.sum(dtype=torch.float32).to(device)
+        for value in state.values()
+        for part, _, _ in local_parts(value)
+        if part.is_floating_point() and part.numel()
+    ]
+    broken = torch.zeros((), device=device)
+    if sums:
+        broken = (~torch.isfinite(torch.stack(sums))).sum().float()
+    dist.all_reduce(broken)
+    return not bool(broken > 0)
 
 
 def peak_memory_gib() -> float:

@@ -1,9 +1,10 @@
 """Rows/s of prepare, samples/s of training at 1 and 2 ranks, peak memory, on synthetic Criteo-shaped rows.
 
-    python -m tests.benchmarks.bench_pipeline [--rows 200000] [--rounds 3] [--out FILE]
+    python -m tests.benchmarks.bench_pipeline [--rows 200000] [--rounds 3]
 
 The rows are synthetic: 13 dense columns and 26 id columns whose ids follow a power law, in Criteo's 40-column
-TSV form. Prints one JSON object {"rows": [{"name", "value", "unit", ...}]}; medians of the rounds.
+TSV form. Prints one JSON object {"rows": [{"name", "value", "unit", ...}]}; medians of the rounds. Peak
+memory is that of the largest rank for training, and of Python and the JVM together for prepare.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ import shutil
 import statistics
 import tempfile
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ import numpy as np
 
 from jobs import Cluster, Dataset, RunConfig, prepare, train
 
-CONFIG = Path(__file__).parents[2] / "jobs" / "configs" / "criteo_dlrm.yaml"
+CONFIGS = Path(__file__).parents[2] / "jobs" / "configs"
 STEPS = 60
 
 
@@ -93,28 +93,36 @@ def measure_prepare(run: RunConfig, folder: Path, rows: int, rounds: int) -> tup
             data = prepare(None, run, folder / "data")
             seconds.append(data.seconds)
     assert data is not None
-    line = {"name": f"prepare, {rows:,} rows", "value": rows / statistics.median(seconds), "unit": "rows/s"}
-    return data, {**line, "peak_memory_gib": memory.peak_gib}
+    line = {
+        "name": f"prepare, {rows:,} rows",
+        "value": round(rows / statistics.median(seconds)),
+        "unit": "rows/s",
+    }
+    return data, {**line, "peak_memory_gib": round(memory.peak_gib, 2)}
 
 
 def measure_training(run: RunConfig, data: Dataset, folder: Path, ranks: int, rounds: int) -> dict[str, Any]:
-    """Train some steps on torchrun ranks; the speed is that of the last 40 steps, without evaluation."""
+    """Train some steps; the speed is that of the steps after the first 20, without evaluation.
+
+    Ranks are processes of their own at one rank too, so that their memory is not that of prepare.
+    """
     speeds, peaks = [], []
     for _ in range(rounds):
-        out = folder / f"run{ranks}"
+        out = folder / "run"
         shutil.rmtree(out, ignore_errors=True)
-        with ChildMemory() as memory:
-            cluster = Cluster.local(ranks, on="process" if ranks == 1 else "torchrun")
-            result = train(run, data, cluster, out=out, show_progress=False)
+        result = train(run, data, Cluster.local(ranks, on="torchrun"), out=out, show_progress=False)
         lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
         logged = [
             line["samples_per_second"] for line in lines if line["kind"] == "train" and line["step"] > 20
         ]
         speeds.append(statistics.harmonic_mean(logged))
-        peaks.append(max(memory.peak_gib, result.result["peak_memory_gib"]))
-    name = f"train DLRM, {ranks} rank{'s' if ranks > 1 else ''}"
-    peak = statistics.median(peaks)
-    return {"name": name, "value": statistics.median(speeds), "unit": "samples/s", "peak_memory_gib": peak}
+        peaks.append(result.result["peak_memory_gib"])
+    return {
+        "name": f"train {run.name}, {ranks} rank{'s' if ranks > 1 else ''}",
+        "value": round(statistics.median(speeds)),
+        "unit": "samples/s",
+        "peak_memory_gib": round(statistics.median(peaks), 2),
+    }
 
 
 def main() -> None:
@@ -122,26 +130,28 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--rows", type=int, default=200_000)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--out", type=Path)
     options = parser.parse_args()
+    found = []
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         write_rows(folder / "train.txt", options.rows)
-        run = RunConfig.load(CONFIG).override(
-            f"data.root={folder}",
-            f"train.max_steps={STEPS}",
-            "train.global_batch_size=2048",
-            "train.evaluate_every_steps=100000",
-            "train.checkpoint_every_steps=100000",
-        )
-        started = time.monotonic()
-        data, prepared = measure_prepare(run, folder, options.rows, options.rounds)
-        found = [prepared] + [measure_training(run, data, folder, n, options.rounds) for n in (1, 2)]
-        found[2] |= {"ratio": found[2]["value"] / found[1]["value"], "against": found[1]["name"]}
-        text = json.dumps({"rows": found, "seconds": round(time.monotonic() - started, 1)}, indent=1)
-    print(text)
-    if options.out:
-        options.out.write_text(text + "\n")
+        runs = [
+            RunConfig.load(CONFIGS / f"{name}.yaml").override(
+                f"data.root={folder}",
+                f"train.max_steps={STEPS}",
+                "train.global_batch_size=2048",
+                "train.log_every_steps=10",
+                "train.evaluate_every_steps=100000",
+                "train.checkpoint_every_steps=100000",
+            )
+            for name in ("criteo_dlrm", "criteo_dhen")
+        ]
+        data, prepared = measure_prepare(runs[0], folder, options.rows, options.rounds)
+        found.append(prepared)
+        for run in runs:
+            one, two = (measure_training(run, data, folder, ranks, options.rounds) for ranks in (1, 2))
+            found += [one, two | {"ratio": round(two["value"] / one["value"], 3), "against": one["name"]}]
+    print(json.dumps({"rows": found}, indent=1))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Speed of the readers on synthetic rows in the Criteo shape, and their memory over epochs.
 
-    python -m tests.benchmarks.bench_read [--rows 1000000] [--rounds 5] [--out FOLDER]
+    python -m tests.benchmarks.bench_read [--rows 1000000] [--rounds 5]
 
 Prints one JSON object `{"rows": [{"name", "value", "unit", "ratio", "against"}]}`. Files are in the page
 cache. Every measurement is the median of several rounds, taken in turns, so that a busy machine slows all
@@ -17,7 +17,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -198,24 +197,15 @@ def multi_hot(folder: Path, rows: int, rounds: int) -> list[dict]:
     return [figure(name, speed.per_second, IDS) for name, speed in found.items()]
 
 
-@contextmanager
-def working_folder(out: str | None) -> Iterator[Path]:
-    if out is not None:
-        yield Path(out)
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        yield Path(folder)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--out", help="keep the synthetic data here")
     options = parser.parse_args()
-    with working_folder(options.out) as folder:
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
         figures = criteo_shape(folder / "criteo_shape_synthetic", options.rows, options.rounds)
         figures += multi_hot(folder / "multi_hot_synthetic", max(1, options.rows // 4), options.rounds)
     print(json.dumps({"rows": figures}))

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import errno
+import json
 import math
 from pathlib import Path
 
 import pytest
+import torch
 
 from jobs import Cluster, Dataset, RunConfig, evaluate, plan, train
 from jobs.launch import RankError
+from jobs.ranks.interrupts import StopRequest
 from tests.support.datasets import write_dataset
 from trainer import checkpoint as checkpoints
 from trainer.checkpoint import saved_steps
 from trainer.errors import CheckpointError, ConfigError, DataError, PlanError, ShardrecError
+from trainer.optimizers import Optimizers
 from trainer.run_folder import RunFolder
 
 CONFIG = {
@@ -212,3 +216,110 @@ def test_petastorm_trains_whole_epochs_and_refuses_to_resume_inside_one(
     train(part, data, out=tmp_path / "part", show_progress=False)
     with pytest.raises(ShardrecError, match=r"data\.reader: arrow"):
         train(run, data, out=tmp_path / "part", show_progress=False)
+
+
+def test_weights_that_are_not_finite_never_become_a_checkpoint(
+    tmp_path: Path, run: RunConfig, data: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Optimizers.end_step
+
+    def end_step(self: Optimizers, max_gradient_norm: float | None) -> None:
+        real(self, max_gradient_norm)
+        self._dense_parameters[0].data[0] = math.inf
+
+    monkeypatch.setattr(Optimizers, "end_step", end_step)
+    # The update of a step comes after its loss, so only the weights can tell.
+    broken = run.override("train.checkpoint_every_steps=1", "train.max_steps=1")
+    with pytest.raises(ShardrecError, match="weights are not finite") as caught:
+        train(broken, data, out=tmp_path / "run", show_progress=False)
+    assert "--out" in str(caught.value)
+    assert saved_steps(RunFolder(tmp_path / "run")) == []
+
+
+def test_where_tables_lie_may_change_between_the_parts_of_a_run(
+    tmp_path: Path, run: RunConfig, data: Dataset
+) -> None:
+    run = run.override("train.embedding_optimizer={name: adagrad}")
+    whole = train(run, data, out=tmp_path / "whole", show_progress=False)
+    train(run.override("train.max_steps=8"), data, out=tmp_path / "run", show_progress=False)
+    other = run.override("tables={'*': {sharding_types: [data_parallel]}}")
+    resumed = train(other, data, out=tmp_path / "run", show_progress=False)
+    assert '"data_parallel"' in RunFolder(tmp_path / "run").plan_file.read_text()
+    assert resumed.metrics == pytest.approx(whole.metrics, abs=1e-6)
+
+
+def test_a_run_with_settings_of_gpus_is_evaluated_on_cpu(
+    tmp_path: Path, run: RunConfig, data: Dataset
+) -> None:
+    result = train(run, data, out=tmp_path / "run", show_progress=False)
+    before = evaluate(result, "test").metrics
+    on_gpu = run.override(
+        "train.embedding_optimizer={name: adam}",
+        "tables={'*': {compute_kernels: [fused_uvm_caching], cache_load_factor: 0.2, data_type: bf16}}",
+    )
+    RunFolder(result.path).config_file.write_text(on_gpu.to_yaml())
+    assert evaluate(result, "test").metrics == pytest.approx(before, abs=1e-9)
+
+
+@pytest.mark.parametrize("optimizer", ["{name: adam}", "{name: rowwise_adagrad, weight_decay: 0.1}"])
+def test_an_optimizer_that_cpu_lacks_is_refused_before_the_run_folder_is_made(
+    tmp_path: Path, run: RunConfig, data: Dataset, optimizer: str
+) -> None:
+    with pytest.raises(PlanError, match=r"train\.embedding_optimizer"):
+        train(
+            run.override(f"train.embedding_optimizer={optimizer}"),
+            data,
+            out=tmp_path / "run",
+            show_progress=False,
+        )
+    layout = plan(run.override("train.embedding_optimizer={name: sgd}"), data)
+    with pytest.raises(PlanError, match="another embedding optimizer"):
+        train(run, data, None, layout, out=tmp_path / "run", show_progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_interrupted_run_claims_no_metrics_of_another_step(
+    tmp_path: Path, run: RunConfig, data: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(StopRequest, "__call__", lambda self: True)
+    run = run.override(
+        "train.evaluate_every_steps=3", "train.log_every_steps=5", "train.checkpoint_every_steps=50"
+    )
+    result = train(run, data, out=tmp_path / "run", show_progress=False)
+    assert result.result["stopped"] == "interrupted"
+    evaluated = result.result["progress"]["evaluated_step"]
+    assert result.metrics == {} or evaluated == result.result["steps"]
+
+
+def test_planning_and_training_leave_the_callers_generator_alone(
+    tmp_path: Path, run: RunConfig, data: Dataset
+) -> None:
+    torch.manual_seed(123)
+    expected = torch.rand(3)
+    torch.manual_seed(123)
+    plan(run, data)
+    assert torch.equal(torch.rand(3), expected)
+
+
+@pytest.mark.parametrize("tail", ["drop", "pad"])
+def test_sample_weights_and_padding_count_the_same_at_every_world_size(
+    tmp_path: Path, run: RunConfig, tail: str
+) -> None:
+    rows = {"train": 300, "valid": 200}
+    written = write_dataset(tmp_path / "data", rows=rows, num_sequences=0, weight=True)
+    prepared_as = {"config_hash": run.preparation_hash(), "preparation": run.preparation()}
+    written.manifest.model_copy(update=prepared_as).save(tmp_path / "data")
+    run = run.override(
+        f"train.tail={tail}", "train.log_every_steps=1", "train.embedding_optimizer={name: sgd}"
+    )
+    run = run.override("train.max_gradient_norm=0.1", "train.schedule={warmup_steps: 5, decay: cosine}")
+    seen = []
+    for ranks in (1, 4):
+        out = tmp_path / str(ranks)
+        cluster = Cluster.local(ranks, on="process" if ranks == 1 else "torchrun")
+        result = train(run, Dataset.open(tmp_path / "data"), cluster, out=out, show_progress=False)
+        lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+        seen.append([line["loss"] for line in lines if line["kind"] == "train"])
+        seen[-1].append(result.metrics["log_loss"])
+    assert len(seen[0]) == 1 + (10 if tail == "pad" else 8)
+    assert seen[1] == pytest.approx(seen[0], abs=1e-6)

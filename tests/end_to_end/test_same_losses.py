@@ -19,12 +19,14 @@ def twenty_steps(run: RunConfig, *more: str) -> RunConfig:
     return run.override("train.max_steps=20", "train.log_every_steps=1", "train.early_stopping=null", *more)
 
 
-# The cross network is kept small: three full cross layers under 128 ReLUs amplify float32's rounding, which
-# differs with the order of a sum, ten times faster than the other two models.
+# The shipped config, which has dropout, and the other models with theirs.
 MODELS = {
-    "dlrm": "{name: dlrm, embedding_dim: 16}",
-    "dcn_v2": "{name: dcn_v2, embedding_dim: 16, num_cross_layers: 2, deep_layer_sizes: [32]}",
-    "dhen": "{name: dhen, embedding_dim: 16}",
+    "dlrm": [],
+    "dcn_v2": ["model={name: dcn_v2, dropout: 0.2}"],
+    "dhen": [
+        "model={name: dhen, modules: [dot, attention, convolution, linear, cross], dropout: 0.2, "
+        "interactions: {attention: {dropout: 0.1}}}"
+    ],
 }
 
 
@@ -33,7 +35,7 @@ def test_losses_over_20_steps_agree_at_1_2_and_4_ranks(
     movielens: tuple[RunConfig, Dataset], tmp_path: Path, model: str
 ) -> None:
     run, data = movielens
-    run = twenty_steps(run, f"model={MODELS[model]}", "train.embedding_optimizer.learning_rate=0.02")
+    run = twenty_steps(run, *MODELS[model])
     one = train(run, data, out=tmp_path / "1", show_progress=False)
     expected = losses(tmp_path / "1")
     assert len(expected) == 20
@@ -49,7 +51,7 @@ def test_torch_distributor_in_local_mode_equals_one_process(
     movielens: tuple[RunConfig, Dataset], tmp_path: Path
 ) -> None:
     run, data = movielens
-    run = twenty_steps(run, "model.dropout=0.0")
+    run = twenty_steps(run)
     one = train(run, data, out=tmp_path / "process", show_progress=False)
     two = train(run, data, Cluster(ranks_per_node=2, on="local"), out=tmp_path / "local", show_progress=False)
     assert losses(tmp_path / "local") == pytest.approx(losses(tmp_path / "process"), abs=1e-4)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torchrec.modules.embedding_modules import EmbeddingBagCollection, EmbeddingCollection
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-from sharding.tables import TableSpec, build_collections
+from sharding.tables import TableSpec, build_collections, pooled_vectors
 from sharding.weights import uniform_block
 
 MAX_LENGTH = 4
@@ -33,8 +33,7 @@ class TableModel(nn.Module):
     def forward(self, ids: KeyedJaggedTensor, labels_B: Tensor) -> Tensor:
         parts: dict[str, Tensor] = {}
         if self.bags is not None:
-            pooled = self.bags(ids)
-            parts.update(pooled.to_dict())
+            parts.update(pooled_vectors(self.bags(ids), ids, self.tables))
         if self.rows is not None:
             for key, jagged in self.rows(ids).items():
                 parts[key] = weigh_positions(jagged.to_padded_dense(MAX_LENGTH))

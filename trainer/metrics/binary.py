@@ -21,17 +21,19 @@ def binary_metrics(logits_N: Floats, labels_N: Floats, weights_N: Floats) -> dic
     Returns:
         `auc`; `log_loss` in nats; `ne` = log loss / entropy of the base rate; `calibration` = sum of
         predictions / sum of labels; `accuracy` at probability 0.5; `base_rate`; `rows`. A value that the
-        rows do not define (AUC, NE and calibration of one class alone) is NaN.
+        rows do not define (AUC, NE and calibration of one class alone) is NaN, and so are all but the base
+        rate when a logit is NaN.
 
     Source: NE and calibration as in He et al. 2014, Practical Lessons from Predicting Clicks on Ads.
     """
     counted = weights_N > 0
     logits, labels, weights = logits_N[counted], labels_N[counted], weights_N[counted]
-    if logits.size == 0:
-        names = ("auc", "log_loss", "ne", "calibration", "accuracy", "base_rate")
-        return {**dict.fromkeys(names, math.nan), "rows": 0}
     total = weights.sum()
-    base_rate = float((weights * labels).sum() / total)
+    base_rate = float((weights * labels).sum() / total) if logits.size else math.nan
+    # Sorting puts NaN somewhere and comparing calls it false: AUC and accuracy would look like real ones.
+    if logits.size == 0 or np.isnan(logits).any():
+        names = ("auc", "log_loss", "ne", "calibration", "accuracy")
+        return {**dict.fromkeys(names, math.nan), "base_rate": base_rate, "rows": int(logits.size)}
     # log(1 + e^x) - y x is the log loss without the overflow of log(sigmoid(x)).
     log_loss = float((weights * (np.logaddexp(0.0, logits) - labels * logits)).sum() / total)
     predicted = float((weights * sigmoid(logits)).sum() / total)

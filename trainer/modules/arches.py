@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torchrec.modules.mlp import MLP
 
+from trainer.modules.row_dropout import RowDropout
+
 
 class ConstantDenseArch(nn.Module):
     """The dense arch of a model without dense features: a learned vector, the same for every row.
@@ -66,5 +68,5 @@ def mlp(in_features: int, layer_sizes: Sequence[int], dropout: float = 0.0) -> n
     return MLP(
         in_features,
         list(layer_sizes),
-        activation=lambda: nn.Sequential(nn.ReLU(), nn.Dropout(dropout)),
+        activation=lambda: nn.Sequential(nn.ReLU(), RowDropout(dropout)),
     )

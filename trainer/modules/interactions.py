@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from trainer.config.base import Section
 from trainer.modules.arches import mlp
+from trainer.modules.row_dropout import RowDropout
 
 InteractionName = Literal["dot", "attention", "convolution", "linear", "cross"]
 
@@ -35,6 +36,7 @@ class AttentionConfig(Section):
     feedforward_dim: int | None = Field(default=None, ge=1)
     """Hidden width of the encoder layer's feed-forward part; default 4 times `embedding_dim`."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Share dropped of both sublayers' outputs and of the hidden units between; attention weights stay."""
 
 
 class ConvolutionConfig(Section):
@@ -143,9 +145,11 @@ class SelfAttentionInteraction(nn.Module):
             d_model=dim,
             nhead=config.num_heads,
             dim_feedforward=config.feedforward_dim or 4 * dim,
-            dropout=config.dropout,
+            dropout=0.0,
             batch_first=True,
         )
+        for place in ("dropout", "dropout1", "dropout2"):
+            setattr(self.encoder, place, RowDropout(config.dropout))
         self.output = LinearInteraction(num_inputs, num_outputs)
 
     def forward(self, x_BMD: Tensor) -> Tensor:

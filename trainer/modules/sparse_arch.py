@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torchrec.sparse.jagged_tensor import JaggedTensor, KeyedJaggedTensor, KeyedTensor
 
-from sharding.tables import build_collections
+from sharding.tables import build_collections, pooled_vectors
 from trainer.modules.sequence_pooling import SequencePooling, sequence_pooling
 from trainer.registry import ModelInputs, ModelSection
 
@@ -59,7 +59,7 @@ class SparseArch(nn.Module):
         """
         pooled = None if self.embedding_bag_collection is None else self.embedding_bag_collection(sparse)
         sequences = None if self.embedding_collection is None else self.embedding_collection(sparse)
-        return self.vectors(pooled, sequences)
+        return self.vectors(sparse, pooled, sequences)
 
 
 class FeatureVectors(nn.Module):
@@ -75,7 +75,7 @@ class FeatureVectors(nn.Module):
 
     def __init__(self, inputs: ModelInputs, pooling: SequencePooling, embedding_dim: int | None) -> None:
         super().__init__()
-        self.features = inputs.features
+        self.features, self.tables = inputs.features, inputs.tables
         self.embedding_dim = embedding_dim
         table_of = {feature: table for table in inputs.tables for feature in table.features}
         dims = [table_of[feature].embedding_dim for feature in inputs.features]
@@ -89,17 +89,23 @@ class FeatureVectors(nn.Module):
             for dim, width in zip(dims, self.out_dims, strict=True)
         )
 
-    def forward(self, pooled: KeyedTensor | None, sequences: dict[str, JaggedTensor] | None) -> Tensor:
+    def forward(
+        self,
+        sparse: KeyedJaggedTensor,
+        pooled: KeyedTensor | None,
+        sequences: dict[str, JaggedTensor] | None,
+    ) -> Tensor:
         """Return the vectors side by side.
 
         Args:
+            sparse: ids that were looked up.
             pooled: output of the EmbeddingBagCollection, or None without one.
             sequences: output of the EmbeddingCollection, or None without one.
 
         Returns:
             [B, F, D] where `embedding_dim` was given, else [B, sum of the tables' widths].
         """
-        found = {} if pooled is None else dict(pooled.to_dict())
+        found = {} if pooled is None else pooled_vectors(pooled, sparse, self.tables)
         for name, index in self.pooling_of.items():
             assert sequences is not None
             found[name] = self.sequence_poolings[index](sequences[name])

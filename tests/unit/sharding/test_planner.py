@@ -268,3 +268,31 @@ def test_the_same_input_gives_the_same_plan_in_another_process(tmp_path: Path) -
     first.pop("seconds")
     second.pop("seconds")
     assert first == second
+
+
+@pytest.mark.parametrize("ranks", [2, 3, 4, 8, 16])
+def test_on_cpu_no_rank_gets_an_empty_part_of_a_table(ranks: int) -> None:
+    tables = [TableSpec(f"t{rows}", rows, 32, (f"f{rows}",), pooling="mean") for rows in (1, 2, 3, 5, 20, 99)]
+    for table in plan_of(tables, f"1x{ranks}xcpu").tables:
+        assert all(shard.rows for shard in table.shards), table
+
+
+@pytest.mark.parametrize("kind", ["row_wise", "table_row_wise", "grid_shard"])
+def test_types_that_would_leave_a_cpu_rank_without_rows_are_refused(kind: str) -> None:
+    tables = [*tables_of(2), TableSpec("tiny", 3, 32, ("f",), sharding_types=(kind,))]
+    with pytest.raises(PlanError, match=r"3 rows on 4 ranks") as error:
+        plan_of(tables, "1x4xcpu", embedding_optimizer="adagrad")
+    assert error.value.where == "tables.tiny.sharding_types"
+    assert "tables.tiny.sharding_types=[" in error.value.fixes[0]
+    either = replace(tables[2], sharding_types=(kind, "table_wise"))
+    plan = plan_of([*tables[:2], either], "1x4xcpu", embedding_optimizer="adagrad")
+    assert plan.tables[2].sharding_type == "table_wise"
+    # FBGEMM's GPU kernels take empty tables.
+    assert plan_of(tables, "1x4xh100", embedding_optimizer="adagrad").verdict == "fits"
+
+
+@pytest.mark.parametrize("cluster", ["1x1xcpu", "1x2xcpu", "1x2xh100", "4x8xh100"])
+def test_the_dense_kernel_alone_means_data_parallel(cluster: str) -> None:
+    tables = [*tables_of(80), TableSpec("big", 10_000_000, 32, ("f",), compute_kernels=("dense",))]
+    planned = plan_of(tables, cluster).tables[-1]
+    assert (planned.sharding_type, planned.compute_kernel) == ("data_parallel", "dense")

@@ -40,7 +40,6 @@ def test_optimizers_with_momentum_have_no_data_parallel_tables() -> None:
         ({"sharding_types": ()}, "cpu", "sharding_types", "an empty list"),
         ({"sharding_types": ("grid_shard",), "pooling": "none"}, "cpu", "sharding_types", "grid_shard"),
         ({"sharding_types": ("data_parallel",), "pooling": "none"}, "cpu", "sharding_types", "data_parallel"),
-        ({"sharding_types": ("grid_shard",), "pooling": "mean"}, "cuda", "sharding_types", "grid_shard"),
         ({"compute_kernels": ("fused_uvm_caching",)}, "cpu", "compute_kernels", "fused_uvm_caching"),
         (
             {"sharding_types": ("row_wise",), "compute_kernels": ("dense",)},

@@ -46,3 +46,15 @@ def test_a_metric_that_is_not_a_number_never_is_the_best() -> None:
     assert progress.best_step == 1
     assert progress.finished
     assert follow([float("nan"), 0.5, 0.4], EarlyStoppingConfig(patience=2)).best_step == 2
+
+
+def test_a_resumed_run_that_stops_by_another_metric_compares_like_with_like() -> None:
+    progress = Progress(step=1, evaluation={"ne": 0.99, "auc": 0.70})
+    update_best(progress, EarlyStoppingConfig(metric="ne", patience=2))
+    auc = EarlyStoppingConfig(metric="auc", patience=2)
+    progress.step, progress.evaluation = 2, {"ne": 1.01, "auc": 0.74}
+    assert update_best(progress, auc)
+    assert (progress.best_step, progress.best_value, progress.best_metric) == (2, 0.74, "auc")
+    progress.step, progress.evaluation = 3, {"ne": 0.5, "auc": 0.73}
+    assert not update_best(progress, auc)
+    assert progress.evaluations_since_best == 1

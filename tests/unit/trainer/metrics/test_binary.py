@@ -69,3 +69,13 @@ def test_no_rows_give_nan() -> None:
     found = binary_metrics(np.array([]), np.array([]), np.array([]))
     assert found["rows"] == 0
     assert math.isnan(found["log_loss"])
+
+
+@pytest.mark.parametrize("where", [slice(None), slice(0, 1)])
+def test_a_logit_that_is_not_a_number_leaves_no_plausible_metric(where: slice) -> None:
+    logits, labels = np.array([3.0, 2.0, -1.0, -2.0]), np.array([1.0, 1.0, 0.0, 0.0])
+    logits[where] = math.nan
+    found = binary_metrics(logits, labels, np.ones(4))
+    assert found["rows"] == 4
+    assert found["base_rate"] == 0.5
+    assert all(math.isnan(found[name]) for name in ("auc", "log_loss", "ne", "calibration", "accuracy"))

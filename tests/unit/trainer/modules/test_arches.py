@@ -1,9 +1,9 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
 
 from trainer.modules.arches import ConstantDenseArch, OverArch, mlp
+from trainer.modules.row_dropout import RowDropout
 
 
 def test_constant_dense_arch_gives_every_row_the_same_learned_vector() -> None:
@@ -31,6 +31,6 @@ def test_mlp_equals_linear_relu_by_hand() -> None:
 
 
 def test_every_hidden_layer_has_its_own_dropout() -> None:
-    dropouts = [m for m in mlp(5, [4, 3], dropout=0.3).modules() if isinstance(m, nn.Dropout)]
+    dropouts = [m for m in mlp(5, [4, 3], dropout=0.3).modules() if isinstance(m, RowDropout)]
     assert [d.p for d in dropouts] == [0.3, 0.3]
     assert len({id(d) for d in dropouts}) == 2

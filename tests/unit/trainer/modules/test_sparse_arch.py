@@ -32,7 +32,8 @@ def test_keyed_tensor_is_read_by_name() -> None:
     vectors = FeatureVectors(inputs, "mean", 2)
     for keys, values in ((["s0", "s1"], [s0, s1]), (["s1", "s0"], [s1, s0])):
         pooled = KeyedTensor(keys=keys, length_per_key=[2, 2], values=torch.cat(values, dim=1))
-        assert torch.equal(vectors(pooled, None), torch.stack([s0, s1], dim=1))
+        ids = random_batch(inputs, 3).sparse
+        assert torch.equal(vectors(ids, pooled, None), torch.stack([s0, s1], dim=1))
 
 
 @pytest.mark.parametrize("pooling", ["attention", "mean"])
