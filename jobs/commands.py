@@ -112,12 +112,15 @@ def _prepare_arguments(parser: ArgumentParser) -> None:
 
 
 def _prepare(arguments: Namespace) -> Outcome:
+    from jobs.attended import PHASES, phases_on_stderr, stopping_at_once
     from jobs.session import spark_session
     from jobs.verbs import prepare
 
     run = load_config(arguments)
-    spark = spark_session("shardrec prepare", master=arguments.master)
-    dataset = prepare(arguments.input, run, arguments.out, spark=spark)
+    with phases_on_stderr(), stopping_at_once():
+        PHASES.info("starting Spark")
+        spark = spark_session("shardrec prepare", master=arguments.master)
+        dataset = prepare(arguments.input, run, arguments.out, spark=spark)
     return Outcome(f"{dataset.report}\ndata set: {dataset.path}", dataset.as_json())
 
 

@@ -19,6 +19,8 @@ def run_config_schema() -> dict[str, Any]:
     definitions: dict[str, Any] = schema["$defs"]
     definitions["ModelConfig"] = {"oneOf": [_model(name, definitions) for name in models()]}
     definitions["OpConfig"] = {"oneOf": [form for op in op_schemas().items() for form in _op(*op)]}
+    group = definitions["FeatureGroup"]["properties"]
+    group["ops"] = _one_or_many(group["ops"])
     return schema
 
 
@@ -30,13 +32,22 @@ def _model(name: str, definitions: dict[str, Any]) -> dict[str, Any]:
 
 
 def _op(name: str, parameters: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the forms `name`, `{name: value}` and `{name: {parameters}}` of an op."""
+    """Return the forms `name`, `{name: value}` or `{name: {parameters}}`, and the long one of an op."""
     values = list(parameters.get("properties", {}).values())
     inner = [parameters, *values[:1]]
-    pair = {
-        "type": "object",
-        "properties": {name: {"anyOf": inner}},
-        "required": [name],
-        "additionalProperties": False,
-    }
-    return [{"const": name}, pair]
+    bare = not parameters.get("required")
+    if bare:
+        inner.append({"type": "null"})
+    pair = _object({name: {"anyOf": inner}}, [name])
+    long = _object({"name": {"const": name}, "params": {"type": "object"}, "value": {}}, ["name"])
+    return [{"const": name}, pair, long] if bare else [pair, long]
+
+
+def _object(properties: dict[str, Any], required: list[str]) -> dict[str, Any]:
+    return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
+
+
+def _one_or_many(array: dict[str, Any]) -> dict[str, Any]:
+    """Return the schema of a list whose only item may stand for it."""
+    said: dict[str, Any] = {key: array.pop(key) for key in ("default", "description") if key in array}
+    return {"anyOf": [array, array["items"]], **said}

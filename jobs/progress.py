@@ -18,7 +18,7 @@ from jobs.ranks.streams import screen
 METRICS_FILE = "metrics.jsonl"
 _POLL_SECONDS = 0.5
 _LINE_EVERY_SECONDS = 10.0
-_HIDDEN = frozenset({"kind", "step", "time", "epoch"})
+_HIDDEN = frozenset({"kind", "step", "time", "epoch", "base_rate", "rows"})
 
 
 @contextmanager

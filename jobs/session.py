@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING
 
 from jobs.errors import EnvironmentFault
@@ -104,7 +108,7 @@ def spark_session(
     for key, value in settings.items():
         builder = builder.config(key, value)
     try:
-        with _quiet_java():
+        with _quiet_java(), _interrupts_waiting():
             session = builder.getOrCreate()
     except Exception as error:
         raise EnvironmentFault(
@@ -113,6 +117,7 @@ def spark_session(
             got=str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__,
             fixes=["look at the lines that Java printed above", "install Java 17 and set JAVA_HOME to it"],
         ) from error
+    _quiet_query_contexts()
     return session
 
 
@@ -262,6 +267,44 @@ def _quiet_java() -> Iterator[None]:
         yield
     finally:
         os.environ["JAVA_HOME"] = home
+
+
+@contextmanager
+def _interrupts_waiting() -> Iterator[None]:
+    """Let a Ctrl-C wait until Spark has started, and leave it to a program that handles it already.
+
+    PySpark that is interrupted while the JVM starts leaves it behind for ever; a second Ctrl-C does not wait.
+    """
+    handler = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or handler is None:
+        yield
+        return
+    came: list[tuple[int, FrameType | None]] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        came.append((number, frame))
+        if len(came) > 1 and callable(handler):
+            handler(number, frame)
+
+    signal.signal(signal.SIGINT, note if callable(handler) else handler)
+    try:
+        yield
+    finally:
+        sparks = signal.getsignal(signal.SIGINT)
+        keeps = handler is not signal.default_int_handler or sparks is note
+        signal.signal(signal.SIGINT, handler if keeps else sparks)
+        if came and callable(handler):
+            handler(*came[0])
+
+
+def _quiet_query_contexts() -> None:
+    """Keep PySpark from printing kilobytes of JSON above the error that our own message quotes."""
+    try:
+        from pyspark.logger import PySparkLogger
+    except ImportError:  # before 4.0 it does not print them
+        return
+    for name in ("SQLQueryContextLogger", "DataFrameQueryContextLogger"):
+        PySparkLogger.getLogger(name).setLevel(logging.CRITICAL + 1)
 
 
 def _merged(ours: Mapping[str, str], theirs: Mapping[str, str]) -> dict[str, str]:

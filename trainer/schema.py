@@ -136,6 +136,8 @@ class FeatureStatistics(_Record):
     null_share: float = 0.0
     oov_share: float | None = None
     """Share of ids out of vocabulary, over all splits but train; None for dense features."""
+    train_oov_share: float | None = None
+    """The same over the training rows: values below `min_count` or beyond `max_size`."""
     mean: float | None = None
     std: float | None = None
     min: float | None = None

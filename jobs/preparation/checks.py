@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 from pyspark.sql import functions as F
 
 from jobs.preparation import columns as C
-from jobs.preparation.feature_ops import Refusal, feature_ops
+from jobs.preparation.feature_ops import feature_ops, statistics_of
+from jobs.preparation.histories import time_problems, user_column
 from jobs.preparation.planned import PlannedFeature
 from jobs.preparation.sources import bad_line_error
 from jobs.preparation.transform import RAW_ID, tokens, with_dense
 from trainer.config import LabelConfig, RunConfig
 from trainer.errors import DataError
-from trainer.schema import FittedOp
+from trainer.schema import Feature, FittedOp
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
@@ -74,7 +75,7 @@ def survey(rows: DataFrame, run: RunConfig, features: Sequence[PlannedFeature]) 
             others as numbered lines.
     """
     rows = _with_dense_steps(rows, features)
-    checks = [_line_check(), *_label_checks(rows, run)]
+    checks = [_line_check(), *_label_checks(rows, run), *_history_checks(rows, features)]
     facts: dict[str, Column] = {"rows": F.count(F.lit(1))}
     for number, feature in enumerate(features):
         if feature.kind == "dense":
@@ -183,17 +184,42 @@ def _label_checks(rows: DataFrame, run: RunConfig) -> list[_Check]:
     return checks
 
 
+def _history_checks(rows: DataFrame, features: Sequence[PlannedFeature]) -> list[_Check]:
+    """Check the time of every row that has a user, for each history; rows without one have no history."""
+    checks: dict[tuple[str, str, str], _Check] = {}
+    for feature in features:
+        if feature.history is not None:
+            user, name = feature.history.params["user"], feature.history.params["time"]
+            there, place = user_column(rows, user).isNotNull(), f"{feature.where}.history.time: {name}"
+            missing, unreadable = time_problems(rows, name)
+            for bad, what in ((missing, "no time"), (unreadable, "a time that cannot be read")):
+                checks.setdefault((user, name, what), _time_check(there & bad, what, place, name))
+    return list(checks.values())
+
+
+def _time_check(bad: Column, what: str, place: str, name: str) -> _Check:
+    def error(count: int, value: str) -> DataError:
+        return DataError(
+            f"{count} row(s) have a user but {what}",
+            where=place,
+            got=value or None,
+            allowed="numbers, timestamps, dates, or text of them",
+            fixes=["remove those rows", "name another column"],
+        )
+
+    return _Check(bad, C.column(name), error)
+
+
 def _with_dense_steps(rows: DataFrame, features: Sequence[PlannedFeature]) -> DataFrame:
-    """Add each dense feature after all its ops, and before each op that refuses some values."""
+    """Add each dense feature after all its ops, and before each op that `_checked_places` names."""
     chains: dict[str, tuple[Column, Sequence[FittedOp]]] = {}
     for number, feature in enumerate(features):
         if feature.kind == "dense":
             x = C.number(rows, feature.column, where=f"dense feature {feature.name!r}")
-            ops = [_stand_in(op) for op in feature.ops]
-            chains[_step(number, len(ops))] = (x, ops)
-            for place, op in enumerate(ops):
-                if feature_ops("dense")[op.name].refuses is not None:
-                    chains[_step(number, place)] = (x, ops[:place])
+            waiting = _after_fitting(feature.ops)
+            for place in [*_checked_places(feature.ops), len(feature.ops)]:
+                ops = [_stand_in(op) for n, op in enumerate(feature.ops[:place]) if n not in waiting]
+                chains[_step(number, place)] = (x, ops)
     return with_dense(rows, chains)
 
 
@@ -201,11 +227,51 @@ def _step(number: int, place: int) -> str:
     return f"__step_{number}_{place}"
 
 
+def _checked_places(ops: Sequence[FittedOp]) -> list[int]:
+    """Return the places of ops that refuse values, or whose statistics need finite ones."""
+    refusing = [n for n, op in enumerate(ops) if feature_ops("dense")[op.name].refuses is not None]
+    fitted = [n for n, op in enumerate(ops) if statistics_of(op)]
+    return sorted({*refusing, *fitted} - _after_fitting(ops))
+
+
+def _after_fitting(ops: Sequence[FittedOp]) -> set[int]:
+    """Return the places of refusing ops that get values which depend on fitted numbers."""
+    moved = [n for n, op in enumerate(ops) if feature_ops("dense")[op.name].from_train]
+    first = moved[0] if moved else len(ops)
+    return {n for n, op in enumerate(ops) if n > first and feature_ops("dense")[op.name].refuses is not None}
+
+
 def _stand_in(op: FittedOp) -> FittedOp:
     """Return the op with made-up statistics: which values are missing or infinite does not depend on them."""
     made = {name: 0.0 for name, value in op.params.items() if value in ("mean", "median")}
-    fitted = dict.fromkeys(feature_ops("dense")[op.name].from_train, 1.0)
+    fitted = {name: float(name == "std") for name in feature_ops("dense")[op.name].from_train}
     return FittedOp(name=op.name, params={**op.params, **made, **fitted})
+
+
+def check_fitted(rows: DataFrame, features: Sequence[PlannedFeature], fitted: Sequence[Feature]) -> None:
+    """Check the values that the survey could not know: those of refusing ops behind fitted ones.
+
+    Args:
+        rows: raw rows.
+        features: as planned.
+        fitted: the same features with their numbers.
+
+    Raises:
+        DataError: such an op refuses a value.
+    """
+    chains: dict[str, tuple[Column, Sequence[FittedOp]]] = {}
+    checks: list[_Check] = []
+    for number, (feature, known) in enumerate(zip(features, fitted, strict=True)):
+        if feature.kind == "dense":
+            for place in sorted(_after_fitting(feature.ops)):
+                chains[_step(number, place)] = (C.number(rows, feature.column), known.ops[:place])
+                checks.append(_refusal_check(feature, number, place))
+    if not checks:
+        return
+    rows = with_dense(rows, chains)
+    found = rows.agg(*[_count(check.bad).alias(f"bad_{n}") for n, check in enumerate(checks)]).first()
+    assert found is not None
+    _raise_problems(rows, checks, list(found))
 
 
 def _dense_checks(rows: DataFrame, number: int, feature: PlannedFeature) -> list[_Check]:
@@ -223,30 +289,56 @@ def _dense_checks(rows: DataFrame, number: int, feature: PlannedFeature) -> list
             ),
         )
     ]
-    for step, op in enumerate(feature.ops):
-        refuses = feature_ops("dense")[op.name].refuses
-        if refuses is not None:
-            checks.append(_refusal_check(F.col(_step(number, step)), refuses, op.name, name, place))
+    told, clip = F.lit(False), "clip: {min: ..., max: ...}"
+    for step in _checked_places(feature.ops):
+        op = feature.ops[step]
+        if statistics_of(op):
+            x = F.col(_step(number, step))
+            what = f"{name} has {{}} infinite value(s) where `{op.name}` needs its statistics"
+            error = _finite_error(what, place, f"put `{clip}` before `{op.name}`")
+            checks.append(_Check(_infinite(x) & ~told, x, error))
+            told = told | F.coalesce(_infinite(x), F.lit(False))
+        if feature_ops("dense")[op.name].refuses is not None:
+            checks.append(_refusal_check(feature, number, step))
     x = F.col(_step(number, len(feature.ops)))
     problems = {
         "missing (null or NaN)": (x.isNull() & text.isNull(), "fill: 0 (or mean, median)"),
-        "infinite": ((F.abs(x) > _LARGEST_FLOAT) | F.isnan(x), "clip: {min: ..., max: ...}"),
+        "infinite": (_infinite(x) & ~told, clip),
     }
     for word, (bad, fix) in problems.items():
-        checks.append(_Check(bad, F.lit(None), _finite_error(f"{name} has {{}} {word} value(s)", place, fix)))
+        checks.append(_Check(bad, x, _finite_error(f"{name} has {{}} {word} value(s)", place, fix)))
     return checks
 
 
-def _refusal_check(x: Column, refuses: Refusal, op: str, name: str, place: str) -> _Check:
+def _infinite(x: Column) -> Column:
+    """Return whether a value is beyond what a 32-bit float holds."""
+    return (F.abs(x) > _LARGEST_FLOAT) | F.isnan(x)
+
+
+def _refusal_check(feature: PlannedFeature, number: int, step: int) -> _Check:
+    op, x = feature.ops[step].name, F.col(_step(number, step))
+    refuses = feature_ops("dense")[op].refuses
+    assert refuses is not None
+
     def error(count: int, value: str) -> DataError:
-        what = f"{name} has {count} value(s) that `{op}` cannot take: {refuses.because}"
-        return DataError(what, where=place, got=value, fixes=[refuses.fix])
+        return DataError(
+            f"dense feature {feature.name!r} has {count} value(s) that `{op}` cannot take: {refuses.because}",
+            where=f"{feature.where}: column {feature.column!r}",
+            got=value,
+            fixes=[refuses.fix],
+        )
 
     return _Check(refuses.of(x), x, error)
 
 
 def _finite_error(text: str, place: str, fix: str) -> Callable[[int, str], DataError]:
-    return lambda n, _: DataError(text.format(n), where=place, allowed="finite numbers", fixes=[fix])
+    return lambda n, value: DataError(
+        text.format(n),
+        where=place,
+        got=value or None,
+        allowed=f"finite numbers up to {_LARGEST_FLOAT}",
+        fixes=[fix],
+    )
 
 
 def _id_check(x: Column, listed: bool, feature: PlannedFeature) -> _Check:

@@ -24,7 +24,7 @@ NUMBER = "__number_"
 
 _INTEGRAL = (T.ByteType, T.ShortType, T.IntegerType, T.LongType)
 _FRACTIONAL = (T.FloatType, T.DoubleType)
-_PRINTABLE = (*_INTEGRAL, T.BooleanType, T.DateType, T.TimestampType, T.TimestampNTZType, T.DecimalType)
+_PRINTABLE = (*_INTEGRAL, T.BooleanType, T.DateType, T.TimestampNTZType, T.DecimalType)
 
 
 def quoted(name: str) -> str:
@@ -90,7 +90,7 @@ def token(frame: DataFrame, name: str) -> Column:
     """Return a raw id column as text (a list of texts for a list column); missing and empty values are null.
 
     Whole floats print like integers (`7.0` as `7`), because a missing value turns a pandas column of
-    integers into floats, and the ids must not change with it.
+    integers into floats, and the ids must not change with it. Timestamps print in UTC.
 
     Raises:
         DataError: the type of the column can be no id.
@@ -110,6 +110,10 @@ def _token_sql(sql: str, kind: T.DataType, name: str) -> str:
             f"case when isnan({sql}) then null when {whole} then cast(cast({sql} as bigint) as string) "
             f"else cast({sql} as string) end"
         )
+    if isinstance(kind, T.TimestampType):
+        # A plain cast prints the session's time zone, and ids must not depend on it.
+        seconds = f"cast(unix_micros({sql}) as decimal(20, 0)) / 1000000"
+        return f"cast(timestamp_ntz'1970-01-01 00:00:00' + make_dt_interval(0, 0, 0, {seconds}) as string)"
     if isinstance(kind, _PRINTABLE):
         return f"cast({sql} as string)"
     raise DataError(

@@ -26,6 +26,7 @@ from trainer.errors import DataError, UserError
 from trainer.schema import MANIFEST_FILE
 
 _FOREIGN_IS_DEAD_SECONDS = 24 * 3600
+_PATTERN = "*?[]{}\\"
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 
@@ -33,8 +34,10 @@ _RENAME_EXCHANGE = 2
 def output_folder(out: str | Path) -> Path:
     """Return the folder behind `--out`.
 
+    A link stands for the folder that it leads to, so that the link stays when the data set is replaced.
+
     Raises:
-        UserError: it is a URL that this machine has no file system for.
+        UserError: it is a URL that this machine has no file system for, or Spark would read it as a pattern.
     """
     path = local_path(str(out))
     if path is None:
@@ -47,7 +50,17 @@ def output_folder(out: str | Path) -> Path:
                 "on Databricks a volume: /Volumes/<catalog>/<schema>/<volume>/...",
             ],
         )
-    return Path(path).absolute()
+    folder = Path(os.path.realpath(path) if os.path.islink(path) else path).absolute()
+    special = sorted(set(_PATTERN) & set(str(folder)))
+    if special:
+        raise UserError(
+            "Spark takes the name of the output for a pattern, so it could not read what it wrote",
+            where="--out",
+            got=str(folder),
+            allowed=f"folders without any of {' '.join(_PATTERN)}",
+            fixes=[f"choose another --out, without {' '.join(special)}"],
+        )
+    return folder
 
 
 @contextmanager

@@ -15,7 +15,13 @@ RAISED = "shardrec: "
 
 _FULL_DISK = re.compile(r"No space left on device|Disk quota exceeded|File too large")
 _NO_PERMISSION = re.compile(
-    r"Permission denied|Read-only file system|AccessControlException|Mkdirs failed to create"
+    r"Permission denied|AccessControlException|AccessDenied|INSUFFICIENT_PERMISSIONS|PERMISSION_DENIED"
+)
+# The last two are folders of Spark's own, which it writes while it reads a source.
+_NO_WRITING = re.compile(r"Read-only file system|Mkdirs failed to create|/blockmgr-|/spark-[0-9a-f]{8}-")
+_TWICE = re.compile(r"COLUMN_ALREADY_EXISTS[^`]*`([^`]+)`")
+_CHARSET = re.compile(
+    r"INVALID_PARAMETER_VALUE\.CHARSET|UnsupportedCharset|IllegalCharsetName|UnsupportedEncoding"
 )
 _NO_PATH = re.compile(r"PATH_NOT_FOUND|Path does not exist|FileNotFoundException")
 _NO_TABLE = re.compile(r"TABLE_OR_VIEW_NOT_FOUND|Table or view not found|SCHEMA_NOT_FOUND")
@@ -30,14 +36,15 @@ _RAISED = re.compile(re.escape(RAISED) + r"([^\n]*)")
 
 
 @contextmanager
-def named_failures(where: str) -> Iterator[None]:
+def named_failures(where: str, *, reading: bool = False) -> Iterator[None]:
     """Turn failures of Spark and of the file system into `UserError` children.
 
     Args:
         where: the place to name when the failure names no file itself.
+        reading: whether a source is read, so that a missing permission is one to read.
 
     Raises:
-        DataError: a source is missing, damaged, or of another format.
+        DataError: a source is missing, damaged, of another format, or may not be read.
         UserError: the disk is full, or writing is not allowed.
     """
     try:
@@ -45,12 +52,12 @@ def named_failures(where: str) -> Iterator[None]:
     except ShardrecError:
         raise
     except OSError as error:
-        named = _from_os(error, where)
+        named = _from_os(error, where, reading)
         if named is None:
             raise
         raise named from error
     except Exception as error:
-        named = from_spark(error, where)
+        named = from_spark(error, where, reading=reading)
         if named is None:
             raise
         raise named from error
@@ -58,25 +65,26 @@ def named_failures(where: str) -> Iterator[None]:
 
 @contextmanager
 def named_source(where: str) -> Iterator[None]:
-    """Turn failures to read a source into `DataError`; other failures pass on to `named_failures`.
+    """Turn failures to read a source into errors that name it; other failures pass on to `named_failures`.
 
     Args:
         where: the source, for failures that name no file.
 
     Raises:
-        DataError: the source is missing, damaged, or of another format.
+        DataError: the source is missing, damaged, of another format, or may not be read.
+        ConfigError: Spark does not know its character encoding.
     """
     try:
         yield
     except Exception as error:
-        named = from_spark(error, where)
-        if isinstance(named, DataError):
+        named = from_spark(error, where, reading=True)
+        if isinstance(named, (DataError, ConfigError)):
             raise named from error
         raise
 
 
-def from_spark(error: BaseException, where: str) -> UserError | None:
-    """Return our error for one of Spark's, or None when the cause is not known."""
+def from_spark(error: BaseException, where: str, *, reading: bool = False) -> UserError | None:
+    """Return our error for one of Spark's, or None when the cause is not known; `reading` as above."""
     if not type(error).__module__.startswith(("pyspark", "py4j")):
         return None
     text = str(error)
@@ -87,12 +95,28 @@ def from_spark(error: BaseException, where: str) -> UserError | None:
         return DataError(raised.group(1).strip(), where=where)
     if _FULL_DISK.search(text):
         return full_disk(where)
-    if _NO_PERMISSION.search(text):
-        return no_permission(place, _first_line(text))
+    if _NO_PERMISSION.search(text) or _NO_WRITING.search(text):
+        may_not_read = reading and not _NO_WRITING.search(text)
+        return (no_read_permission if may_not_read else no_permission)(place, _first_line(text))
+    return _of_source(text, where, place)
+
+
+def _of_source(text: str, where: str, place: str) -> UserError | None:
+    """Return the error of a source that is not there, or cannot be read."""
     header = _BAD_HEADER.search(text)
     if header:
         return DataError(
             "the files of a source have different headers", where=place, got=" ".join(header.group(1).split())
+        )
+    twice = _TWICE.search(text)
+    if twice:
+        return column_twice(twice.group(1), where)
+    if _CHARSET.search(text):
+        return ConfigError(
+            "Spark cannot read this character encoding",
+            where=f"`encoding` of the source {where}",
+            got=_first_line(text),
+            fixes=["convert the files: iconv -f <encoding> -t UTF-8", "encoding: ISO-8859-1"],
         )
     if _NO_TABLE.search(text):
         return DataError("there is no such table", where=where, got=_first_line(text))
@@ -118,6 +142,19 @@ def bad_condition(error: BaseException, where: str, condition: str) -> ConfigErr
     )
 
 
+def column_twice(name: str, where: str, got: object = None) -> DataError:
+    """Return the error of rows with two columns of one name."""
+    return DataError(
+        f"two columns are named {name!r} (Spark compares names without case)",
+        where=where,
+        got=got,
+        fixes=[
+            "rename or drop one of the two",
+            "after a join: join on the name (`on='user'`), or `drop` the copy",
+        ],
+    )
+
+
 def full_disk(where: str) -> UserError:
     """Return the error of a full disk."""
     return UserError(
@@ -140,12 +177,23 @@ def no_permission(where: str, got: str) -> UserError:
     )
 
 
-def _from_os(error: OSError, where: str) -> UserError | None:
+def no_read_permission(where: str, got: str) -> DataError:
+    """Return the error of a source that may not be read."""
+    return DataError(
+        "no permission to read",
+        where=where,
+        got=got,
+        fixes=["ask for read permission on it, and on the folders above it", "run as a user who has it"],
+    )
+
+
+def _from_os(error: OSError, where: str, reading: bool) -> UserError | None:
     place = str(error.filename or where)
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return full_disk(place)
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return no_permission(place, error.strerror or "")
+        may_not_read = reading and error.errno != errno.EROFS
+        return (no_read_permission if may_not_read else no_permission)(place, error.strerror or "")
     return None
 
 

@@ -118,6 +118,12 @@ def feature_ops(takes: Takes) -> dict[str, FeatureOp]:
     return {name: op for (kind, name), op in sorted(_OPS.items()) if kind == takes}
 
 
+def statistics_of(op: FittedOp) -> set[str]:
+    """Return the statistics of the training rows that a dense op needs."""
+    named = {value for value in op.params.values() if value in ("mean", "median")}
+    return named | set(feature_ops("dense")[op.name].from_train)
+
+
 def op_schemas() -> dict[str, dict[str, Any]]:
     """Return the JSON schema of each op's parameters, for editors.
 

@@ -11,7 +11,7 @@ from pyspark.sql import functions as F
 
 from jobs.preparation import columns as C
 from jobs.preparation.checks import Survey
-from jobs.preparation.feature_ops import feature_ops
+from jobs.preparation.feature_ops import feature_ops, statistics_of
 from jobs.preparation.planned import PlannedFeature
 from jobs.preparation.splits import hash_share, sample_share
 from jobs.preparation.transform import tokens, with_dense
@@ -104,22 +104,17 @@ def _fit_dense(
         waiting: list[tuple[PlannedFeature, FittedOp]] = []
         for feature in features:
             for op in feature.ops[len(done[feature.name]) :]:
-                if _statistics_of(op):
+                if statistics_of(op):
                     waiting.append((feature, op))
                     break
                 done[feature.name] += (op,)
         if not waiting:
             return done
         chains = {f"__fit_{n}": (C.number(train, f.column), done[f.name]) for n, (f, _) in enumerate(waiting)}
-        wanted = {name: _statistics_of(op) for name, (_, op) in zip(chains, waiting, strict=True)}
+        wanted = {name: statistics_of(op) for name, (_, op) in zip(chains, waiting, strict=True)}
         numbers = _statistics(with_dense(train, chains), wanted, count)
         for (feature, op), found in zip(waiting, numbers, strict=True):
             done[feature.name] += (_with_numbers(op, found),)
-
-
-def _statistics_of(op: FittedOp) -> set[str]:
-    named = {value for value in op.params.values() if value in ("mean", "median")}
-    return named | set(feature_ops("dense")[op.name].from_train)
 
 
 def _with_numbers(op: FittedOp, found: Mapping[str, float]) -> FittedOp:
@@ -153,4 +148,5 @@ def _statistics(rows: DataFrame, wanted: Mapping[str, set[str]], count: int) -> 
 
 def _rounded(value: float, scale: float) -> float:
     """Round to `_DIGITS` significant digits of `scale`."""
+    assert math.isfinite(value + scale), "the survey lets only finite values through"
     return round(value, _DIGITS - 1 - math.floor(math.log10(scale)))

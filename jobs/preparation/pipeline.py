@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import datetime
+import logging
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -15,21 +16,23 @@ from pydantic import TypeAdapter
 from pyspark.sql import functions as F
 
 from jobs.preparation import columns as C
-from jobs.preparation.checks import label_value, source_name, survey
+from jobs.preparation.checks import check_fitted, label_value, source_name, survey
 from jobs.preparation.commit import output_folder, staged_folder
 from jobs.preparation.failures import named_source
 from jobs.preparation.feature_ops import check_ops
 from jobs.preparation.fitting import fit_spec
+from jobs.preparation.histories import event_counts
 from jobs.preparation.planned import PlannedFeature, plan_features
 from jobs.preparation.report import write_report
 from jobs.preparation.sources import require_columns, rows_and_columns
 from jobs.preparation.splits import with_split
 from jobs.preparation.statistics import Answers, scan, statistics
-from jobs.preparation.transform import counts_column, event_counts, input_columns, with_inputs
+from jobs.preparation.transform import counts_column, input_columns, with_inputs
 from jobs.preparation.vocabulary import Vocabularies
 from jobs.preparation.writing import part_files, write_in_order, write_splits
 from jobs.session import spark_session
 from trainer.config import RunConfig
+from trainer.errors import DataError
 from trainer.schema import (
     KEEP_PREFIX,
     LABEL_COLUMN,
@@ -44,6 +47,8 @@ from trainer.schema import (
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame, SparkSession
+
+_LOGGER = logging.getLogger(__name__)  # What a person sees of it is `jobs.attended`'s.
 
 
 @dataclass(frozen=True)
@@ -86,16 +91,22 @@ def prepare_dataset(
     target = output_folder(out)
     spark = spark or (frame.sparkSession if frame is not None else spark_session("shardrec prepare"))
     with staged_folder(target) as folder:
+        _LOGGER.info("reading and checking the rows")
         rows, features = _staged_rows(run, spark, frame)
         rows = rows.persist()
         try:
             with named_source(source_name(run)):  # the first pass reads all there is
                 rows = with_split(rows, run.data.split)
                 counted = survey(rows, run, features)
+            _LOGGER.info(
+                "fitting %s features on %s training rows", len(features), f"{counted.rows['train']:,}"
+            )
             spec = fit_spec(rows, run, features, counted, folder, spark)
+            check_fitted(rows, features, spec.features)
             vocabularies = Vocabularies.load(spec, folder, spark)
             made = with_inputs(rows, spec.features, vocabularies)
             columns = [*input_columns(spec.features), *_other_columns(rows, run)]
+            _LOGGER.info("writing %s rows", f"{sum(counted.rows.values()):,}")
             write_splits(
                 made,
                 columns,
@@ -106,7 +117,9 @@ def prepare_dataset(
             )
         finally:
             rows.unpersist()
+        _LOGGER.info("checking what was written")
         answers = scan(folder, spec, spark)
+        _check_written(counted.rows, answers, source_name(run))
         manifest = Manifest(
             name=run.name,
             created=_now(),
@@ -233,6 +246,26 @@ def _split(folder: Path, name: str, answers: Answers) -> Split:
     return Split(
         rows=sum(file.rows for file in files), positives=int(found.get("positives") or 0), files=files
     )
+
+
+def _check_written(counted: Mapping[str, int], answers: Answers, source: str) -> None:
+    """Check that every row that was counted was written, once.
+
+    Spark reads the source again where cached rows were lost, so one that has changed meanwhile gives others.
+    """
+    written = {name: int(answers[name]["rows"]) if name in answers else 0 for name in SPLITS}
+    expected = {name: counted.get(name, 0) for name in SPLITS}
+    if written != expected:
+        raise DataError(
+            "the rows written are not the rows that were counted before",
+            where=source,
+            got=written,
+            allowed=str(expected),
+            fixes=[
+                "run prepare again when nothing writes to the source",
+                "write a source that is computed anew each time it is read to Parquet first",
+            ],
+        )
 
 
 def _no_statistics(spec: FeatureSpec) -> dict[str, FeatureStatistics]:

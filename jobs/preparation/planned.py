@@ -69,7 +69,8 @@ def plan_features(run: RunConfig, frame: DataFrame) -> list[PlannedFeature]:
     Globs never match the label or the weight column.
 
     Raises:
-        ConfigError: a glob without a match, a column matched twice, a name that clashes, a wrong op or table.
+        ConfigError: a glob without a match, a column matched twice, a name that clashes, a wrong op or table,
+            or the label as a feature.
         DataError: a column that is not there.
     """
     names = [name for name in frame.columns if not name.startswith("__")]
@@ -91,6 +92,7 @@ def plan_features(run: RunConfig, frame: DataFrame) -> list[PlannedFeature]:
             seen.update(dict.fromkeys(matched if group.history is None else [], where))
             planned += [_planned(group, kind, name, frame, where) for name in matched]
     _check_names(planned)
+    _check_leaks(run, planned)
     return _with_shared_tables(planned)
 
 
@@ -138,6 +140,8 @@ def _planned(group: FeatureGroup, kind: Kind, column: str, frame: DataFrame, whe
     takes: Literal["dense", "sparse"] = "dense" if kind == "dense" else "sparse"
     ops = resolve_ops(group.ops, takes, where)
     splits = takes == "sparse" and any(feature_ops(takes)[op.name].gives == "list" for op in ops)
+    if splits:
+        _check_fills(ops, where)
     name = group.name or column
     if group.history is not None:
         if splits:
@@ -159,6 +163,29 @@ def _planned(group: FeatureGroup, kind: Kind, column: str, frame: DataFrame, whe
     return PlannedFeature(name, kind, column, ops, splits or raw_list, group.table or name, where)
 
 
+def _check_fills(ops: Sequence[FittedOp], where: str) -> None:
+    names = [op.name for op in ops]
+    if "fill" in names[names.index("split") :]:
+        raise ConfigError(
+            "`fill` after `split` fills nothing: a missing value is an empty list then",
+            where=f"{where}.ops",
+            got=names,
+            fixes=["put `fill` before `split`"],
+        )
+
+
+def _check_leaks(run: RunConfig, planned: Sequence[PlannedFeature]) -> None:
+    """Check that no feature is the label itself; a history holds it of earlier rows only."""
+    for feature in planned:
+        if feature.column.lower() == run.data.label.column.lower() and feature.history is None:
+            raise ConfigError(
+                "the label cannot be a feature: the model would only copy it",
+                where=f"{feature.where}.columns",
+                got=feature.column,
+                fixes=["remove it from the features", "data.keep carries it through to the prepared rows"],
+            )
+
+
 def _check_names(planned: Sequence[PlannedFeature]) -> None:
     seen: dict[str, str] = {}
     for feature in planned:
@@ -170,6 +197,15 @@ def _check_names(planned: Sequence[PlannedFeature]) -> None:
                 got=feature.name,
                 allowed=f"any but `{LABEL_COLUMN}`, `{WEIGHT_COLUMN}`, `{KEEP_PREFIX}...`, `__...`",
                 fixes=[f"name: {feature.name.removeprefix(KEEP_PREFIX).lstrip('_')}_feature"],
+            )
+        if "." in feature.table and feature.kind != "dense":
+            raise ConfigError(
+                "the name of an embedding table must not hold a dot (torch keeps it as a module name)",
+                where=feature.where,
+                got=feature.table,
+                fixes=[
+                    f"give the feature group a name, for instance `name: {feature.table.replace('.', '_')}`"
+                ],
             )
         # Spark compares column names without case.
         other = seen.get(feature.name.lower())

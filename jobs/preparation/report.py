@@ -6,10 +6,21 @@ import json
 from pathlib import Path
 from typing import Any
 
-from trainer.schema import Feature, FeatureStatistics, Manifest
+from trainer.schema import SPLITS, Feature, FeatureStatistics, Manifest
 
 REPORT_TEXT = "report.txt"
 REPORT_JSON = "report.json"
+_NOTES = (
+    "missing: share of training rows; OOV: share of the ids of valid and test that are out of vocabulary,",
+    "which are values that training never saw, saw fewer than min_count times, or ranked beyond max_size;",
+    "train OOV: the same share of the ids of the training rows",
+)
+# Further than this from the share asked for, a split deserves a remark.
+_FAR = 0.05
+_CAUSES = {
+    "random": "equal rows share a split, so many equal rows move the shares, and so does chance in few rows",
+    "time": "rows of equal time share a split, the older one",
+}
 
 
 def report_text(manifest: Manifest) -> str:
@@ -28,12 +39,25 @@ def report_text(manifest: Manifest) -> str:
         lines += [*_table([["dense feature", "missing", "mean", "std", "min", "max"], *dense]), ""]
     ids = [[f.name, *_id_cells(f, manifest.statistics[f.name])] for f in manifest.spec.sparse]
     if ids:
-        head = ["id feature", "table", "rows of table", "ids", "missing", "unseen", "mean length"]
+        head = ["id feature", "table", "rows of table", "ids", "missing", "train OOV", "OOV", "mean length"]
         lines += [*_table([head, *ids], text_columns=2), ""]
-    notes = (
-        "missing: share of training rows; unseen: share of the ids of valid and test that training never saw"
-    )
-    return "\n".join([*lines, notes, ""])
+    return "\n".join([*lines, *_NOTES, *_share_notes(manifest), ""])
+
+
+def _share_notes(manifest: Manifest) -> list[str]:
+    """Return a remark on each split whose share of the rows is far from the share asked for."""
+    asked = manifest.preparation.get("data", {}).get("split", {})
+    rows = sum(split.rows for split in manifest.splits.values())
+    if not rows or "fractions" not in asked:
+        return []
+    notes: list[str] = []
+    for name, fraction in zip(SPLITS, asked["fractions"], strict=True):
+        found = manifest.splits[name].rows / rows if name in manifest.splits else 0.0
+        if abs(found - fraction) > _FAR:
+            notes.append(
+                f"{name}: {100 * found:.1f} % of the rows, data.split.fractions asks for {100 * fraction:g} %"
+            )
+    return [*notes, f"  likely cause: {_CAUSES[asked['method']]}"] if notes else []
 
 
 def report_json(manifest: Manifest) -> dict[str, Any]:
@@ -51,6 +75,7 @@ def report_json(manifest: Manifest) -> dict[str, Any]:
             }
             for f in manifest.spec.features
         },
+        "notes": _share_notes(manifest),
     }
 
 
@@ -75,7 +100,7 @@ def _id_cells(feature: Feature, found: FeatureStatistics) -> list[str]:
         f"{feature.num_embeddings or 0:,}",
         "-" if found.ids is None else f"{found.ids:,}",
         _percent(found.null_share),
-        "-" if found.oov_share is None else _percent(found.oov_share),
+        *("-" if share is None else _percent(share) for share in (found.train_oov_share, found.oov_share)),
         f"{found.mean_length:.2f}",
     ]
 

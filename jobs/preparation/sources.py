@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
+from urllib.parse import unquote
 
 from pyspark.sql import functions as F
 
 from jobs.preparation.columns import BAD_LINE, column, token
-from jobs.preparation.failures import named_failures
-from jobs.preparation.files import SourceFiles, find_files
+from jobs.preparation.failures import column_twice, named_failures
+from jobs.preparation.files import UNNAMED, SourceFiles, checked_text, common_header, find_files
 from trainer.config import JoinConfig, RunConfig, SourceConfig
+from trainer.config.data import java_charset
 from trainer.config.messages import did_you_mean
 from trainer.errors import ConfigError, DataError
 
@@ -42,7 +44,11 @@ def raw_rows(run: RunConfig, spark: SparkSession, frame: DataFrame | None = None
 def rows_and_columns(
     run: RunConfig, spark: SparkSession, frame: DataFrame | None
 ) -> tuple[DataFrame, list[str]]:
-    """Return the joined rows with `BAD_LINE` (null where the line is sound), and the source's own columns."""
+    """Return the joined rows with `BAD_LINE` (null where the line is sound), and the source's own columns.
+
+    Raises:
+        ConfigError, DataError: see `raw_rows`; or the frame has two columns of one name.
+    """
     if frame is None:
         if run.data.source is None:
             raise ConfigError(
@@ -52,6 +58,7 @@ def rows_and_columns(
             )
         frame = read_source(run.data.source, run.data.root, spark, where="data.source")
     else:
+        _check_distinct(frame, "the DataFrame")
         frame = frame.withColumn(BAD_LINE, F.lit(None).cast("string"))
     own = [name for name in frame.columns if name != BAD_LINE]
     for number, join in enumerate(run.data.joins):
@@ -60,7 +67,7 @@ def rows_and_columns(
 
 
 def read_source(source: SourceConfig, root: str, spark: SparkSession, where: str) -> DataFrame:
-    """Return the rows of one source and `BAD_LINE`: file and text of a line with too few or too many columns.
+    """Return the rows of one source and `BAD_LINE`: format, file and text of a line that cannot be read.
 
     Args:
         source: what to read.
@@ -70,21 +77,31 @@ def read_source(source: SourceConfig, root: str, spark: SparkSession, where: str
 
     Raises:
         ConfigError: the format cannot be told, or a text source has neither header nor column names.
-        DataError: the source is missing or unreadable.
+        DataError: the source is missing or unreadable, or has two columns of one name.
     """
     if source.table is not None:
-        with named_failures(f"{where}.table: {source.table}"):
+        with named_failures(f"{where}.table: {source.table}", reading=True):
             rows = spark.table(source.table)
         return rows.withColumn(BAD_LINE, F.lit(None).cast("string"))
     if source.path is None:
         raise ConfigError("a source needs `path` or `table`", where=where)
-    files = find_files(source, root, where, local=spark.conf.get("spark.master", "local").startswith("local"))
-    with named_failures(", ".join(files.paths[:3])):
+    local = spark.conf.get("spark.master", "local").startswith("local")
+    with named_failures(", ".join(source.paths()[:3]), reading=True):
+        files = find_files(source, root, where, local=local)
+    with named_failures(files.shown, reading=True):
         if files.format in _TEXT_DELIMITER:
             return _read_text(files, source, spark, where)
         if files.format == "json":
             return _read_json(files, source, spark)
         return spark.read.parquet(*files.paths).withColumn(BAD_LINE, F.lit(None).cast("string"))
+
+
+def _check_distinct(frame: DataFrame, where: str) -> None:
+    seen: set[str] = set()
+    for name in frame.columns:
+        if name.lower() in seen:
+            raise column_twice(name, where, ", ".join(frame.columns))
+        seen.add(name.lower())
 
 
 def require_columns(names: Sequence[str], have: Sequence[str], where: str) -> None:
@@ -109,14 +126,18 @@ def _read_text(files: SourceFiles, source: SourceConfig, spark: SparkSession, wh
     delimiter = source.delimiter or _TEXT_DELIMITER[files.format]
     # Only plain CSV has quotes: in TSV, and in `::` files, a quote is a character like any other.
     quote = '"' if files.format == "csv" and len(delimiter) == 1 else ""
+    heads = checked_text(files, source.encoding)
     reader = (
         spark.read.option("sep", delimiter)
-        .option("encoding", source.encoding)
+        .option("encoding", _line_charset(source, where))
         .option("quote", quote)
         .option("escape", quote or "\\")
         .option("header", str(source.header).lower())
+        .option("multiLine", str(source.multi_line).lower())
     )
-    if source.header:
+    if source.header and heads is not None:
+        names = common_header(files, heads, delimiter, quote)
+    elif source.header:
         names = reader.csv(files.paths[0]).columns
     elif source.columns:
         names = source.columns
@@ -124,52 +145,77 @@ def _read_text(files: SourceFiles, source: SourceConfig, spark: SparkSession, wh
         raise ConfigError(
             "a text source needs its column names", where=where, fixes=["columns: [...]", "header: true"]
         )
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise ConfigError("a source names a column twice", where=where, got=twice)
     schema = ", ".join(f"`{name.replace('`', '``')}` string" for name in [*names, BAD_LINE])
     rows = (
         reader.schema(schema)
         .option("mode", "PERMISSIVE")
         .option("columnNameOfCorruptRecord", BAD_LINE)
-        .option("enforceSchema", "false")  # every file's header must be the first one's
+        # Every file's header must be the first one's: Spark checks what we could not open.
+        .option("enforceSchema", str(heads is not None).lower())
         .csv(files.paths)
     )
-    return _with_file_name(rows)
+    return _without_words(_with_file_name(rows, files.format), source.null_values or [])
+
+
+def _line_charset(source: SourceConfig, where: str) -> str:
+    charset = java_charset(source.encoding)
+    if charset.startswith(("UTF-16", "UTF-32")) and not source.multi_line:
+        raise ConfigError(
+            "Spark finds no line ends in this encoding",
+            where=f"{where}.encoding",
+            got=source.encoding,
+            fixes=[f"convert the files: iconv -f {charset} -t UTF-8", "multi_line: true (CSV)"],
+        )
+    return charset
+
+
+def _without_words(rows: DataFrame, words: list[str]) -> DataFrame:
+    """Make null of the words that mean a missing value."""
+    if not words:
+        return rows
+    names = [name for name in rows.columns if name != BAD_LINE]
+    return rows.select(
+        *[F.when(~column(name).isin(words), column(name)).alias(name) for name in names], F.col(BAD_LINE)
+    )
 
 
 def _read_json(files: SourceFiles, source: SourceConfig, spark: SparkSession) -> DataFrame:
+    checked_text(files, source.encoding)
     reader = spark.read.option("mode", "PERMISSIVE").option("columnNameOfCorruptRecord", BAD_LINE)
-    rows = reader.option("encoding", source.encoding).option("lineSep", "\n").json(files.paths)
+    rows = reader.option("encoding", java_charset(source.encoding)).option("lineSep", "\n").json(files.paths)
     if [name for name in rows.columns if name != BAD_LINE] == []:
-        raise DataError("no line of the source is a JSON object", where=", ".join(files.paths[:3]))
+        raise DataError("no line of the source is a JSON object", where=files.shown)
     if BAD_LINE not in rows.columns:
         return rows.withColumn(BAD_LINE, F.lit(None).cast("string"))
-    return _with_file_name(rows)
+    return _with_file_name(rows, "json")
 
 
-def _with_file_name(rows: DataFrame) -> DataFrame:
-    line = F.concat(F.col("_metadata.file_path"), F.lit("\n"), F.col(BAD_LINE))
+def _with_file_name(rows: DataFrame, kind: str) -> DataFrame:
+    line = F.concat(F.lit(f"{kind}\n"), F.col("_metadata.file_path"), F.lit("\n"), F.col(BAD_LINE))
     return rows.withColumn(BAD_LINE, F.when(F.col(BAD_LINE).isNotNull(), line))
 
 
 def bad_line_error(count: int, line: str) -> DataError:
-    """Return the error of a line that does not fit the columns."""
-    file, _, text = line.partition("\n")
-    return DataError(
-        f"{count} line(s) have too few or too many columns",
-        where=file,
-        got=text[:300],
-        fixes=["check `delimiter` and `columns` of the source", "mend or remove the line"],
-    )
+    """Return the error of lines that cannot be read; `line` is one of them as `BAD_LINE` holds it."""
+    kind, file, text = line.split("\n", 2)
+    if kind == "json":
+        what = f"{count} line(s) are no JSON objects"
+        fixes = ["write one object per line; of an array: jq -c '.[]'", "mend or remove the line"]
+    else:
+        what = f"{count} line(s) have too few or too many columns"
+        fixes = ["check `delimiter` and `columns` of the source", "mend or remove the line"]
+        if kind == "csv":
+            fixes.append("`multi_line: true` where a quoted field holds a line break")
+    return DataError(what, where=unquote(file), got=text[:300], fixes=fixes)
 
 
 def _joined(frame: DataFrame, join: JoinConfig, root: str, spark: SparkSession, where: str) -> DataFrame:
     side = read_source(join.source, root, spark, where=f"{where}.source")
-    columns = [name for name in side.columns if name != BAD_LINE]
+    columns = [name for name in side.columns if name != BAD_LINE and not name.startswith(UNNAMED)]
     require_columns(join.on, frame.columns, f"{where}.on (rows)")
     require_columns(join.on, columns, f"{where}.on (side table)")
-    clash = [name for name in columns if name not in join.on and name in frame.columns]
+    have = {name.lower() for name in frame.columns}
+    clash = [name for name in columns if name not in join.on and name.lower() in have]
     if clash:
         raise ConfigError(
             "the side table has columns that the rows have already",
@@ -178,7 +224,7 @@ def _joined(frame: DataFrame, join: JoinConfig, root: str, spark: SparkSession, 
             fixes=["rename them in the source, or list other `columns`"],
         )
     place = join.source.table or str(join.source.path)
-    with named_failures(place):
+    with named_failures(place, reading=True):
         _check_side(side, join.on, f"{where}: {place}")
     keys = [f"__key_{number}" for number in range(len(join.on))]
     matches: list[Column] = []
@@ -187,7 +233,7 @@ def _joined(frame: DataFrame, join: JoinConfig, root: str, spark: SparkSession, 
         # Text against numbers compares as text (`7` and `7.0` alike), never by an implicit cast.
         side = side.withColumn(key, column(name) if same else token(side, name))
         matches.append((column(name) if same else token(frame, name)) == F.col(key))
-    side = side.drop(BAD_LINE, *join.on)
+    side = side.drop(*[name for name in side.columns if name not in (*columns, *keys)], *join.on)
     condition = matches[0]
     for match in matches[1:]:
         condition = condition & match

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from pyspark.sql import functions as F
 
 from jobs.preparation import columns as C
+from jobs.preparation.histories import time_problems
 from trainer.config import SplitConfig
 from trainer.errors import DataError
 
@@ -37,7 +39,7 @@ def with_split(rows: DataFrame, split: SplitConfig) -> DataFrame:
         return rows.withColumn(C.SPLIT, _name(x < low, x < high))
     assert split.column is not None
     times = C.time(rows, split.column)
-    count = _check_times(rows, split.column, times)
+    count = _check_times(rows, split.column)
     first, second = _quantiles(rows, times, (train, until_valid), count)
     x = times.cast("double")
     return rows.withColumn(C.SPLIT, _name(x <= F.lit(first), x <= F.lit(second)))
@@ -57,13 +59,13 @@ def _name(train: Column, valid: Column) -> Column:
     return F.when(train, "train").when(valid, "valid").otherwise("test")
 
 
-def _check_times(rows: DataFrame, name: str, times: Column) -> int:
-    raw = C.column(name)
+def _check_times(rows: DataFrame, name: str) -> int:
+    missing, bad = time_problems(rows, name)
     found = rows.agg(
         F.count(F.lit(1)).alias("rows"),
-        F.count(F.when(raw.isNull(), 1)).alias("missing"),
-        F.count(F.when(raw.isNotNull() & times.isNull(), 1)).alias("bad"),
-        F.min(F.when(times.isNull(), raw.cast("string"))).alias("example"),
+        F.count(F.when(missing, 1)).alias("missing"),
+        F.count(F.when(bad, 1)).alias("bad"),
+        F.min(F.when(bad, C.column(name).cast("string"))).alias("example"),
     ).first()
     assert found is not None
     if found["missing"] or found["bad"]:
@@ -80,10 +82,16 @@ def _check_times(rows: DataFrame, name: str, times: Column) -> int:
 def _quantiles(
     rows: DataFrame, times: Column, shares: tuple[float, float], count: int
 ) -> tuple[float, float]:
+    """Return the last time of train and of valid; no limit where the shares so far make up all rows."""
     sample = rows.where(hash_share(F.col(C.ORDER)) < F.lit(sample_share(count))).select(
         times.cast("double").alias("time")
     )
     texts = [f"percentile_disc({share!r}) within group (order by time)" for share in shares]
     found = sample.agg(F.expr(texts[0]).alias("first"), F.expr(texts[1]).alias("second")).first()
     assert found is not None
-    return (found["first"] or 0.0, found["second"] or 0.0)
+    # The newest row of a sample is not the newest of all.
+    first, second = (
+        math.inf if share >= 1 else found[name] or 0.0
+        for share, name in zip(shares, found.asDict(), strict=True)
+    )
+    return first, second

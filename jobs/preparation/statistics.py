@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -72,15 +72,20 @@ def statistics(
             result[feature.name] = FeatureStatistics(null_share=share, **numbers)
             continue
         vocabulary_size = (feature.num_embeddings or 0) - 2
-        ids = sum(row[f"ids_{number}"] or 0 for row in others)
-        unseen = sum(row[f"oov_{number}"] or 0 for row in others) if feature.vocabulary else 0
         result[feature.name] = FeatureStatistics(
             ids=vocabulary_size if feature.vocabulary else train.get(f"distinct_{number}"),
             mean_length=(train[f"ids_{number}"] or 0) / train["rows"] if feature.is_list else 1.0,
             null_share=share,
-            oov_share=unseen / ids if ids else 0.0,
+            oov_share=_oov_share(feature, number, others),
+            train_oov_share=_oov_share(feature, number, [answers["train"]]) if "train" in answers else None,
         )
     return result
+
+
+def _oov_share(feature: Feature, number: int, rows: Sequence[Mapping[str, Any]]) -> float:
+    ids = sum(row[f"ids_{number}"] or 0 for row in rows)
+    unknown = sum(row[f"oov_{number}"] or 0 for row in rows) if feature.vocabulary else 0
+    return unknown / ids if ids else 0.0
 
 
 def _dense(feature: Feature) -> dict[str, Column]:

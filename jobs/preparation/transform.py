@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 from pyspark.sql import functions as F
 
 from jobs.preparation import columns as C
-from jobs.preparation.failures import RAISED, bad_condition
+from jobs.preparation.failures import RAISED
 from jobs.preparation.feature_ops import FeatureOp, feature_ops
-from jobs.preparation.histories import with_history
+from jobs.preparation.histories import event_counts, event_time, user_column, with_history
 from jobs.preparation.planned import HISTORY
 from jobs.preparation.sources import require_columns
 from jobs.preparation.vocabulary import Vocabularies
@@ -212,9 +212,11 @@ def _with_built_history(
         if ready in frame.columns
         else event_counts(frame, params["where"], feature.name)
     )
+    user = user_column(frame, params["user"])
+    time = event_time(frame, params["time"], f"feature '{feature.name}'")
     events = frame.select(
-        C.column(params["user"]).alias("user"),
-        C.time(frame, params["time"]).alias("time"),
+        user.alias("user"),
+        time.alias("time"),
         counts.alias("counts"),
         item.alias("token"),
     )
@@ -222,26 +224,9 @@ def _with_built_history(
         events = vocabularies.lookup(events, [("token", feature.vocabulary, "id")])
     else:
         events = events.withColumn("id", _id(F.col("token"), feature))
-    user, time = C.column(params["user"]), C.time(frame, params["time"])
     return with_history(frame, events, user, time, int(params["max_length"]), made)
 
 
 def counts_column(feature: str) -> str:
     """Return the name of the column that says whether a row counts as an event of a history."""
     return f"__counts_{feature}"
-
-
-def event_counts(frame: DataFrame, condition: str | None, where: str) -> Column:
-    """Return whether a row counts as an event of a history, after Spark has agreed to the condition.
-
-    Raises:
-        ConfigError: the condition is not valid SQL over the columns of the rows.
-    """
-    if condition is None:
-        return F.lit(True)
-    try:
-        counts = F.coalesce(F.expr(condition).cast("boolean"), F.lit(False))
-        _ = frame.select(counts).schema
-    except Exception as error:
-        raise bad_condition(error, where, condition) from error
-    return counts

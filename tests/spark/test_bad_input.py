@@ -7,9 +7,11 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from pyspark.sql import SparkSession
+from pyspark.sql import DataFrame, SparkSession
 
+from jobs.preparation import pipeline
 from jobs.preparation.pipeline import prepare_dataset
+from jobs.preparation.writing import write_splits
 from tests.spark.prepared import make_run
 from trainer.config import RunConfig
 from trainer.errors import ConfigError, DataError, UserError
@@ -22,6 +24,8 @@ FRAME = pd.DataFrame(
         "x2": [2.0, 3.0] * 10,
         "gap": [1.0, None] * 10,
         "infinite": [1.0, float("inf")] * 10,
+        "huge": [1.0, 1e200] * 10,
+        "spike": [-100.0] + [1.0] * 19,
         "text": ["1", "many"] * 10,
         "low": [-1.0, 0.0] * 10,
         "id": [3, 4] * 10,
@@ -36,6 +40,11 @@ FRAME = pd.DataFrame(
     }
 )
 DENSE = {"dense": [{"columns": "x1"}]}
+HISTORY = {"user": "user", "item": "id", "time": "time"}
+
+
+def history(**changes: str) -> dict[str, Any]:
+    return {"sequence": [{"name": "h", "history": {**HISTORY, **changes}}]}
 
 
 def failure(spark: SparkSession, out: Path, run: RunConfig) -> UserError:
@@ -60,6 +69,24 @@ BAD_ROWS: list[tuple[str, dict[str, Any], dict[str, Any], list[str]]] = [
     ("list in dense", {}, {"dense": [{"columns": "names"}]}, ["no numbers", "'names'", "array"]),
     ("missing in dense", {}, {"dense": [{"columns": "gap"}]}, ["'gap'", "10 missing", "fill: 0"]),
     ("infinite in dense", {}, {"dense": [{"columns": "infinite"}]}, ["'infinite'", "10 infinite", "clip"]),
+    (
+        "infinite before standardise",
+        {},
+        {"dense": [{"columns": "infinite", "ops": ["standardise", {"clip": {"max": 9}}]}]},
+        ["10 infinite", "Infinity", "put `clip: {min: ..., max: ...}` before `standardise`"],
+    ),
+    (
+        "too large for a mean",
+        {},
+        {"dense": [{"columns": "huge", "ops": [{"fill": "mean"}, {"clip": {"max": 9}}]}]},
+        ["'huge'", "10 infinite", "1.0E200", "before `fill`"],
+    ),
+    (
+        "log1p behind standardise",
+        {},
+        {"dense": [{"columns": "spike", "ops": ["standardise", "log1p"]}]},
+        ["'spike'", "1 value(s) that `log1p` cannot take", "clip"],
+    ),
     ("log1p of -1", {}, {"dense": [{"columns": "low", "ops": "log1p"}]}, ["'low'", "log1p", "-1.0", "clip"]),
     ("negative id", {}, {"sparse": [{"columns": "negative"}]}, ["'negative'", "-4", "vocabulary"]),
     ("id too large", {}, {"sparse": [{"columns": "large"}]}, ["'large'", "99999999999999999999"]),
@@ -69,6 +96,18 @@ BAD_ROWS: list[tuple[str, dict[str, Any], dict[str, Any], list[str]]] = [
         {"split": {"method": "time", "column": "when"}},
         DENSE,
         ["10 have one that cannot be read", "when", "soon"],
+    ),
+    (
+        "time of a history unreadable",
+        {},
+        history(time="when"),
+        ["10 row(s) have a user but a time that cannot be read", "sequence.0.history.time: when", "soon"],
+    ),
+    (
+        "time of a history missing",
+        {},
+        history(time="gap"),
+        ["10 row(s) have a user but no time", "features.sequence.0.history.time: gap"],
     ),
     ("missing label", {"label": {"column": "labell"}}, DENSE, ["'labell'", "data.label.column", "`label`"]),
     ("missing weight", {"weight": "weightt"}, DENSE, ["'weightt'", "`weight`"]),
@@ -88,7 +127,6 @@ def test_rows_that_cannot_be_used_are_named(
     assert [word for word in words if word not in str(error)] == []
 
 
-HISTORY = {"user": "user", "item": "id", "time": "time"}
 BAD_CONFIGS: list[tuple[str, dict[str, Any], list[str]]] = [
     ("glob without match", {"dense": [{"columns": "q*"}]}, ["no column", "q*", "features.dense.0.columns"]),
     (
@@ -113,9 +151,15 @@ BAD_CONFIGS: list[tuple[str, dict[str, Any], list[str]]] = [
     ("sequence of one", {"sequence": [{"columns": "user", "ops": "vocabulary"}]}, ["needs a list", "split"]),
     (
         "bad condition",
-        {"sequence": [{"name": "h", "history": {**HISTORY, "where": "ratin >= 4"}}]},
+        history(where="ratin >= 4"),
         ["features.sequence.0.history.where", "ratin >= 4"],
     ),
+    (
+        "condition that is a value",
+        history(where="user"),
+        ["features.sequence.0.history.where", "neither true nor false", "user (string)"],
+    ),
+    ("condition on many rows", history(where="max(time) > 3"), ["0.history.where", "max(time) > 3"]),
     (
         "unknown op",
         {"dense": [{"columns": "x1", "ops": ["fill", "standardize"]}]},
@@ -141,6 +185,18 @@ def test_all_problems_come_in_one_error(spark: SparkSession, tmp_path: Path) -> 
     assert "'gap'" in error.what
     assert "'infinite'" in str(error)
     assert "'text'" in str(error)
+
+
+def test_rows_lost_between_counting_and_writing_are_noticed(
+    spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lossy(rows: DataFrame, *others: Any, **named: Any) -> None:
+        write_splits(rows.where("id = 3"), *others, **named)
+
+    monkeypatch.setattr(pipeline, "write_splits", lossy)
+    error = failure(spark, tmp_path / "out", make_run(data={"keep": ["id"]}, **DENSE))
+    assert "the rows written are not the rows that were counted" in error.what
+    assert sum(error.got.values()) == 10  # type: ignore[attr-defined]
 
 
 def test_globs_pass_over_the_label(spark: SparkSession, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ DENSE = [
     {"columns": "other_gaps", "ops": [{"fill": "median"}]},
     {"columns": "zero_gaps", "ops": {"fill": 0}},
     {"columns": "constant", "ops": "standardise"},
+    {"columns": "rare", "ops": ["standardise", "log1p"]},
 ]
 SPARSE = [
     {"columns": "colour", "ops": [{"hash": 50}]},
@@ -47,6 +48,7 @@ def raw() -> pd.DataFrame:
             "other_gaps": gaps,
             "zero_gaps": gaps,
             "constant": np.full(ROWS, 7.5),
+            "rare": (np.arange(ROWS) % 4 == 0).astype(float),
             "colour": random.choice(["red", "green", "a colour with a name of more than 32 bytes", ""], ROWS),
             "genres": random.choice(["a|b", "b", "", "c|a|zz"], ROWS),
             "small_id": random.integers(0, 9, ROWS),
@@ -99,6 +101,12 @@ def test_fill_median_and_number(rows: pd.DataFrame, raw: pd.DataFrame) -> None:
 
 def test_a_constant_column_standardises_to_zero(rows: pd.DataFrame) -> None:
     assert rows["constant"].tolist() == [0.0] * ROWS
+
+
+def test_log1p_takes_standardised_values_above_minus_one(rows: pd.DataFrame, raw: pd.DataFrame) -> None:
+    train = raw["rare"][(rows["split"] == "train").to_numpy()]
+    expected = np.log1p((raw["rare"] - train.mean()) / train.std(ddof=0))
+    np.testing.assert_allclose(rows["rare"], expected, atol=1e-5)
 
 
 def test_hash_is_documented_xxh64_modulo_buckets(rows: pd.DataFrame, raw: pd.DataFrame) -> None:

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from pyspark.sql import SparkSession
 
-from jobs.preparation.histories import history_as_of_now
+from jobs.preparation.histories import event_counts, history_as_of_now
 from jobs.preparation.pipeline import Prepared, prepare_dataset
 from tests.spark.prepared import make_run, read_all, read_vocabulary
 from trainer.config import RunConfig
@@ -32,16 +32,18 @@ def make_history_run(**history: Any) -> RunConfig:
 def raw() -> pd.DataFrame:
     random = np.random.default_rng(2)
     rows = 500
-    # Few moments, so that many events share one; one user with most of the events; some without a user.
+    # Few moments, so that many events share one; one user with most of the events; some without a user;
+    # ratings as a CSV file has them.
     return pd.DataFrame(
         {
             "row": np.arange(rows),
             "user": pd.Series(
-                random.choice(["a", "b", "c", "heavy", None], rows, p=[0.1, 0.1, 0.1, 0.6, 0.1]), dtype=object
+                random.choice(["a", "b", "c", "heavy", None, ""], rows, p=[0.1, 0.1, 0.1, 0.5, 0.1, 0.1]),
+                dtype=object,
             ),
             "item": random.integers(0, 30, rows).astype(str),
             "time": random.integers(0, 60, rows),
-            "rating": random.integers(1, 6, rows),
+            "rating": random.choice(["1", "2.5", "3", "3.5", "4.0", "5"], rows),
         }
     )
 
@@ -49,15 +51,16 @@ def raw() -> pd.DataFrame:
 @pytest.fixture(scope="module")
 def prepared(spark: SparkSession, raw: pd.DataFrame, tmp_path_factory: pytest.TempPathFactory) -> Prepared:
     out = tmp_path_factory.mktemp("histories") / "data"
-    run = make_history_run(where="rating >= 4")
+    run = make_history_run(where="rating > 3")
     return prepare_dataset(run, out, frame=spark.createDataFrame(raw), spark=spark)
 
 
 def reference(raw: pd.DataFrame, row: Any) -> list[str]:
     """Return a row's history by filtering the raw events; those of one moment are ordered by item."""
-    if pd.isna(row.user):
+    if not row.user:
         return []
-    events = raw[(raw["user"] == row.user) & (raw["time"] < row.time) & (raw["rating"] >= 4)]
+    liked = raw["rating"].astype(float) > 3
+    events = raw[(raw["user"] == row.user) & (raw["time"] < row.time) & liked]
     return list(events.sort_values(["time", "item"])["item"])[-LENGTH:]
 
 
@@ -102,11 +105,57 @@ def test_times_of_any_type_order_the_events(spark: SparkSession, tmp_path: Path,
 
 
 def test_history_as_of_now_is_each_users_newest_events(spark: SparkSession, raw: pd.DataFrame) -> None:
-    run = make_history_run(where="rating >= 4")
+    run = make_history_run(where="rating > 3")
     found = history_as_of_now(run, "history", spark, frame=spark.createDataFrame(raw)).collect()
     lists = {row["user"]: row["history"] for row in found}
     now = pd.DataFrame({"user": ["a", "b", "c", "heavy"], "time": [10**6] * 4})
     assert lists == {row.user: reference(raw, row) for row in now.itertuples()}
+
+
+def test_users_that_are_no_numbers_are_nobody(spark: SparkSession) -> None:
+    frame = pd.DataFrame({"user": [1.0, np.nan, np.nan], "item": ["a", "b", "c"], "time": [1, 2, 3]})
+    found = history_as_of_now(make_history_run(), "history", spark, frame=spark.createDataFrame(frame))
+    assert [(row["user"], row["history"]) for row in found.collect()] == [(1.0, ["a"])]
+
+
+CONDITIONS = {
+    "rating > 3": True,
+    "3 < Rating": True,
+    "rating between 3 and 3.6 and name = 'rating > 3'": True,
+    "rating not in (3, 4)": True,
+    "rating > whole": True,
+    "rating * 2 = 7": True,
+    "`odd name` >= -4": True,
+    "empty > -1": False,
+    "no_number > 3": False,
+    "length(name) > 3": True,
+    "cast(rating as int) > 3": False,
+    "rating = '3.50'": False,
+    "whole = 3 or rating in (7)": True,
+    "whole >= 3 -- and rating > 4": True,
+    "name like 'rating%' and rating /* text */ >= 3": True,
+}
+
+
+# What the user casts, Spark casts by its own rules: under ANSI, this one is an error.
+SKIPPED = {"true": "cast(rating as int) > 3", "false": ""}
+
+
+@pytest.mark.parametrize("ansi", ["true", "false"])
+def test_text_compares_with_numbers_as_a_number(spark: SparkSession, ansi: str) -> None:
+    kinds = "rating string, name string, `odd name` string, empty string, no_number string, whole int"
+    frame = spark.createDataFrame([("3.5", "rating > 3", "-3.5", "", "NaN", 3)], kinds)
+    before = spark.conf.get("spark.sql.ansi.enabled")
+    try:
+        spark.conf.set("spark.sql.ansi.enabled", ansi)
+        counts = [
+            event_counts(frame, text, "where").alias(text) for text in CONDITIONS if text != SKIPPED[ansi]
+        ]
+        row = frame.select(*counts).first()
+    finally:
+        spark.conf.set("spark.sql.ansi.enabled", before)
+    assert row is not None
+    assert row.asDict() == {text: CONDITIONS[text] for text in row.asDict()}
 
 
 def test_history_as_of_now_names_the_histories_there_are(spark: SparkSession) -> None:

@@ -126,6 +126,16 @@ def test_id_beyond_the_table_is_refused_when_scoring(
     assert "'raw_id' needs ids from 0 to 4, a row holds 77" in str(error.value)
 
 
+def test_unreadable_time_is_refused_when_scoring(
+    spark: SparkSession, raw: pd.DataFrame, prepared: Prepared, tmp_path: Path
+) -> None:
+    spec = prepared.manifest.spec
+    frame = spark.createDataFrame(raw.assign(time=["soon", *map(str, raw["time"][1:])]))
+    with pytest.raises(DataError) as error:
+        write_inputs(apply_spec(frame, spec, prepared.path, spark), spec, tmp_path / "inputs", spark)
+    assert "feature 'history': column 'time' holds no time: soon" in str(error.value)
+
+
 def test_missing_raw_column_is_named(spark: SparkSession, raw: pd.DataFrame, prepared: Prepared) -> None:
     frame = spark.createDataFrame(raw.rename(columns={"city": "town"}))
     with pytest.raises(DataError) as error:

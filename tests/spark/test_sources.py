@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from pyspark.sql import SparkSession
 
+from jobs.preparation.columns import token
 from jobs.preparation.pipeline import prepare_dataset
 from jobs.preparation.sources import raw_rows
 from tests.spark.prepared import make_run
@@ -70,6 +71,35 @@ def test_json_lines_tables_and_brotli_parquet(spark: SparkSession, tmp_path: Pat
     assert len(rows_of(run_on(tmp_path, {"table": "some_clicks"}), spark)) == 2
 
 
+def test_index_column_line_breaks_missing_words_and_byte_order_mark(
+    spark: SparkSession, tmp_path: Path
+) -> None:
+    text = '\ufeff,label,x,title\n0,1,NA,"two\nlines"\n1,0,2,\\N\n'
+    (tmp_path / "a.csv").write_text(text)
+    source = {"path": "a.csv", "header": True, "multi_line": True, "null_values": ["NA", "\\N"]}
+    rows = raw_rows(run_on(tmp_path, source), spark).drop("__unnamed_0")
+    assert sorted(rows.collect(), key=str) == [("0", "2", None), ("1", None, "two\nlines")]
+
+
+def test_names_are_taken_literally_where_they_exist(spark: SparkSession, tmp_path: Path) -> None:
+    folder = tmp_path / "{a,b} [1]*"
+    folder.mkdir()
+    (folder / "day [12].csv").write_text("label,x\n1,2\n")
+    (folder / "day 1.csv").write_text("label,x\n0,3\n")
+    for path in ("{a,b} [1]*/day [12].csv", "{a,b} [[]1]*/day [[]*"):
+        assert rows_of(run_on(tmp_path, {"path": path, "header": True}), spark) == [{"label": "1", "x": "2"}]
+
+
+def test_timestamps_are_the_same_ids_in_every_time_zone(spark: SparkSession) -> None:
+    frame = spark.sql("select timestamp_micros(1616893200500000) as t")
+    zone = spark.conf.get("spark.sql.session.timeZone")
+    try:
+        spark.conf.set("spark.sql.session.timeZone", "Europe/Berlin")
+        assert frame.select(token(frame, "t")).collect() == [("2021-03-28 01:00:00.5",)]
+    finally:
+        spark.conf.set("spark.sql.session.timeZone", str(zone))
+
+
 def test_side_tables_join_left_also_across_types(spark: SparkSession, tmp_path: Path) -> None:
     (tmp_path / "rows.csv").write_text("label,x,user\n1,1,7\n0,2,8\n1,3,\n")
     pq.write_table(pa.table({"user": [7, 9], "age": [30, 40]}), tmp_path / "users.parquet")
@@ -111,14 +141,25 @@ def test_missing_file_names_the_nearest_one(spark: SparkSession, tmp_path: Path)
         raw_rows(run_on(tmp_path, {"path": "*.parquet"}), spark)
 
 
-@pytest.mark.parametrize("line", ["1,2,3", "1"])
-def test_line_with_another_number_of_columns_is_shown(spark: SparkSession, tmp_path: Path, line: str) -> None:
-    (tmp_path / "a.csv").write_text(f"label,x\n1,2\n0,3\n{line}\n")
+@pytest.mark.parametrize(
+    ("name", "text", "line", "what"),
+    [
+        ("a.csv", "label,x\n1,2\n0,3\n1,2,3\n", "1,2,3", "too few or too many columns"),
+        ("a.csv", "label,x\n1,2\n0,3\n1\n", "1", "too few or too many columns"),
+        ("a.jsonl", '{"label": 1, "x": 2}\n{"label": 0,\n', '{"label": 0,', "no JSON objects"),
+    ],
+)
+def test_line_that_does_not_fit_is_shown(
+    spark: SparkSession, tmp_path: Path, name: str, text: str, line: str, what: str
+) -> None:
+    (tmp_path / name).write_text(text)
+    source = {"path": name, **({"header": True} if name == "a.csv" else {})}
     with pytest.raises(DataError) as error:
-        prepare_dataset(run_on(tmp_path, {"path": "a.csv", "header": True}), tmp_path / "out", spark=spark)
-    assert "1 line(s) have too few or too many columns" in str(error.value)
-    assert "a.csv" in error.value.where
+        prepare_dataset(run_on(tmp_path, source), tmp_path / "out", spark=spark)
+    assert f"1 line(s) {'are' if 'JSON' in what else 'have'} {what}" in str(error.value)
+    assert name in error.value.where
     assert error.value.got == line
+    assert ("multi_line: true" in str(error.value)) == (name == "a.csv")
 
 
 def test_files_with_different_headers_are_refused(spark: SparkSession, tmp_path: Path) -> None:

@@ -10,8 +10,10 @@ import pyarrow.parquet as pq
 import pytest
 from pyspark.sql import SparkSession
 
+from jobs.preparation import splits
 from jobs.preparation.columns import with_row_hashes
 from jobs.preparation.pipeline import prepare_dataset
+from jobs.preparation.report import report_text
 from jobs.preparation.splits import with_split
 from tests.spark.prepared import make_run, read_all, read_split, read_vocabulary
 from trainer.config import SplitConfig
@@ -43,6 +45,16 @@ def test_time_split_keeps_equal_times_together(spark: SparkSession) -> None:
 
 def test_time_split_without_test_share_has_no_test_rows(spark: SparkSession) -> None:
     assert times(spark, [1.0, 2.0, 3.0, 4.0], (0.5, 0.5, 0.0)) == ["train", "train", "valid", "valid"]
+
+
+@pytest.mark.parametrize("fractions", [(0.5, 0.5, 0.0), (1.0, 0.0, 0.0)])
+def test_newest_rows_never_leave_the_last_split_that_has_a_share(
+    spark: SparkSession, monkeypatch: pytest.MonkeyPatch, fractions: tuple[float, float, float]
+) -> None:
+    monkeypatch.setattr(splits, "QUANTILE_ROWS", 20)  # quantiles of a sample of the 100 rows
+    found = times(spark, [float(v) for v in range(100)], fractions)
+    assert "test" not in found
+    assert ("valid" in found) == (fractions[1] > 0)
 
 
 def test_time_split_names_missing_times(spark: SparkSession) -> None:
@@ -128,14 +140,14 @@ def test_random_split_has_the_shares_asked_for_and_follows_the_seed(
 ) -> None:
     raw = spark.createDataFrame(frame_of(2000))
     data = {"keep": ["row"], "split": {"fractions": [0.6, 0.0, 0.4]}}
-    splits = {}
+    dealt = {}
     for seed in (1, 2):
         run = make_run(seed=seed, data=data, dense=[{"columns": "time"}])
         prepared = prepare_dataset(run, tmp_path / str(seed), frame=raw, spark=spark)
         assert prepared.rows["valid"] == 0
         assert prepared.rows["train"] == pytest.approx(1200, abs=90)
-        splits[seed] = read_all(prepared.path, "row")["split"]
-    agreement = (splits[1] == splits[2]).mean()
+        dealt[seed] = read_all(prepared.path, "row")["split"]
+    agreement = (dealt[1] == dealt[2]).mean()
     assert 0.45 < agreement < 0.6  # independent seeds agree on 0.6^2 + 0.4^2
 
 
@@ -153,3 +165,11 @@ def test_an_empty_split_is_in_the_manifest(spark: SparkSession, tmp_path: Path) 
     }
     with pytest.raises(DataError):
         manifest.split("test")
+    # The report remarks on shares that are far from those asked for.
+    assert "asks for" not in report_text(manifest)
+    asked = {"data": {"split": {"method": "random", "fractions": [0.8, 0.15, 0.05]}}}
+    text = report_text(manifest.model_copy(update={"preparation": asked}))
+    assert "train: 100.0 % of the rows, data.split.fractions asks for 80 %" in text
+    assert "valid: 0.0 % of the rows" in text
+    assert "test: 0.0 %" not in text
+    assert "likely cause: equal rows share a split" in text

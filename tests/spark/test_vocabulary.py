@@ -117,12 +117,19 @@ def test_a_column_without_any_value_gets_an_empty_vocabulary(prepared: Prepared)
     assert feature.num_embeddings == 2
 
 
-def test_unseen_share_counts_ids_of_valid_and_test(prepared: Prepared) -> None:
+def test_oov_shares_count_ids_outside_the_vocabulary(prepared: Prepared) -> None:
     rows = read_all(prepared.path, "row")
     others = rows[rows["split"] != "train"]
     assert prepared.manifest.statistics["item"].oov_share == pytest.approx((others["item"] == 1).mean())
     seen = others["maybe"][others["maybe"] != 0]
     assert prepared.manifest.statistics["maybe"].oov_share == pytest.approx((seen == 1).mean())
+    train = rows["item_twice"][rows["split"] == "train"]  # `min_count` and `max_size` keep values out
+    assert (train == 1).any()
+    assert prepared.manifest.statistics["item_twice"].train_oov_share == pytest.approx((train == 1).mean())
+    assert prepared.manifest.statistics["item"].train_oov_share == 0
+    line = next(line for line in prepared.report_text.splitlines() if line.startswith("item_twice"))
+    assert f"{100 * (train == 1).mean():.2f} %" in line
+    assert "saw fewer than min_count times" in prepared.report_text
 
 
 def test_large_vocabularies_take_other_joins_and_sorts_but_give_the_same_data(

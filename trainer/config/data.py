@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import re
 from typing import Any, Literal
 
@@ -9,14 +10,55 @@ from pydantic import Field, field_validator, model_validator
 
 from trainer.config.base import LARGEST_SEED, Section
 
+_SCHEME = re.compile(r"^[a-z][a-z0-9+.-]+:")
+# Which options each format reads; a table has none.
+_OPTIONS = {
+    "csv": {"delimiter", "header", "columns", "encoding", "multi_line", "null_values"},
+    "tsv": {"delimiter", "header", "columns", "encoding", "null_values"},
+    "json": {"encoding"},
+}
+# Spark takes Java's names, and since 4.0 no aliases of them.
+_JAVA_CHARSETS = {
+    "ascii": "US-ASCII", "iso8859-1": "ISO-8859-1", "utf-8": "UTF-8", "utf-8-sig": "UTF-8",
+    "utf-16": "UTF-16", "utf-16-be": "UTF-16BE", "utf-16-le": "UTF-16LE", "utf-32": "UTF-32",
+}  # fmt: skip
+
+
+def is_absolute(path: str) -> bool:
+    """Return whether a path or URL stays the same under any `data.root`."""
+    return path.startswith("/") or _SCHEME.match(path) is not None
+
+
+def java_charset(encoding: str) -> str:
+    """Return the name that Spark knows an encoding by; `latin-1` is `ISO-8859-1`."""
+    return _JAVA_CHARSETS.get(codecs.lookup(encoding).name, encoding)
+
 
 def expand_range(name: str) -> list[str]:
-    """Return `["I1", "I2", "I3"]` for `I1..I3`, and `[name]` for a plain name."""
+    """Return `["I1", "I2", "I3"]` for `I1..I3`, `["I01", "I02"]` for `I01..I02`, `[name]` for a plain name.
+
+    Raises:
+        ValueError: the range runs backwards.
+    """
     match = re.fullmatch(r"(.*?)(\d+)\.\.\1(\d+)", name)
     if match is None:
         return [name]
     prefix, first, last = match.groups()
-    return [f"{prefix}{number}" for number in range(int(first), int(last) + 1)]
+    if int(first) > int(last):
+        raise ValueError(f"the range `{name}` runs backwards: write `{prefix}{last}..{prefix}{first}`")
+    digits = len(first) if first.startswith("0") else 0
+    return [f"{prefix}{number:0{digits}d}" for number in range(int(first), int(last) + 1)]
+
+
+def _no_name_twice(names: list[str], what: str) -> None:
+    """Check that no name comes twice; Spark compares names without case."""
+    seen: dict[str, str] = {}
+    for name in names:
+        other = seen.get(name.lower())
+        if other is not None:
+            both = f"`{name}`" if other == name else f"`{other}` and `{name}`, which Spark takes for one"
+            raise ValueError(f"{what} names a column twice: {both}")
+        seen[name.lower()] = name
 
 
 class SourceConfig(Section):
@@ -28,7 +70,7 @@ class SourceConfig(Section):
     """Name of a Spark table, for instance `ads.clicks`."""
     format: Literal["csv", "tsv", "parquet", "json"] | None = None
     """File format; by default read from the file name."""
-    delimiter: str | None = None
+    delimiter: str | None = Field(default=None, min_length=1)
     """Column delimiter of CSV (default `,`) and TSV (default tab); several characters are allowed (`::`)."""
     header: bool = False
     """Whether the first line of a CSV or TSV file names the columns."""
@@ -36,11 +78,34 @@ class SourceConfig(Section):
     """Column names of a CSV or TSV file without a header, in file order; `I1..I13` stands for thirteen."""
     encoding: str = "utf-8"
     """Character encoding of CSV, TSV and JSON files."""
+    multi_line: bool = False
+    """Whether quoted fields of a CSV file may hold line breaks; one task then reads each file as a whole."""
+    null_values: list[str] | None = None
+    """Words of a CSV or TSV file that mean a missing value, like an empty field; for instance `[NA, nan]`."""
 
     @field_validator("columns")
     @classmethod
     def _ranges(cls, columns: list[str] | None) -> list[str] | None:
-        return None if columns is None else [name for item in columns for name in expand_range(item)]
+        if columns is None:
+            return None
+        names = [name for item in columns for name in expand_range(item)]
+        _no_name_twice(names, "the source")
+        return names
+
+    @field_validator("delimiter")
+    @classmethod
+    def _tab(cls, delimiter: str | None) -> str | None:
+        # YAML keeps `\t` without double quotes as two characters.
+        return None if delimiter is None else delimiter.replace("\\t", "\t")
+
+    @field_validator("encoding")
+    @classmethod
+    def _known_encoding(cls, encoding: str) -> str:
+        try:
+            "".encode(encoding)
+        except (LookupError, ValueError) as error:
+            raise ValueError(f"unknown encoding `{encoding}`: try UTF-8, ISO-8859-1 or US-ASCII") from error
+        return encoding
 
     @model_validator(mode="after")
     def _one_origin(self) -> SourceConfig:
@@ -48,7 +113,22 @@ class SourceConfig(Section):
             raise ValueError("give `path` or `table`, not both")
         if self.header and self.columns:
             raise ValueError("give `header: true` or `columns`, not both")
+        kind = "table" if self.table is not None else self.format
+        ignored = [] if kind is None else self.ignored_options(kind)
+        if ignored:
+            what = "a table" if kind == "table" else f"`format: {kind}`"
+            raise ValueError(f"`{ignored[0]}` means nothing for {what}: leave it out")
         return self
+
+    def ignored_options(self, kind: str) -> list[str]:
+        """Return the options that are set but mean nothing for a format, or for `table`."""
+        unread = _OPTIONS["csv"] - _OPTIONS.get(kind, set()) | ({"format"} if kind == "table" else set())
+        fields = type(self).model_fields
+        return [name for name in fields if name in unread and getattr(self, name) != fields[name].default]
+
+    def paths(self) -> list[str]:
+        """Return `path` as a list."""
+        return [self.path] if isinstance(self.path, str) else list(self.path or [])
 
 
 class JoinConfig(Section):
@@ -122,7 +202,8 @@ class HistoryConfig(Section):
     max_length: int = Field(default=50, ge=1)
     """The newest events are kept, in time order, oldest first."""
     where: str | None = None
-    """Spark SQL condition on the event, for instance `rating >= 4`; without it every event counts."""
+    """Spark SQL condition on one event, for instance `rating >= 4`; without it every event counts. A text
+    column beside a number counts as a number."""
 
 
 class FeatureGroup(Section):
@@ -201,3 +282,9 @@ class DataConfig(Section):
     """Row groups per lane whose rows are shuffled together while training; fewer where rows are wide."""
     prefetch_batches: int = Field(default=8, ge=0)
     """Batches made ahead in a background thread; 0 makes them in the training thread."""
+
+    @field_validator("keep")
+    @classmethod
+    def _kept_once(cls, keep: list[str]) -> list[str]:
+        _no_name_twice(keep, "`keep`")
+        return keep

@@ -6,6 +6,7 @@ import difflib
 import json
 import types
 import typing
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,13 +39,15 @@ class _Finding:
         return f"{self.what} (`{self.key}`)" + (f": {self.fix}" if self.fix else "")
 
 
-def config_error(error: ValidationError, root: type[BaseModel], where: str, section: str = "") -> ConfigError:
+def config_error(
+    error: ValidationError, root: type[BaseModel], where: str | Callable[[str], str], section: str = ""
+) -> ConfigError:
     """Return one `ConfigError` for all findings: the first in full, the others as one line each.
 
     Args:
         error: what pydantic found.
         root: the section that was validated.
-        where: the file or flag that the input came from.
+        where: the file or flag that the input came from, or what returns the place of a key path.
         section: key path of the section inside the config.
     """
     items = [(item, _keys(item, root)) for item in error.errors(include_url=False)]
@@ -54,12 +57,17 @@ def config_error(error: ValidationError, root: type[BaseModel], where: str, sect
         also.append(f"{len(others) - len(also)} more")
     return ConfigError(
         first.what,
-        where=f"{where}: {first.key}" if first.key else where,
+        where=where(first.key) if callable(where) else placed(where, first.key),
         got=first.got,
         allowed=first.allowed,
         fixes=[first.fix] if first.fix else [],
         also=also,
     )
+
+
+def placed(where: str, key: str) -> str:
+    """Return the place of a key in a file or flag."""
+    return f"{where}: {key}" if key else where
 
 
 def did_you_mean(word: str, choices: typing.Iterable[str]) -> str | None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import fnmatch
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,8 +14,8 @@ import yaml
 from pydantic import ConfigDict, Field, ValidationError, model_validator
 
 from trainer.config.base import LARGEST_SEED, Section
-from trainer.config.data import DataConfig, FeaturesConfig
-from trainer.config.messages import config_error
+from trainer.config.data import DataConfig, FeaturesConfig, is_absolute
+from trainer.config.messages import config_error, placed
 from trainer.config.train import TrainConfig
 from trainer.config.yaml_text import DuplicateKeyError, dump_yaml, parse_yaml
 from trainer.errors import ConfigError
@@ -152,7 +153,8 @@ class RunConfig(Section):
         raw = _parsed(text, str(path), "the config")
         if not isinstance(raw, dict):
             raise ConfigError("the config must be a mapping of keys", where=str(path), got=type(raw).__name__)
-        return cls._checked(_with_overrides(raw, overrides), where=str(path))
+        overrides = list(overrides)
+        return cls._checked(_with_overrides(raw, overrides), _Origins(str(path), raw, overrides))
 
     @classmethod
     def from_dict(cls, raw: dict[str, Any], where: str = "config") -> RunConfig:
@@ -169,7 +171,8 @@ class RunConfig(Section):
         Raises:
             ConfigError: a key or value is wrong.
         """
-        return type(self)._checked(_with_overrides(self.as_dict(), overrides), where="--set")
+        values = self.model_dump(mode="json")  # An op's parameters lie under `params` here.
+        return type(self)._checked(_with_overrides(values, overrides), _Origins("--set", values, overrides))
 
     def with_source(self, root: str, path: str | None = None) -> RunConfig:
         """Return a copy that reads its raw rows elsewhere; the values are taken as they are, not as YAML.
@@ -179,30 +182,39 @@ class RunConfig(Section):
             path: replaces `data.source.path`, or `data.source.table` where the rows came from a table.
 
         Raises:
-            ConfigError: the rows come from a table, which lies under no root, and there is no `path`.
+            ConfigError: the rows come from a table or an absolute path, which lie under no root, and there is
+                no `path`.
         """
-        data = self.as_dict()["data"]
+        data, source = self.as_dict()["data"], self.data.source
         if path is not None:
             data["source"] = {**(data["source"] or {}), "path": path, "table": None}
-        elif self.data.source is not None and self.data.source.table is not None:
+        elif source is not None and source.table is not None:
             raise ConfigError(
                 "the config reads a table, so another root changes nothing",
                 where="data.source.table",
-                got=self.data.source.table,
+                got=source.table,
                 fixes=["name a file", "set data.source.path instead of data.source.table"],
+            )
+        elif source is not None and any(map(is_absolute, source.paths())):
+            raise ConfigError(
+                "the config reads an absolute path, so another root changes nothing",
+                where="data.source.path",
+                got=next(filter(is_absolute, source.paths())),
+                fixes=["name a file", "write data.source.path relative to data.root"],
             )
         return type(self)._checked({**self.as_dict(), "data": {**data, "root": root}}, where=root)
 
     @classmethod
-    def _checked(cls, raw: dict[str, Any], where: str) -> RunConfig:
+    def _checked(cls, raw: dict[str, Any], where: str | _Origins) -> RunConfig:
+        origins = _Origins(where, raw, ()) if isinstance(where, str) else where
         try:
             return cls.model_validate(raw)
         except ValidationError as error:
-            raise config_error(error, cls, where) from error
+            raise config_error(error, cls, origins.place) from error
         except ConfigError as error:  # from a rule over several sections, which does not know the file
             raise ConfigError(
                 error.what,
-                where=f"{where}: {error.where}",
+                where=placed(origins.where, error.where),
                 got=error.got,
                 allowed=error.allowed,
                 fixes=error.fixes,
@@ -210,8 +222,12 @@ class RunConfig(Section):
             ) from error
 
     def as_dict(self) -> dict[str, Any]:
-        """Return plain JSON-able values, defaults included."""
-        return self.model_dump(mode="json")
+        """Return plain JSON-able values, defaults included, the feature ops in their short forms."""
+        values = self.model_dump(mode="json")
+        for groups in values["features"].values():
+            for group in groups:
+                group["ops"] = [_short_op(op) for op in group["ops"]]
+        return values
 
     def to_yaml(self) -> str:
         """Return the resolved config as YAML, defaults included."""
@@ -227,8 +243,10 @@ class RunConfig(Section):
         return kept
 
     def preparation_hash(self) -> str:
-        """Return 16 hex digits over `preparation()`."""
-        text = json.dumps(self.preparation(), sort_keys=True, ensure_ascii=False)
+        """Return 16 hex digits over `preparation()`; `fill: 0` and `fill: 0.0` give the same."""
+        values = self.preparation()
+        values["features"] = _plain_numbers(values["features"])
+        text = json.dumps(values, sort_keys=True, ensure_ascii=False)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def table_config(self, table: str) -> TableConfig:
@@ -238,6 +256,58 @@ class RunConfig(Section):
             if fnmatch.fnmatchcase(table, pattern):
                 merged.update(section.model_dump(exclude_none=True))
         return TableConfig(**merged)
+
+
+@dataclass(frozen=True)
+class _Origins:
+    """Knows which file or override a key of the config came from."""
+
+    where: str
+    values: dict[str, Any]
+    overrides: Sequence[str]
+
+    def place(self, key: str) -> str:
+        """Return the place of a key path, for an error."""
+        for override in reversed(self.overrides):
+            path = override.partition("=")[0].strip()
+            # A key above the override's is the override's own where nothing stood there before.
+            made = path.startswith(f"{key}.") and not _has(self.values, key)
+            if made or f"{key}.".startswith(f"{path}."):
+                return placed(f"--set {override}", key)
+        return placed(self.where, key)
+
+
+def _has(tree: Any, key: str) -> bool:
+    """Return whether a key path is in a tree of mappings and lists."""
+    for part in key.split("."):
+        if isinstance(tree, list):
+            if not part.isdigit() or int(part) >= len(tree):
+                return False
+            tree = tree[int(part)]
+        elif isinstance(tree, dict) and part in tree:
+            tree = tree[part]
+        else:
+            return False
+    return True
+
+
+def _short_op(op: dict[str, Any]) -> Any:
+    """Return an op as people write it: `log1p`, `fill: 0` or `clip: {min: 0}`."""
+    name, params, value = op["name"], op["params"], op["value"]
+    if isinstance(value, dict) or (params and value is not None):
+        return op  # only the long form can say so
+    if value is not None:
+        return {name: value}
+    return {name: params} if params else name
+
+
+def _plain_numbers(value: Any) -> Any:
+    """Return a copy in which whole numbers have no fraction."""
+    if isinstance(value, dict):
+        return {key: _plain_numbers(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_plain_numbers(inner) for inner in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _near(path: Path) -> list[str]:

@@ -3,6 +3,10 @@
 petastorm deals whole row groups to ranks: the row group with number i goes to rank i % world_size. Steps per
 epoch follow from that and the manifest, so that no rank waits for another. It promises no order over restarts
 or world sizes: a run resumes at the start of an epoch only, and `Batch.rows_B` is -1 everywhere.
+
+With `tail: drop` the rank with the fewest rows sets the steps of all, so row groups that are few or unequal
+leave out many rows of every epoch, where the arrow reader leaves out little more than a global batch at most.
+The reader warns when it leaves out more than one.
 """
 
 from __future__ import annotations
@@ -26,12 +30,13 @@ from trainer.data.order import seeded_permutation
 from trainer.data.reader import Share, check_layout, check_step
 from trainer.data.row_groups import PartFiles, RowGroupReader
 from trainer.errors import DataError, ShardrecError, UserError
-from trainer.schema import Manifest
+from trainer.schema import Manifest, Split
 
 # With several workers row groups come in the order in which they happen to be ready, whatever the seed; and
 # decoding is no slower with one, since pyarrow decodes columns in parallel.
 _WORKERS = 1
 _QUEUED_ROW_GROUPS = 5
+_TRIED_GROUPS_PER_RANK = 64
 _DTYPES = {"float": np.dtype(np.float32), "int64": np.dtype(np.int64)}
 
 
@@ -75,8 +80,12 @@ class PetastormReader:
         self._columns = Columns(manifest.spec)
         _check_names(self._columns)
         sizes = [rows for file in entry.files for rows in file.row_groups]
-        self._shard_rows = _shard_rows(sizes, share.world_size, split)
+        self._shard_rows = _shard_rows(sizes, share, split)
+        # petastorm refuses more shards than row groups; a rank beyond them opens nothing.
+        self._shards = min(share.world_size, len(sizes))
         self.steps_per_epoch = _steps(self._shard_rows, share, split)
+        if share.rank == 0:
+            _warn_of_lost_rows(entry, self.steps_per_epoch, share, split)
         self._files = PartFiles(dataset, entry)
         remote = isinstance(dataset, str) and "://" in dataset
         self._where = f"{dataset}, split {split!r} (petastorm does not name the file)"
@@ -125,6 +134,8 @@ class PetastormReader:
 
     def _blocks(self, epoch: int) -> Any:
         """Yield windows of row groups as blocks, each in shuffled order."""
+        if not self._shard_rows[self._share.rank]:
+            return
         reader = self._open(epoch)
         try:
             sources: list[Source] = []
@@ -179,7 +190,7 @@ class PetastormReader:
                 seed=seed if self._shuffle else None,  # a seed alone shuffles already
                 num_epochs=1,
                 cur_shard=self._share.rank,
-                shard_count=self._share.world_size,
+                shard_count=self._shards,
                 transform_spec=self._transform(),
             )
         except Exception as error:
@@ -271,9 +282,10 @@ def _check_names(columns: Columns) -> None:
             )
 
 
-def _shard_rows(sizes: list[int], world_size: int, split: str) -> list[int]:
+def _shard_rows(sizes: list[int], share: Share, split: str) -> list[int]:
     """Return the rows of every rank."""
-    if len(sizes) < world_size:
+    world_size = share.world_size
+    if len(sizes) < world_size and share.tail == "drop":
         raise UserError(
             f"petastorm deals whole row groups, and split {split!r} has fewer of them than there are ranks",
             where="data.reader: petastorm",
@@ -303,6 +315,37 @@ def _steps(shard_rows: list[int], share: Share, split: str) -> int:
             fixes=["data.reader: arrow", "train.tail: pad"],
         )
     return steps
+
+
+def _warn_of_lost_rows(entry: Split, steps: int, share: Share, split: str) -> None:
+    """Warn where an epoch leaves out more than one global batch of rows."""
+    used = steps * share.global_batch_size
+    if share.tail == "pad" or entry.rows - used <= share.global_batch_size:
+        return
+    better = _better_row_groups([file.rows for file in entry.files], used, share)
+    advice = f"data.rows_per_row_group: {better} and prepare again, or " if better else ""
+    warnings.warn(
+        "petastorm deals whole row groups, and the rank with the fewest rows ends the epoch for all: "
+        f"{used:,} of the {entry.rows:,} rows of split {split!r} are used at {share.world_size} ranks; "
+        f"set {advice}data.reader: arrow",
+        stacklevel=4,
+    )
+
+
+def _better_row_groups(files: list[int], used: int, share: Share) -> int | None:
+    """Return the most rows per row group with which files of these sizes lose least; None if none helps."""
+    best, found = used, None
+    rows = sum(files)
+    for groups_per_rank in range(1, _TRIED_GROUPS_PER_RANK + 1):
+        size = -(-rows // (share.world_size * groups_per_rank))
+        groups = [min(size, file - start) for file in files for start in range(0, file, size)]
+        shards = [sum(groups[rank :: share.world_size]) for rank in range(share.world_size)]
+        gives = min(shards) // share.batch_size_per_rank * share.global_batch_size
+        if gives > best:
+            best, found = gives, size
+        if rows - best <= share.global_batch_size:
+            break
+    return found
 
 
 def _bytes(ids: Any, name: str) -> bytes | None:

@@ -56,6 +56,7 @@ def test_lines_and_evaluations_are_shown_while_the_file_grows(tmp_path: Path) ->
         )
         _until(lambda: "step 10, validation: auc 0.7512" in said.getvalue())
         _append(tmp_path, _train(100, at=50.0))
+    assert "rows 40" not in said.getvalue()
     assert said.getvalue().splitlines()[-1].startswith("step 100/100 (100%)")
 
 

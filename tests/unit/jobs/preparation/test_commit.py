@@ -121,3 +121,21 @@ def test_mounted_stores_are_opened_through_their_folder() -> None:
     assert output_folder("file:///tmp/x") == Path("/tmp/x")
     with pytest.raises(UserError, match="folder that this machine can open"):
         output_folder("s3a://bucket/x")
+
+
+@pytest.mark.parametrize("name", ["data[1]", "{a,b}", "data*", "what?"])
+def test_a_name_that_spark_takes_for_a_pattern_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UserError, match="for a pattern") as error:
+        output_folder(tmp_path / name)
+    assert str(tmp_path / name) in str(error.value)
+
+
+def test_a_link_stays_and_the_folder_behind_it_is_replaced(tmp_path: Path) -> None:
+    link, target = tmp_path / "link", tmp_path / "store" / "data"
+    write(target, "old")
+    link.symlink_to(target)
+    with staged_folder(output_folder(link)) as folder:
+        write(folder, "new")
+    assert link.is_symlink()
+    assert (target / MANIFEST_FILE).read_text() == "new"
+    assert (names(tmp_path), names(target.parent)) == (["link", "store"], ["data"])

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from trainer.config import RunConfig
-from trainer.config.data import expand_range
+from trainer.config.data import expand_range, java_charset
 from trainer.config.run import ComputeKernel, ShardingType
 from trainer.config.yaml_text import parse_yaml
 from trainer.errors import ConfigError
@@ -68,6 +68,17 @@ def test_a_misspelt_key_names_its_path_and_the_nearest_key(
         ("seed=2147483648", "less than or equal to 2147483647"),
         ("data.split.seed=2147483648", "less than or equal to 2147483647"),
         ("plan.sharding_types=[]", "at least 1 item"),
+        ("data.keep=[a, b, a]", "`keep` names a column twice: `a`"),
+        ("data.keep=[a, A]", "`a` and `A`"),
+        ("data.source.encoding=utf-9", "unknown encoding `utf-9`"),
+        ("data.source.encoding=rot13", "unknown encoding"),
+        ("data.source.delimiter=''", "at least 1 character"),
+        ("data.source={path: a.tsv, columns: [I13..I1]}", r"write `I1\.\.I13`"),
+        ("data.source={path: a.tsv, columns: [a, I1..I3, I2]}", "names a column twice: `I2`"),
+        ("data.source.format=parquet", "`header` means nothing for `format: parquet`"),
+        ("data.source={table: clicks, delimiter: ','}", "`delimiter` means nothing for a table"),
+        ("data.source={path: a, format: tsv, multi_line: true}", "`multi_line` means nothing"),
+        ("data.source={path: a, format: json, null_values: [NA]}", "`null_values` means nothing"),
     ],
 )
 def test_a_wrong_value_names_the_rule(config_file: Path, override: str, rule: str) -> None:
@@ -223,6 +234,7 @@ def test_a_missing_file_lists_the_configs_there_are(tmp_path: Path) -> None:
 
 def test_column_ranges_expand() -> None:
     assert expand_range("I1..I3") == ["I1", "I2", "I3"]
+    assert expand_range("I08..I10") == ["I08", "I09", "I10"]
     assert expand_range("label") == ["label"]
 
 
@@ -269,6 +281,29 @@ def test_a_source_file_takes_the_place_of_a_table_but_a_root_cannot(config_file:
     assert (moved.data.source.path, moved.data.source.table) == ("rows.parquet", None)
     with pytest.raises(ConfigError, match=r"ads\.clicks"):
         run.with_source("raw")
+
+
+@pytest.mark.parametrize("path", ["/data/rows.csv", "s3a://bucket/rows.csv", "[a.csv, dbfs:/Volumes/x.csv]"])
+def test_a_root_cannot_move_an_absolute_source(config_file: Path, path: str) -> None:
+    run = RunConfig.load(config_file, [f"data.source.path={path}"])
+    with pytest.raises(ConfigError, match="another root changes nothing") as caught:
+        run.with_source("raw")
+    assert caught.value.where == "data.source.path"
+    assert run.with_source("raw", "rows.csv").data.root == "raw"
+
+
+@pytest.mark.parametrize(
+    ("encoding", "java"),
+    [("latin-1", "ISO-8859-1"), ("utf8", "UTF-8"), ("ascii", "US-ASCII"), ("cp1252",) * 2],
+)
+def test_encodings_go_to_spark_under_the_names_it_knows(encoding: str, java: str) -> None:
+    assert java_charset(encoding) == java
+
+
+def test_a_tab_may_be_written_without_quotes(config_file: Path) -> None:
+    source = RunConfig.load(config_file, [r"data.source.delimiter=\t"]).data.source
+    assert source is not None
+    assert source.delimiter == "\t"
 
 
 def test_a_source_file_is_added_where_there_was_none(config_file: Path) -> None:

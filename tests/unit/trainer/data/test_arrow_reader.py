@@ -132,6 +132,22 @@ def test_a_split_smaller_than_a_batch_is_padded(written: WrittenDataset, split: 
         assert batches == [set(range(rows))]
 
 
+@pytest.mark.parametrize("world_size", [1, 2, 4, 8])
+@pytest.mark.parametrize("rows", [1, 3])
+def test_fewer_rows_than_ranks_are_padded_on_ranks_without_rows(
+    tmp_path: Path, rows: int, world_size: int
+) -> None:
+    written = write_dataset(tmp_path, rows={"train": 64, "valid": rows}, weight=True)
+    keys = [feature.name for feature in written.manifest.spec.sparse]
+    options = {"split": "valid", "tail": "pad", "shuffle": False}
+    ranks = [list(open_tiny(written, rank, world_size, **options).batches(0)) for rank in range(world_size)]
+    assert [[batch.size for batch in batches] for batches in ranks] == [[64 // world_size]] * world_size
+    read = sum((counted(batches, keys) for batches in ranks), Counter())
+    assert read == Counter(rows_of_table(written, "valid"))
+    for batches in ranks:
+        assert torch.all((batches[0].rows_B >= 0) == (batches[0].weights_B > 0))
+
+
 @pytest.mark.parametrize(
     ("row_group", "window"), [(10_000, 1), (1000, 4), (100, 1), (100, 3), (7, 2), (7, 100)]
 )

@@ -51,6 +51,18 @@ def test_the_suggested_numbers_are_accepted(written: WrittenDataset) -> None:
     assert check(written, split="valid", world_size=2, tail="pad") == 1
 
 
+def test_more_ranks_than_rows_may_evaluate_but_not_train(tmp_path: Path) -> None:
+    written = write_dataset(tmp_path, rows={"train": 1, "valid": 1})
+    assert check(written, split="valid", world_size=8, tail="pad") == 1
+    for options in ({"split": "valid"}, {"split": "train"}, {"split": "train", "tail": "pad"}):
+        with pytest.raises(
+            UserError, match=r"more ranks than rows[\s\S]*1 rows for 2 ranks[\s\S]*use 1 ranks"
+        ):
+            check(written, world_size=2, **options)
+    with pytest.raises(UserError, match=r"more ranks than lanes[\s\S]*use 8 ranks"):
+        check(written, split="valid", world_size=16, tail="pad")
+
+
 def test_an_empty_split_is_refused(written: WrittenDataset) -> None:
     with pytest.raises(DataError, match="no rows in split 'test'"):
         check(written, split="test")

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import sys
 import threading
+import warnings
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -95,6 +98,51 @@ def test_fewer_row_groups_than_ranks_is_refused(tmp_path: Path) -> None:
     written = write_dataset(tmp_path, rows=512, rows_per_row_group=256)
     with pytest.raises(UserError, match=r"2 row groups for 4 ranks[\s\S]*rows_per_row_group: 128"):
         open_tiny(written, world_size=4, reader="petastorm")
+
+
+@installed
+@pytest.mark.parametrize("world_size", [2, 4])
+@pytest.mark.parametrize("rows", [1, 40])
+def test_fewer_row_groups_than_ranks_are_padded_in_evaluation(
+    tmp_path: Path, rows: int, world_size: int
+) -> None:
+    written = write_dataset(tmp_path, rows={"train": 64, "valid": rows}, rows_per_row_group=64, weight=True)
+    keys = [feature.name for feature in written.manifest.spec.sparse]
+    options = {"split": "valid", "tail": "pad", "shuffle": False, "reader": "petastorm"}
+    readers = [open_tiny(written, rank, world_size, **options) for rank in range(world_size)]
+    shares = [list(reader.batches(0)) for reader in readers]
+    assert {len(share) for share in shares} == {readers[0].steps_per_epoch}
+    read = sum((counted(share, keys) for share in shares), Counter())
+    assert read == Counter(rows_of_table(written, "valid"))
+
+
+@installed
+def test_many_rows_left_out_are_told_with_a_size_that_leaves_out_fewer(tmp_path: Path) -> None:
+    def steps(row_group: int, rank: int = 0, **options: Any) -> int:
+        written = write_dataset(tmp_path / str(row_group), rows=1000, rows_per_row_group=row_group, **files)
+        return open_tiny(written, rank, 2, reader="petastorm", **options).steps_per_epoch
+
+    files: dict[str, Any] = {"rows_per_file": 1000, "num_lists": 0, "num_sequences": 0}
+    # Ranks get 655 and 345 rows: the second ends the epoch after 10 batches of 32.
+    with pytest.warns(UserWarning, match=r"640 of the 1,000 rows of split 'train'.*2 ranks") as caught:
+        assert steps(655) == 10
+    better = int(re.search(r"rows_per_row_group: (\d+)", str(caught[0].message))[1])  # type: ignore[index]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        assert steps(better) == 15
+        assert steps(655, rank=1) == 10  # told once
+        assert steps(655, tail="pad") == 21
+
+
+@installed
+def test_the_suggested_size_knows_that_row_groups_end_with_their_file(tmp_path: Path) -> None:
+    # Groups of 500 would give 500 and 400, 100: ranks of 600 and 400 rows.
+    written = write_dataset(tmp_path, rows=1000, rows_per_row_group=900, rows_per_file=900)
+    with pytest.warns(UserWarning, match="192 of the 1,000 rows") as caught:
+        open_tiny(written, 0, 2, reader="petastorm")
+    size = int(re.search(r"rows_per_row_group: (\d+)", str(caught[0].message))[1])  # type: ignore[index]
+    groups = [min(size, file - start) for file in (900, 100) for start in range(0, file, size)]
+    assert min(sum(groups[::2]), sum(groups[1::2])) // 32 * 64 >= 1000 - 64
 
 
 @installed
