@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -83,6 +83,7 @@ def spark_session(
     """
     try:
         import pyspark
+        from pyspark import SparkConf, SparkContext
         from pyspark.sql import SparkSession
     except ImportError as error:
         raise EnvironmentFault(
@@ -98,17 +99,20 @@ def spark_session(
             if key.startswith("spark.sql."):
                 session.conf.set(key, value)
         return session
-    builder = SparkSession.builder.appName(app_name)
+    builder, options = SparkSession.builder.appName(app_name), {"spark.app.name": app_name}
     if "PYSPARK_GATEWAY_PORT" not in os.environ:  # set by spark-submit, whose JVM runs already
         defaults = _spark_defaults(os.environ)
         master = master or defaults.get("spark.master", "local[*]")
         settings = _merged(session_settings(master, os.environ, defaults), settings)
         _prepare_machine(master, settings, least_java=17 if pyspark.__version__ >= "4" else 8)
-        builder = builder.master(master)
+        builder, options["spark.master"] = builder.master(master), master
     for key, value in settings.items():
         builder = builder.config(key, value)
     try:
-        with _quiet_java(), _interrupts_waiting():
+        with _quiet_java(), _interrupts_waiting() as wait_again:
+            if "SPARK_REMOTE" not in os.environ:
+                SparkContext.getOrCreate(SparkConf().setAll([*options.items(), *settings.items()]))
+                wait_again()  # Spark has put its own handler in place.
             session = builder.getOrCreate()
     except Exception as error:
         raise EnvironmentFault(
@@ -270,14 +274,15 @@ def _quiet_java() -> Iterator[None]:
 
 
 @contextmanager
-def _interrupts_waiting() -> Iterator[None]:
+def _interrupts_waiting() -> Iterator[Callable[[], None]]:
     """Let a Ctrl-C wait until Spark has started, and leave it to a program that handles it already.
 
     PySpark that is interrupted while the JVM starts leaves it behind for ever; a second Ctrl-C does not wait.
+    What is yielded makes a Ctrl-C wait again after somebody has put another handler in place.
     """
-    handler = signal.getsignal(signal.SIGINT)
+    handler = last = signal.getsignal(signal.SIGINT)
     if threading.current_thread() is not threading.main_thread() or handler is None:
-        yield
+        yield lambda: None
         return
     came: list[tuple[int, FrameType | None]] = []
 
@@ -286,13 +291,17 @@ def _interrupts_waiting() -> Iterator[None]:
         if len(came) > 1 and callable(handler):
             handler(number, frame)
 
-    signal.signal(signal.SIGINT, note if callable(handler) else handler)
+    def wait() -> None:
+        nonlocal last
+        found = signal.signal(signal.SIGINT, note if callable(handler) else handler)
+        last = last if found is note else found
+
+    wait()
     try:
-        yield
+        yield wait
     finally:
-        sparks = signal.getsignal(signal.SIGINT)
-        keeps = handler is not signal.default_int_handler or sparks is note
-        signal.signal(signal.SIGINT, handler if keeps else sparks)
+        wait()
+        signal.signal(signal.SIGINT, last if handler is signal.default_int_handler else handler)
         if came and callable(handler):
             handler(*came[0])
 

@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import signal
+from collections.abc import Iterator
 
 import pytest
 
@@ -13,15 +14,25 @@ from jobs.attended import PHASES, phases_on_stderr, stopping_at_once
 from jobs.session import _interrupts_waiting
 
 
+@pytest.fixture
+def python_handles_sigint() -> Iterator[None]:
+    """Put Python's own handler in place: a Spark session of another test leaves its handler behind."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def test_phases_are_shown_with_the_seconds_and_only_while_asked(capsys: pytest.CaptureFixture[str]) -> None:
     with phases_on_stderr():
-        logging.getLogger("jobs.preparation.pipeline").info("fitting vocabularies")
+        # A name that only this test uses: other tests run programs that disable the loggers that are there.
+        logging.getLogger("jobs.preparation.attended_test").info("fitting vocabularies")
     PHASES.info("nobody listens")
     shown = capsys.readouterr()
     assert shown.out == ""
     assert re.fullmatch(r"\[ +\d+\.\d s\] fitting vocabularies\n", shown.err)
 
 
+@pytest.mark.usefixtures("python_handles_sigint")
 def test_an_error_right_after_the_interrupt_counts_as_the_interrupt(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -42,6 +53,7 @@ def test_an_error_right_after_the_interrupt_counts_as_the_interrupt(
     assert logging.getLogger("after").isEnabledFor(logging.ERROR)
 
 
+@pytest.mark.usefixtures("python_handles_sigint")
 def test_an_error_without_an_interrupt_stays_itself() -> None:
     with pytest.raises(ValueError, match="as it is"), stopping_at_once():
         raise ValueError("as it is")
@@ -92,4 +104,16 @@ def test_an_interrupt_waits_until_spark_has_started_and_a_second_one_does_not() 
     with pytest.raises(KeyboardInterrupt):
         start(3)
     assert reached == [0, 0]
+
+    def start_again() -> None:
+        with _interrupts_waiting() as wait_again:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # as Spark puts its own
+            wait_again()
+            os.kill(os.getpid(), signal.SIGINT)
+            reached.append(9)
+
+    with pytest.raises(KeyboardInterrupt):
+        start_again()
+    assert reached == [0, 0, 9]
+    assert signal.signal(signal.SIGINT, before) is signal.SIG_IGN
     assert signal.getsignal(signal.SIGINT) is before
