@@ -88,6 +88,7 @@ def test_starting_spark_keeps_a_handler_that_is_there_already() -> None:
         signal.signal(signal.SIGINT, before)
 
 
+@pytest.mark.usefixtures("python_handles_sigint")
 def test_an_interrupt_waits_until_spark_has_started_and_a_second_one_does_not() -> None:
     before = signal.getsignal(signal.SIGINT)
     reached = []
