@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from sharding import topology
 from sharding.errors import UserError
 from sharding.hardware import HARDWARE, find_hardware
+from sharding.units import GIB
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -158,6 +159,6 @@ def _gpu_of_this_machine() -> Any:
     properties = torch.cuda.get_device_properties(0)
     words = properties.name.lower().replace("-", " ").split()
     known = [name for name in HARDWARE if name.split("-")[0] in words]
-    memory_gib = properties.total_memory / topology.GIB
+    memory_gib = properties.total_memory / GIB
     nearest = min(known or ["a10g"], key=lambda name: abs(find_hardware(name).hbm_gib - memory_gib))
     return replace(find_hardware(nearest), hbm_gib=round(memory_gib, 2), source="this machine's driver")

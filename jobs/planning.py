@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from jobs.cluster import Cluster
@@ -10,7 +11,7 @@ from jobs.resuming import differing_keys
 from sharding import topology
 from sharding.plan import Plan
 from trainer.config import RunConfig
-from trainer.errors import DataError
+from trainer.errors import DataError, UserError
 
 
 def plan(
@@ -37,8 +38,8 @@ def plan(
     cluster, dataset = cluster or Cluster.local(), as_dataset(data)
     check_preparation(run, dataset)
     check_optimizer_of(run, cluster)
-    task, inputs = build_task(run, dataset.manifest)
-    return make_plan(
+    task, inputs = build_task(run, dataset.manifest, "meta")
+    made = make_plan(
         task,
         inputs.tables,
         cluster.shape() if isinstance(cluster, Cluster) else cluster,
@@ -47,6 +48,17 @@ def plan(
         storage_reserve_share=run.plan.storage_reserve_share,
         timeout_seconds=run.plan.timeout_seconds,
     )
+    return replace(made, warnings=(*made.warnings, *_layout_warnings(run, dataset, cluster)))
+
+
+def _layout_warnings(run: RunConfig, dataset: Dataset, cluster: topology.Cluster) -> list[str]:
+    """Return what training on this cluster would refuse; a plan for it is worth having all the same."""
+    try:
+        check_layout_of(run, dataset, cluster)
+    except UserError as error:
+        fixes = f"; {' or '.join(error.fixes)}" if error.fixes else ""
+        return [f"training on {cluster.world_size} ranks will be refused: {error.what}{fixes}"]
+    return []
 
 
 def check_optimizer_of(run: RunConfig, cluster: topology.Cluster, layout: Plan | None = None) -> None:
@@ -63,7 +75,9 @@ def check_optimizer_of(run: RunConfig, cluster: topology.Cluster, layout: Plan |
         layout.check_optimizer(optimizer.name)
 
 
-def check_layout_of(run: RunConfig, dataset: Dataset, cluster: Cluster, split: str = "train") -> None:
+def check_layout_of(
+    run: RunConfig, dataset: Dataset, cluster: topology.Cluster, split: str = "train"
+) -> None:
     """Check before any launch that rows, lanes, batch size and ranks fit each other.
 
     Raises:

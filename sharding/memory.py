@@ -17,7 +17,8 @@ from torchrec.modules.embedding_modules import EmbeddingBagCollection, Embedding
 
 from sharding.errors import PlanError
 from sharding.tables import TableSpec
-from sharding.topology import GIB, Cluster
+from sharding.topology import Cluster
+from sharding.units import GIB
 
 # fp32 words of optimizer state: for each element, for each row of a shard.
 _STATE_WORDS = {

@@ -16,7 +16,8 @@ from sharding import plan_file
 from sharding.errors import PlanError
 from sharding.table_plan import RankMemory, Shard, TablePlan, rank_range
 from sharding.tables import TableSpec
-from sharding.topology import GIB, Cluster
+from sharding.topology import Cluster
+from sharding.units import GIB
 
 __all__ = ["Plan", "RankMemory", "Shard", "TablePlan", "Verdict", "rank_range"]
 
@@ -62,11 +63,11 @@ class Plan:
         step_ms = max(times)
         samples = self.batch_size_per_rank * self.cluster.world_size
         return {
-            "hbm_max_gib": round(used if on_gpu else 0.0, 4),
-            "host_memory_max_gib": round(host if on_gpu else used, 4),
-            "step_ms": round(step_ms, 4),
-            "samples_per_second": round(samples / step_ms * 1e3, 1) if step_ms > 0 else None,
-            "imbalance": round(step_ms * len(times) / sum(times), 3) if step_ms > 0 else 1.0,
+            "hbm_max_gib": _rounded(used if on_gpu else 0.0),
+            "host_memory_max_gib": _rounded(host if on_gpu else used),
+            "step_ms": _rounded(step_ms),
+            "samples_per_second": _rounded(samples / step_ms * 1e3) if step_ms > 0 else None,
+            "imbalance": _rounded(step_ms * len(times) / sum(times)) if step_ms > 0 else 1.0,
             "basis": "relative and uncalibrated: embedding tables only, from data-sheet speeds",
         }
 
@@ -83,6 +84,7 @@ class Plan:
             "estimate_basis": estimate["basis"],
             "price_per_epoch": None,
             "seconds": round(self.seconds, 3),
+            "warnings": list(self.warnings),
             "plan": None,
         }
 
@@ -220,3 +222,8 @@ class Plan:
                 device, local
             )
         return ShardingPlan(result)
+
+
+def _rounded(value: float) -> float:
+    """Return four significant digits, which the least tables have too."""
+    return float(f"{value:.4g}")

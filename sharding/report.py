@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from sharding.plan import Plan, RankMemory, rank_range
-from sharding.topology import GIB
+from sharding.units import byte_size
 
 _MAX_RANK_ROWS = 16
 
@@ -19,12 +19,12 @@ def plan_report(plan: Plan, *, max_tables: int = 60) -> str:
     """
     estimate = plan.estimate
     memory = "HBM" if plan.cluster.device == "cuda" else "host memory"
-    used = estimate["hbm_max_gib"] if plan.cluster.device == "cuda" else estimate["host_memory_max_gib"]
+    used = max(rank.memory_used for rank in plan.memory)
     capacity = plan.cluster.rank_hardware.memory_gib
     lines = [
         f"plan for {plan.cluster}: {plan.cluster.world_size} ranks, {len(plan.tables)} tables, "
         f"batch_size_per_rank {plan.batch_size_per_rank}, {plan.embedding_optimizer}",
-        f"fits: fullest rank {_number(used)} of {capacity:g} GiB {memory}, "
+        f"fits: fullest rank {byte_size(used)} of {capacity:g} GiB {memory}, "
         f"{plan.storage_reserve_share:.0%} kept free",
         f"time: {estimate['step_ms']:g} ms for the slowest rank's tables, "
         f"imbalance {estimate['imbalance']:g} ({estimate['basis']})",
@@ -49,8 +49,8 @@ def _tables(plan: Plan, max_tables: int) -> list[str]:
             table.sharding_type,
             table.compute_kernel,
             rank_range(table.ranks),
-            _gib(table.weight_bytes),
-            _gib(table.optimizer_bytes),
+            byte_size(table.weight_bytes),
+            byte_size(table.optimizer_bytes),
             f"{table.relative_ms:.3g}",
         )
         for table in by_size[:max_tables]
@@ -63,15 +63,15 @@ def _tables(plan: Plan, max_tables: int) -> list[str]:
         "sharding",
         "kernel",
         "ranks",
-        "weights GiB",
-        "optimizer GiB",
+        "weights",
+        "optimizer",
         "ms*",
     )
     lines = _aligned([head, *rows], "<>><<<<>>>")
     rest = by_size[max_tables:]
     if rest:
-        total = _gib(sum(table.weight_bytes for table in rest))
-        lines.append(f"and {len(rest)} smaller tables with {total} GiB of weights")
+        total = byte_size(sum(table.weight_bytes for table in rest))
+        lines.append(f"and {len(rest)} smaller tables with {total} of weights")
     return lines
 
 
@@ -80,13 +80,13 @@ def _ranks(memory: Sequence[RankMemory]) -> list[str]:
     if len(memory) > _MAX_RANK_ROWS:
         # The fullest ranks are those that decide whether the plan fits.
         shown = sorted(memory, key=lambda rank: (-rank.memory_used, rank.rank))[:_MAX_RANK_ROWS]
-    head = ("rank", "used GiB", "weights", "optimizer", "gradients", "buffers", "dense", "host GiB", "ms*")
+    head = ("rank", "used", "weights", "optimizer", "gradients", "buffers", "dense", "host", "ms*")
     rows = [
         (
             str(rank.rank),
-            _gib(rank.memory_used),
-            *map(_gib, (rank.weights, rank.optimizer, rank.gradients, rank.buffers, rank.dense)),
-            _gib(rank.host_used),
+            byte_size(rank.memory_used),
+            *map(byte_size, (rank.weights, rank.optimizer, rank.gradients, rank.buffers, rank.dense)),
+            byte_size(rank.host_used),
             f"{rank.relative_ms:.3g}",
         )
         for rank in shown
@@ -94,7 +94,7 @@ def _ranks(memory: Sequence[RankMemory]) -> list[str]:
     lines = _aligned([head, *rows], ">" * len(head))
     if len(memory) > len(shown):
         least = min(rank.memory_used for rank in memory)
-        lines.append(f"the {len(shown)} fullest of {len(memory)} ranks; the emptiest uses {_gib(least)} GiB")
+        lines.append(f"the {len(shown)} fullest of {len(memory)} ranks; the emptiest uses {byte_size(least)}")
     return [*lines, "* relative and uncalibrated: for comparing placements, not for predicting time"]
 
 
@@ -107,13 +107,3 @@ def _aligned(rows: Iterable[Sequence[str]], sides: str) -> list[str]:
         ).rstrip()
         for row in table
     ]
-
-
-def _gib(size: int) -> str:
-    return _number(size / GIB)
-
-
-def _number(value: float) -> str:
-    if value == 0:
-        return "0"
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"

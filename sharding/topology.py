@@ -11,8 +11,8 @@ from torchrec.distributed.planner.types import Topology
 
 from sharding.errors import PlanError
 from sharding.hardware import HARDWARE, Hardware, find_hardware
+from sharding.units import GIB
 
-GIB = 1024**3
 _PATTERN = re.compile(r"^(\d+)x(\d+)x([A-Za-z0-9_.-]+)$")
 
 

@@ -14,7 +14,8 @@ from sharding.candidates import candidate_types
 from sharding.errors import PlanError
 from sharding.memory import MemoryBudget, least_bytes, smallest_shard_bytes, total_bytes
 from sharding.tables import TableSpec
-from sharding.topology import GIB, Cluster
+from sharding.topology import Cluster
+from sharding.units import GIB, byte_size
 
 
 class NoPlanError(PlanError):
@@ -46,7 +47,8 @@ def check_bytes(tables: Sequence[TableSpec], cluster: Cluster, budget: MemoryBud
     need, left = least_bytes(tables, optimizer), budget.left_bytes * cluster.world_size
     if need > left:
         raise CannotFitError(
-            f"{_heading(tables, cluster)} (need {gib(need)}, {gib(left)} left after {_taken(budget)})"
+            f"{_heading(tables, cluster)} "
+            f"(need {byte_size(need)}, {byte_size(left)} left after {_taken(budget)})"
             f"\n  largest: {_largest(tables, optimizer)}",
             where=f"cluster {cluster}",
             fixes=_fixes(tables, cluster, budget, optimizer),
@@ -56,8 +58,8 @@ def check_bytes(tables: Sequence[TableSpec], cluster: Cluster, budget: MemoryBud
         shard = smallest_shard_bytes(table, types, cluster, optimizer)
         if shard > budget.left_bytes:
             raise CannotFitError(
-                f"a shard of table {table.name} does not fit one rank (needs {gib(shard)}, "
-                f"{gib(budget.left_bytes)} left after {_taken(budget)})",
+                f"a shard of table {table.name} does not fit one rank (needs {byte_size(shard)}, "
+                f"{byte_size(budget.left_bytes)} left after {_taken(budget)})",
                 where=f"tables.{table.name}.sharding_types",
                 got=", ".join(types),
                 allowed="types that split the table further: row_wise, table_row_wise",
@@ -86,22 +88,16 @@ def no_plan_found(
     share = budget.reserve_share
     if share >= 0.1:
         fixes.append(
-            f"plan.storage_reserve_share: {share / 2:.3g} (leaves {gib(_freed(budget))} more a rank)"
+            f"plan.storage_reserve_share: {share / 2:.3g} (leaves {byte_size(_freed(budget))} more a rank)"
         )
     fixes += _fixes(tables, cluster, budget, optimizer)
     return NoPlanFoundError(
         f"no plan found for {len(tables)} tables on {cluster.world_size} ranks, although their bytes fit "
-        f"(need {gib(need)} without buffers, {gib(left)} left after {_taken(budget)})"
+        f"(need {byte_size(need)} without buffers, {byte_size(left)} left after {_taken(budget)})"
         f"\n  largest: {_largest(tables, optimizer)}",
         where=f"cluster {cluster}",
         fixes=fixes,
     )
-
-
-def gib(size: float) -> str:
-    """Write bytes as GiB with three significant digits."""
-    value = size / GIB
-    return f"{value:,.0f} GiB" if value >= 100 else f"{value:.3g} GiB"
 
 
 def _heading(tables: Sequence[TableSpec], cluster: Cluster) -> str:
@@ -111,7 +107,9 @@ def _heading(tables: Sequence[TableSpec], cluster: Cluster) -> str:
 
 def _taken(budget: MemoryBudget) -> str:
     dense = (
-        f" and {gib(budget.dense_bytes)} a rank of dense layers" if budget.dense_bytes >= GIB // 100 else ""
+        f" and {byte_size(budget.dense_bytes)} a rank of dense layers"
+        if budget.dense_bytes >= GIB // 100
+        else ""
     )
     return f"the {budget.reserve_share:.0%} reserve{dense}"
 
@@ -124,7 +122,7 @@ def _largest(tables: Sequence[TableSpec], optimizer: str) -> str:
     top = sorted(tables, key=lambda table: -total_bytes(table, optimizer))[:3]
     return "; ".join(
         f"{t.name} {t.num_embeddings:.3g} x {t.embedding_dim} {t.data_type} = "
-        f"{gib(total_bytes(t, optimizer))} with {optimizer}"
+        f"{byte_size(total_bytes(t, optimizer))} with {optimizer}"
         for t in top
     )
 
@@ -137,23 +135,24 @@ def _fixes(tables: Sequence[TableSpec], cluster: Cluster, budget: MemoryBudget, 
     hardware = cluster.gpu or "cpu"
     fixes = [
         f"--cluster {nodes}x{cluster.local_world_size}x{hardware} "
-        f"({ranks} ranks, {gib(ranks * budget.left_bytes)} left)"
+        f"({ranks} ranks, {byte_size(ranks * budget.left_bytes)} left)"
     ]
     biggest = max(tables, key=lambda table: total_bytes(table, optimizer))
     size = total_bytes(biggest, optimizer)
     if biggest.embedding_dim >= 8:
         dim = biggest.embedding_dim // 2
-        fixes.append(f"tables.{biggest.name}.embedding_dim: {dim} (saves about {gib(size / 2)})")
+        fixes.append(f"tables.{biggest.name}.embedding_dim: {dim} (saves about {byte_size(size / 2)})")
     if cluster.device == "cuda":
         fixes.append(
-            f"tables.{biggest.name}.compute_kernels: [fused_uvm_caching] (needs {gib(size)} of host memory)"
+            f"tables.{biggest.name}.compute_kernels: [fused_uvm_caching] "
+            f"(needs {byte_size(size)} of host memory)"
         )
     wide = sum(table.weight_bytes for table in tables if table.data_type == "fp32")
     if wide:
-        fixes.append(f"tables.*.data_type: fp16 (saves {gib(wide / 2)})")
+        fixes.append(f"tables.*.data_type: fp16 (saves {byte_size(wide / 2)})")
     lean = sum(total_bytes(t, optimizer) - total_bytes(t, "rowwise_adagrad") for t in tables)
     if lean > 0:
-        fixes.append(f"train.embedding_optimizer.name: rowwise_adagrad (saves {gib(lean)})")
+        fixes.append(f"train.embedding_optimizer.name: rowwise_adagrad (saves {byte_size(lean)})")
     return fixes
 
 

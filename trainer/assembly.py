@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torchrec.distributed.model_parallel import DistributedModelParallel
@@ -52,15 +52,23 @@ class Assembly:
         return state
 
 
-def build_task(run: RunConfig, manifest: Manifest) -> tuple[TrainingTask, ModelInputs]:
-    """Build the model of a config with its loss: tables on the meta device, dense part seeded.
+def build_task(
+    run: RunConfig, manifest: Manifest, device: Literal["cpu", "meta"] = "cpu"
+) -> tuple[TrainingTask, ModelInputs]:
+    """Build the model of a config with its loss.
+
+    Args:
+        run: the config.
+        manifest: of the data set.
+        device: of the dense part; on `cpu` it is seeded, on `meta` it has shapes alone, which suffices for a
+            plan. Tables are on the meta device always.
 
     Raises:
         ConfigError: the model section, a feature group or a table section is wrong.
     """
     section = model_section(run.model)
     inputs = model_inputs(run, manifest.spec, manifest.statistics, section.embedding_dim)
-    with torch.random.fork_rng(devices=[]):  # the caller's generator stays as it is
+    with torch.random.fork_rng(devices=[]), torch.device(device):  # the caller's generator stays as it is
         torch.manual_seed(run.seed)
         return TrainingTask(build_model(inputs, section)), inputs
 

@@ -12,6 +12,7 @@ from sharding.plan import Plan, rank_range
 from sharding.report import plan_report
 from sharding.tables import TableSpec
 from sharding.topology import Cluster
+from sharding.units import byte_size
 from tests.unit.sharding.planning import plan_of, tables_of
 
 TABLES = [
@@ -144,11 +145,30 @@ def test_the_summary_is_what_the_plan_verb_prints(plan: Plan) -> None:
         "estimate_basis",
         "price_per_epoch",
         "seconds",
+        "warnings",
         "plan",
     ]
     assert (summary["verdict"], summary["ranks"], summary["hbm_max_gib"]) == ("fits", 2, 0.0)
     assert summary["samples_per_second"] == pytest.approx(2 * 512 / summary["step_ms"] * 1000, rel=1e-3)
     assert plan_of(tables_of(2), "1x2xh100").summary()["hbm_max_gib"] > 0
+
+
+def test_small_tables_are_not_rounded_to_nothing() -> None:
+    tables = [TableSpec("tiny", 20, 32, ("tiny",), sharding_types=("table_wise",))]
+    small = plan_of(tables, "1x1xcpu", batch_size_per_rank=1)
+    used = small.memory[0].memory_used
+    assert small.summary()["host_memory_max_gib"] == pytest.approx(used / 2**30, rel=1e-3)
+    weights = next(line for line in plan_report(small).splitlines() if line.startswith("tiny "))
+    assert "2.5 KiB" in weights  # 20 x 32 x 4 bytes
+    assert "80 B" in weights  # one fp32 word a row for row-wise Adagrad
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [(0, "0 B"), (1023, "1,023 B"), (1536, "1.5 KiB"), (5 * 2**20, "5 MiB"), (2000 * 2**30, "2,000 GiB")],
+)
+def test_sizes_have_the_unit_that_suits_them(size: int, text: str) -> None:
+    assert byte_size(size) == text
 
 
 def test_the_report_shows_every_table_every_rank_and_the_label(plan: Plan) -> None:

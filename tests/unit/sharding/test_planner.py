@@ -16,7 +16,8 @@ from sharding.hardware import find_hardware
 from sharding.planner import make_plan
 from sharding.sharders import COLUMN_SPLITS, SHARDING_TYPES
 from sharding.tables import TableSpec
-from sharding.topology import GIB, Cluster
+from sharding.topology import Cluster
+from sharding.units import GIB
 from sharding.verdicts import CannotFitError, NoPlanError, NoPlanFoundError
 from tests.unit.sharding.planning import model_of, plan_of, tables_of
 

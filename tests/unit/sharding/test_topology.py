@@ -6,7 +6,8 @@ import pytest
 
 from sharding.errors import PlanError
 from sharding.hardware import find_hardware
-from sharding.topology import GIB, Cluster, topology
+from sharding.topology import Cluster, topology
+from sharding.units import GIB
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,63 @@
+"""What the verb `plan` adds to the planner: the run's own config, data set and dense layers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from jobs import Cluster, Dataset, RunConfig, plan
+from sharding.memory import dense_layers
+from sharding.topology import Cluster as Shape
+from tests.support.datasets import write_dataset
+from trainer.assembly import build_task
+
+
+@pytest.fixture
+def run() -> RunConfig:
+    return RunConfig.from_dict(
+        {
+            "name": "tiny",
+            "data": {
+                "root": ".",
+                "source": {"path": "rows.csv"},
+                "label": {"column": "label"},
+                "num_lanes": 4,
+            },
+            "features": {
+                "dense": [{"columns": ["d*"]}],
+                "sparse": [{"columns": ["s*"], "ops": ["vocabulary"]}],
+            },
+            "model": {"name": "dlrm"},
+            "train": {"global_batch_size": 64, "max_steps": 1},
+        }
+    )
+
+
+@pytest.fixture
+def data(run: RunConfig, tmp_path: Path) -> Dataset:
+    written = write_dataset(tmp_path, num_lists=0, num_sequences=0)
+    written.manifest.model_copy(update={"config_hash": run.preparation_hash()}).save(tmp_path)
+    return Dataset.open(tmp_path)
+
+
+def test_a_plan_for_ranks_that_training_refuses_says_so(run: RunConfig, data: Dataset) -> None:
+    (warning,) = plan(run, data, Shape.parse("2x8xh100")).warnings
+    assert "training on 16 ranks will be refused" in warning
+    assert "data.num_lanes: 16" in warning
+
+
+def test_a_plan_for_ranks_that_training_takes_has_no_such_warning(run: RunConfig, data: Dataset) -> None:
+    assert not any("refused" in text for text in plan(run, data, Cluster.local(2, device="cpu")).warnings)
+
+
+def test_planning_allocates_no_dense_layer_and_reckons_with_all_of_them(
+    run: RunConfig, data: Dataset
+) -> None:
+    dense, _ = build_task(run, data.manifest)
+    shapes, _ = build_task(run, data.manifest, "meta")
+    assert all(parameter.device == torch.device("meta") for parameter in shapes.parameters())
+    parameters = sum(parameter.numel() for parameter in dense_layers(dense))
+    # Weights, gradients and the two moments of Adam in fp32.
+    assert plan(run, data).memory[0].dense == 4 * 4 * parameters
