@@ -1,6 +1,8 @@
 # Everything a person or CI runs here. `make help` lists it. Needs Python 3.10-3.12 and make; uv is fetched when missing.
 #   make test ENV=newest                    the same on newest pyspark, pyarrow and numpy, without petastorm
-#   make setup EXTRAS=gpu,petastorm,dev     other extras of pyproject.toml (`cpu` and `gpu` exclude each other)
+#   make setup EXTRAS=gpu,petastorm,dev     other extras of pyproject.toml (`cpu` and `gpu` exclude each other); they
+#                                           stay until EXTRAS names others
+#   make setup PYTHON=python3.12            an environment of this Python
 #   make test ARGS="-k resume"              further arguments for pytest, the quickstart or the benchmark
 
 ENV ?= default
@@ -11,24 +13,36 @@ SHELL := /bin/bash
 ifeq ($(ENV),default)
   VENV := .venv
   CONSTRAINTS := constraints.txt
-  EXTRAS ?= cpu,petastorm,quickstart,docs,dev
+  USUAL_EXTRAS := cpu,petastorm,quickstart,docs,dev
 else ifeq ($(ENV),newest)
   VENV := .venv-newest
   CONSTRAINTS := constraints-newest.txt
-  EXTRAS ?= cpu,quickstart,docs,dev
+  USUAL_EXTRAS := cpu,quickstart,docs,dev
 else
   $(error ENV is `$(ENV)`; it must be `default` or `newest`)
 endif
 
 comma := ,
 BIN := $(VENV)/bin
-# The name holds the extras, so that asking for others installs them.
+# The stamp's name holds the extras (none has a dash in its name): asking for others installs them, and a make that
+# names none keeps those of the environment that is there.
+OLD_STAMP := $(firstword $(wildcard $(VENV)/.setup-*))
+EXTRAS ?= $(or $(subst -,$(comma),$(patsubst $(VENV)/.setup-%,%,$(OLD_STAMP))),$(USUAL_EXTRAS))
 STAMP := $(VENV)/.setup-$(subst $(comma),-,$(EXTRAS))
 
-# The first Python in range that really runs: shims of version managers may exist and fail.
-IN_RANGE := import sys; (3, 10) <= sys.version_info[:2] < (3, 13) and print(sys.executable)
+# Prints a Python that is in range and really runs (shims of version managers may exist and fail). In an activated
+# environment that is the one it was made from, since the environment may be about to go.
+BASE := getattr(sys, "_base_executable", sys.executable)
+IN_RANGE := import sys; (3, 10) <= sys.version_info[:2] < (3, 13) and print($(BASE))
 PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3.10 python3 python,\
   $(shell $(name) -c '$(IN_RANGE)' 2>/dev/null)))
+
+# A Python that is named makes the environment anew where it is not the one inside; the standard library tells.
+LIBRARY := import os; print(os.path.realpath(os.__file__))
+library_of = $(shell $(1) -c '$(LIBRARY)' 2>/dev/null)
+ifneq ($(filter command environment,$(origin PYTHON)),)
+  OTHER_PYTHON := $(if $(filter-out $(call library_of,$(PYTHON)),$(call library_of,$(BIN)/python)),other-python)
+endif
 
 # A uv on the PATH when it runs and is new enough, else one of our own.
 OWN_UV := .venv-uv/bin/uv
@@ -43,7 +57,7 @@ TORCH_BUILD := $(if $(LOCAL_TORCH),,$(if $(WANTS_CPU),--torch-backend=cpu))
 RUN_UV := $(if $(FIND_LINKS),UV_FIND_LINKS="$(FIND_LINKS)" )$(UV)
 INSTALL = $(RUN_UV) pip install --python $(BIN)/python --constraint $(CONSTRAINTS) --editable '.[$(EXTRAS)]'
 
-.PHONY: help setup quickstart test test-slow test-gpu test-all bench clean lock
+.PHONY: help setup other-python quickstart test test-slow test-gpu test-all bench clean lock
 .PHONY: lint format-check ruff mypy imports spelling docs docs-check format
 
 help: ## list the targets
@@ -52,10 +66,12 @@ help: ## list the targets
 setup: $(STAMP) ## make .venv/ (nothing to do while pyproject.toml and the constraints are unchanged)
 
 # One environment holds one set of extras: the cpu and gpu builds of fbgemm share their files.
-$(STAMP): pyproject.toml $(CONSTRAINTS) | $(filter $(OWN_UV),$(UV))
+$(STAMP): pyproject.toml $(CONSTRAINTS) $(OTHER_PYTHON) | $(filter $(OWN_UV),$(UV))
 	@if [ -z "$(PYTHON)" ] || [ -z "$$($(PYTHON) -c '$(IN_RANGE)')" ]; then \
 	  echo "make setup: shardrec needs Python 3.10, 3.11 or 3.12, and none runs here (got: PYTHON=$(PYTHON))." >&2; \
 	  echo "  1) install one of them   2) make setup PYTHON=/path/to/python3.11" >&2; exit 2; fi
+	@if [ -n "$(OTHER_PYTHON)" ]; then \
+	  echo "$(VENV) has another Python than $(PYTHON): making it anew" >&2; rm -rf $(VENV); fi
 	@if ls $(VENV)/.setup-* >/dev/null 2>&1 && [ ! -e $@ ]; then rm -rf $(VENV); fi
 	@if ! [ -n "$$($(BIN)/python -c '$(IN_RANGE)' 2>/dev/null)" ]; then \
 	  $(UV) venv --quiet --clear --python "$$($(PYTHON) -c '$(IN_RANGE)')" $(VENV); fi

@@ -1,4 +1,4 @@
-"""What a person at the terminal gets while `prepare` works: lines on stderr, and a Ctrl-C that ends it."""
+"""What a person at the terminal gets: lines while `prepare` works, and a Ctrl-C that ends a verb."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
@@ -60,6 +60,39 @@ def stopping_at_once() -> Iterator[None]:
             logging.disable(interrupt.disabled)
 
 
+@contextmanager
+def interrupts_waiting() -> Iterator[Callable[[], None]]:
+    """Let a Ctrl-C wait until Spark has started, and leave it to a program that handles it already.
+
+    PySpark that is interrupted while the JVM starts leaves it behind for ever; a second Ctrl-C does not wait.
+    What is yielded makes a Ctrl-C wait again after somebody has put another handler in place.
+    """
+    handler = last = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or handler is None:
+        yield lambda: None
+        return
+    came: list[tuple[int, FrameType | None]] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        came.append((number, frame))
+        if len(came) > 1 and callable(handler):
+            handler(number, frame)
+
+    def wait() -> None:
+        nonlocal last
+        found = signal.signal(signal.SIGINT, note if callable(handler) else handler)
+        last = last if found is note else found
+
+    wait()
+    try:
+        yield wait
+    finally:
+        wait()
+        signal.signal(signal.SIGINT, last if handler is signal.default_int_handler else handler)
+        if came and callable(handler):
+            handler(*came[0])
+
+
 class _Interrupt:
     """The handler of SIGINT."""
 
@@ -77,7 +110,7 @@ class _Interrupt:
 
 
 def _cancel_jobs() -> None:
-    """Cancel Spark's jobs, or they would write on into a folder that is being deleted."""
+    """Cancel Spark's jobs, or they would write on into a folder that is being deleted, and silence Spark."""
     # In a thread, which has its own connection to the JVM.
     thread = threading.Thread(target=_cancel_all, name="shardrec-cancel", daemon=True)
     thread.start()
@@ -90,6 +123,7 @@ def _cancel_all() -> None:
     if active is None:
         return
     with suppress(Exception):  # The JVM may be on its way out; the process ends either way.
+        active.setLogLevel("OFF")  # It would tell of the Python that it misses.
         active.cancelAllJobs()
 
 

@@ -8,26 +8,54 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, NoReturn
 
 if __package__ in {None, ""}:  # spark-submit runs this file by its path
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from jobs import commands
+from jobs.attended import stopping_at_once
+from jobs.session import first_line
+from trainer.config.messages import did_you_mean
 from trainer.errors import ShardrecError, UserError
 
-_PY4J = "An error occurred while calling"
 _LONGEST_LINE = 400
+_WRONG_CHOICE = re.compile(r"argument (.+): invalid choice: '(.*)' \(choose from (.*)\)")
+
+
+class Interrupted(ShardrecError):  # noqa: N818 - nothing went wrong
+    """A Ctrl-C ended the command."""
+
+    exit_code = 130
+
+
+class _Parser(argparse.ArgumentParser):
+    """Tells a wrong command line as every other mistake is told, to people and to machines."""
+
+    def error(self, message: str) -> NoReturn:
+        overview = f"{self.prog} --help"
+        found = _WRONG_CHOICE.fullmatch(message)
+        if found is None:
+            raise UserError(message, where=self.prog, fixes=[overview])
+        name, got, choices = found.groups()
+        allowed = [choice.strip("'") for choice in choices.split(", ")]  # Python 3.12 has dropped the quotes.
+        fixes = [did_you_mean(got, allowed), overview]
+        message = "no such verb" if name == "VERB" else f"{name} does not take this value"
+        raise UserError(
+            message, where=self.prog, got=got, allowed=allowed, fixes=[fix for fix in fixes if fix]
+        )
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of all verbs."""
     from trainer.run_folder import versions  # takes a second to import: time for a Ctrl-C
 
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="shardrec",
         description="Train deep recommender models whose embedding tables outgrow one machine.",
     )
@@ -44,10 +72,13 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
-    arguments = argparse.Namespace(json=False, debug=False)
+    # Known before the parser has read them: it may refuse what stands beside them.
+    given = sys.argv[1:] if argv is None else argv
+    arguments = argparse.Namespace(json="--json" in given, debug="--debug" in given)
     try:
-        build_parser().parse_args(argv, arguments)
-        outcome = arguments.run(arguments)
+        build_parser().parse_args(given, arguments)
+        with stopping_at_once():
+            outcome = arguments.run(arguments)
     except ShardrecError as error:
         return _report(error, arguments)
     except OSError as error:
@@ -56,8 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         # An interrupt inside an `exec`, as dataclasses run, makes Python end by the signal; this undoes it.
         exec("")  # noqa: S102
-        print("shardrec: stopped at once", file=sys.stderr)  # noqa: T201
-        return 130
+        return _report(Interrupted("stopped at once"), arguments)
     except Exception as error:
         return _report(_unexpected(error, arguments.debug), arguments)
     if outcome is not None:
@@ -70,9 +100,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _unexpected(error: Exception, debug: bool) -> ShardrecError:
     """Return an error that is not ours in the form of ours, with the place that a bug report needs."""
-    # py4j puts its own sentence above the error that it passes on.
-    lines = [line for line in str(error).splitlines() if line.strip() and not line.startswith(_PY4J)]
-    text = f": {lines[0].strip()[:_LONGEST_LINE]}" if lines else ""
+    line = first_line(error)
+    text = f": {line[:_LONGEST_LINE]}" if line else ""
     frames = traceback.extract_tb(error.__traceback__)
     return ShardrecError(
         f"unexpected error: {type(error).__name__}{text}",
@@ -85,10 +114,19 @@ def _report(error: ShardrecError, arguments: argparse.Namespace) -> int:
     if arguments.debug:
         traceback.print_exc()
     if arguments.json:
-        print(json.dumps(error.as_json(), ensure_ascii=False))  # noqa: T201
-    kind = "shardrec" if type(error) is ShardrecError else type(error).__name__
+        print(json.dumps(_as_json(error), ensure_ascii=False, default=str))  # noqa: T201
+    kind = "shardrec" if type(error) in {ShardrecError, Interrupted} else type(error).__name__
     print(f"{kind}: {error}", file=sys.stderr)  # noqa: T201
     return error.exit_code
+
+
+def _as_json(error: ShardrecError) -> dict[str, Any]:
+    """Return the `--json` form: the message alone under `error`, each other part under a key of its own."""
+    message, _, details = error.what.partition("\n")
+    allowed = list(error.allowed) if isinstance(error.allowed, (set, frozenset)) else error.allowed
+    parts = {"got": error.got, "allowed": allowed, "details": details or None}
+    present = {name: part for name, part in parts.items() if part is not None}
+    return {**error.as_json(), "error": message, "kind": type(error).__name__, **present}
 
 
 if __name__ == "__main__":

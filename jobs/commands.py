@@ -112,12 +112,12 @@ def _prepare_arguments(parser: ArgumentParser) -> None:
 
 
 def _prepare(arguments: Namespace) -> Outcome:
-    from jobs.attended import PHASES, phases_on_stderr, stopping_at_once
+    from jobs.attended import PHASES, phases_on_stderr
     from jobs.session import spark_session
     from jobs.verbs import prepare
 
     run = load_config(arguments)
-    with phases_on_stderr(), stopping_at_once():
+    with phases_on_stderr():
         PHASES.info("starting Spark")
         spark = spark_session("shardrec prepare", master=arguments.master)
         dataset = prepare(arguments.input, run, arguments.out, spark=spark)
@@ -257,6 +257,7 @@ def _recommend_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--input", help="file or folder of the raw rows (default: those that were prepared)")
     parser.add_argument("--users", required=True, help="user ids, separated by commas")
     parser.add_argument("--k", type=_positive, default=10, help="items per user")
+    parser.add_argument("--checkpoint", help="name of a checkpoint (default: the run's choice)")
     parser.add_argument("--out", help="write Parquet here as well")
 
 
@@ -265,7 +266,12 @@ def _recommend(arguments: Namespace) -> Outcome:
 
     users = [user.strip() for user in arguments.users.split(",") if user.strip()]
     found = recommend_lists(
-        arguments.run_folder, users, arguments.k, events=arguments.input, cluster=cluster_of(arguments)
+        arguments.run_folder,
+        users,
+        arguments.k,
+        events=arguments.input,
+        cluster=cluster_of(arguments),
+        checkpoint=arguments.checkpoint,
     )
     if arguments.out:
         found.write_parquet(Path(arguments.out))

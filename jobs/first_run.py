@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import shutil
 import sys
 import time
 from dataclasses import dataclass
@@ -13,10 +13,14 @@ from jobs.cluster import Cluster
 from jobs.movielens import unpack_movielens_100k
 from jobs.scoring.lists import Recommendations
 from trainer.config import RunConfig
-from trainer.run_folder import write_json
+from trainer.errors import ShardrecError, UserError
+from trainer.run_folder import RunFolder, read_json, write_json
+from trainer.schema import Manifest
 
 CONFIG = Path(__file__).parent / "configs" / "movielens_100k_dlrm.yaml"
 USERS = ("1", "42", "405")
+MARKER = "quickstart.json"
+_MADE_BY = {"made_by": "shardrec quickstart"}
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,7 @@ class FirstRun:
         return (
             f"{self.recommendations.text()}\n\n"
             f"test: {metrics}\n"
-            f"time: {steps}  (in all {sum(self.seconds.values()):.0f} s)\n"
+            f"time: {steps}  (in all {sum(self.seconds.values()):.0f} s, without start-up)\n"
             f"report: {self.report}"
         )
 
@@ -66,11 +70,12 @@ def first_run(folder: Path, ranks: int = 2) -> FirstRun:
     """Prepare, plan, train, evaluate, recommend and report.
 
     Args:
-        folder: data, run and report go here; an earlier quickstart's run is replaced.
+        folder: data, run and report go here; what an earlier quickstart left there is replaced.
         ranks: ranks that TorchDistributor starts on this machine.
-    """
-    import shutil
 
+    Raises:
+        UserError: the folder holds a data set or a run that no quickstart made.
+    """
     from jobs.planning import check_layout_of, plan
     from jobs.scoring.recommendation import recommend_lists
     from jobs.session import spark_session
@@ -78,16 +83,17 @@ def first_run(folder: Path, ranks: int = 2) -> FirstRun:
     from sharding.report import plan_report
     from trainer.reporting import write_report
 
-    clock = _Clock()
-    raw = unpack_movielens_100k(folder / "ml-100k")
-    run = with_input(RunConfig.load(CONFIG), raw)
+    clock, run = _Clock(), RunConfig.load(CONFIG)
     cluster = Cluster.local(ranks, on="local")
+    claim(folder, run.name)
     clock.begin("prepare", "PySpark turns ratings, users and movies into sharded Parquet")
+    run = with_input(run, unpack_movielens_100k(folder / "ml-100k"))
     spark = spark_session("shardrec quickstart")
     data = prepare(None, run, folder / "data", spark=spark)
     _say(data.report)
     check_layout_of(run, data, cluster)
-    shutil.rmtree(folder / "run", ignore_errors=True)
+    if (folder / "run").exists():
+        shutil.rmtree(folder / "run")
     clock.begin("plan", "EmbeddingShardingPlanner places the embedding tables")
     layout = plan(run, data, cluster)
     _say(plan_report(layout))
@@ -97,12 +103,68 @@ def first_run(folder: Path, ranks: int = 2) -> FirstRun:
     metrics = evaluate(result, "test", "gender", cluster=Cluster.local()).metrics
     clock.begin("recommend", f"all movies scored for users {', '.join(USERS)}")
     found = recommend_lists(result, list(USERS), 10, cluster=Cluster.local(), spark=spark)
-    write_json(result.path / "recommendations.json", found.as_json())
+    write_json(RunFolder(result.path).recommendations_file, found.as_json())
     clock.begin("report", "one page")
     report = write_report(result.path)
     seconds = clock.end()
-    (folder / "quickstart.json").write_text(json.dumps({"metrics": metrics, "seconds": seconds}, indent=1))
+    write_json(folder / MARKER, {**_MADE_BY, "metrics": metrics, "seconds": seconds})
     return FirstRun(folder, metrics, found, report, seconds)
+
+
+def claim(folder: Path, name: str) -> None:
+    """Mark a folder as the quickstart's before anything is written there.
+
+    Args:
+        folder: of the quickstart.
+        name: of its config: data set and run in the folder must bear it.
+
+    Raises:
+        UserError: it holds a data set or a run that no quickstart made.
+    """
+    foreign = [folder / part for part in _foreign(folder, name)]
+    if foreign:
+        raise UserError(
+            "the quickstart would replace what no quickstart made",
+            where=str(folder),
+            got=", ".join(map(str, foreign)),
+            allowed="a new folder, or that of an earlier quickstart",
+            fixes=[
+                "choose another folder: --folder FOLDER",
+                f"move away or delete {' and '.join(map(str, foreign))}",
+            ],
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / MARKER, _MADE_BY)
+
+
+def _foreign(folder: Path, name: str) -> list[str]:
+    """Return what stands in the quickstart's way: by the marker, and by the names of data set and run."""
+    there = [part for part in (MARKER, "data", "run") if not _is_empty(folder / part)]
+    if not _is_marked(folder / MARKER):
+        return there
+    return [part for part in there if part != MARKER and _name_in(folder / part) != name]
+
+
+def _name_in(folder: Path) -> str | None:
+    """Return the name in a data set's manifest or a run's config; None for anything else."""
+    try:
+        if folder.name == "data":
+            return Manifest.load(folder).name
+        return RunFolder(folder).config().name
+    except (ShardrecError, OSError, ValueError):
+        return None
+
+
+def _is_marked(marker: Path) -> bool:
+    try:
+        values = read_json(marker)
+    except (OSError, ValueError):
+        return False
+    return isinstance(values, dict) and values.items() >= _MADE_BY.items()
+
+
+def _is_empty(path: Path) -> bool:
+    return not path.exists() or (path.is_dir() and not any(path.iterdir()))
 
 
 class _Clock:

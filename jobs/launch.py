@@ -42,6 +42,7 @@ def launch(
     device: str = "auto",
     timeout_seconds: float = 120.0,
     executor_timeout_seconds: float = 60.0,
+    saves: bool = True,
 ) -> Outcome:
     """Run a job on ranks and return when all have ended.
 
@@ -56,6 +57,8 @@ def launch(
         device: `auto`, `cpu` or `cuda`; the plan's, where the job follows a plan.
         timeout_seconds: how long a rank waits for the others before it gives up.
         executor_timeout_seconds: how long executors may take to register.
+        saves: whether the job saves a checkpoint and stops when it is asked to, as the first Ctrl-C asks;
+            else the first Ctrl-C ends everything.
 
     Returns:
         `"succeeded"`, or `"stopped"` when the job ended early because someone asked it to.
@@ -63,7 +66,7 @@ def launch(
     Raises:
         UserError: the launch cannot work, or a rank raised such an error.
         RankError: a rank failed or was lost.
-        KeyboardInterrupt: Ctrl-C came twice.
+        KeyboardInterrupt: Ctrl-C came twice, or once where nothing is saved.
     """
     folder = Path(run_folder).absolute()
     number = torchrun_rank() if on == "torchrun" else None
@@ -73,14 +76,15 @@ def launch(
     _check_ranks(on, ranks)
     record = Launch.begin(folder, job, on, ranks, device, timeout_seconds)
     if on == "process":
-        return _in_this_process(folder, record)
+        return _in_this_process(folder, record, saves)
     with ExitStack() as stack:
         stream = stack.enter_context(screen())
         session = None if on == "torchrun" else stack.enter_context(_session(spark, on, folder))
         if on == "spark":
             require_slots(session, ranks, executor_timeout_seconds, stream)
             wants_gpu(session, device)  # A mistake that shows here is told as the user's, not as a rank's.
-        stack.enter_context(checkpoint_on_interrupt(folder, stream))
+        if saves:
+            stack.enter_context(checkpoint_on_interrupt(folder, stream))
         stack.enter_context(_importable_by_ranks(job))
         start = partial(_STARTERS[on], folder, record, session)
         failure = supervised(start, folder, record, partial(_cancel, record, session))
@@ -108,7 +112,7 @@ def _check_ranks(on: Mode, ranks: int) -> None:
         )
 
 
-def _in_this_process(run_folder: Path, record: Launch) -> Outcome:
+def _in_this_process(run_folder: Path, record: Launch, saves: bool) -> Outcome:
     """Be the only rank, and leave no process group, variable or handler behind."""
     import torch.distributed as dist
 
@@ -120,7 +124,10 @@ def _in_this_process(run_folder: Path, record: Launch) -> Outcome:
             where="--on process",
             fixes=["call torch.distributed.destroy_process_group() first", "--on local"],
         )
-    with screen() as stream, checkpoint_on_interrupt(run_folder, stream), restored_process():
+    with ExitStack() as stack:
+        if saves:
+            stack.enter_context(checkpoint_on_interrupt(run_folder, stack.enter_context(screen())))
+        stack.enter_context(restored_process())
         # Here the handler itself writes the file, so a look every time is what a Ctrl-C is worth.
         stop = StopRequest(run_folder, poll_seconds=0.0)
         error = work(run_folder, record, 0, stop, alone=True)
@@ -198,17 +205,23 @@ def _start_spark(run_folder: Path, record: Launch, session: Any) -> None:
 
 def _start_torchrun(run_folder: Path, record: Launch, _session: Any) -> None:
     """Start torchrun on this host, tied to this process."""
-    agent = [sys.executable, "-m", "jobs.ranks.agent", str(os.getpid())]
-    torchrun = ["--standalone", "--local-addr=127.0.0.1", f"--nproc-per-node={record.ranks}"]
-    rank = ["--module", "jobs.worker", str(run_folder), record.job]
+    agent = [*_python("from jobs.ranks.agent import main; main()"), str(os.getpid())]
+    torchrun = ["--standalone", "--local-addr=127.0.0.1", f"--nproc-per-node={record.ranks}", "--no-python"]
+    rank = _python("from jobs.worker import run_rank; run_rank(*sys.argv[1:])")
     with driver_log(run_folder).open("ab") as log:
         subprocess.run(
-            [*agent, *torchrun, *rank],
+            [*agent, *torchrun, *rank, str(run_folder), record.job],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
             check=False,  # The statuses tell.
         )
+
+
+def _python(code: str) -> list[str]:
+    """Return the command that runs code whose `jobs` is this package, whatever the working folder holds."""
+    # `-m` and `-c` look into the working folder first; `-P`, which forbids it, is not known to Python 3.10.
+    return [sys.executable, "-u", "-c", f"import sys; sys.path[:] = filter(None, sys.path); {code}"]
 
 
 _STARTERS: dict[str, Callable[[Path, Launch, Any], None]] = {

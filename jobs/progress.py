@@ -6,7 +6,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TextIO
@@ -18,6 +18,7 @@ from jobs.ranks.streams import screen
 METRICS_FILE = "metrics.jsonl"
 _POLL_SECONDS = 0.5
 _LINE_EVERY_SECONDS = 10.0
+_KNOWN_BYTES = 256
 _HIDDEN = frozenset({"kind", "step", "time", "epoch", "base_rate", "rows"})
 
 
@@ -108,10 +109,10 @@ class Progress:
             parts.append(f"loss {self.loss:.4f}")
         return ", ".join(parts)
 
-    def line(self) -> str:
-        """Return the progress as one line of text."""
+    def line(self, *, ended: bool = False) -> str:
+        """Return the progress as one line of text, without the time left where the run has ended."""
         share = f" ({self.step / self.total_steps:.0%})" if self.total_steps else ""
-        left = self.seconds_left
+        left = None if ended else self.seconds_left
         parts = [f"step {self.step}/{self.total_steps or '?'}{share}", self.figures]
         parts.append("" if left is None else f"ETA {tqdm.format_interval(left)}")
         return ", ".join(part for part in parts if part)
@@ -139,7 +140,8 @@ class _Bar:
     def say(self, text: str) -> None:
         tqdm.write(text, file=self._stream)
 
-    def close(self, _progress: Progress) -> None:
+    def close(self, progress: Progress) -> None:
+        self.update(progress)
         if self._bar is not None:
             self._bar.close()
 
@@ -150,12 +152,12 @@ class _Lines:
     def __init__(self, stream: TextIO, every_seconds: float) -> None:
         self._stream, self._every = stream, every_seconds
         self._next = 0.0
-        self._said = ""
+        self._said_step = 0
 
     def update(self, progress: Progress) -> None:
         if progress.step > progress.first_step and time.monotonic() >= self._next:
             self._next = time.monotonic() + self._every
-            self._tell(progress)
+            self._tell(progress.step, progress.line())
 
     def say(self, text: str) -> None:
         self._stream.write(text + "\n")
@@ -163,11 +165,11 @@ class _Lines:
 
     def close(self, progress: Progress) -> None:
         if progress.step > progress.first_step:
-            self._tell(progress)
+            self._tell(progress.step, progress.line(ended=True))
 
-    def _tell(self, progress: Progress) -> None:
-        if (text := progress.line()) != self._said:
-            self._said = text
+    def _tell(self, step: int, text: str) -> None:
+        if step != self._said_step:
+            self._said_step = step
             self.say(text)
 
 
@@ -178,8 +180,12 @@ class _Follower:
         self._path, self._view = path, view
         self._progress = Progress()
         # A resumed run has records already; they are no news.
-        self._offset = path.stat().st_size if path.exists() else 0
-        self._rest = b""
+        self._offset, self._known, self._rest = 0, b"", b""
+        if path.exists():
+            with path.open("rb") as file:
+                file.seek(max(0, path.stat().st_size - _KNOWN_BYTES))
+                self._known = file.read()
+                self._offset = file.tell()
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="shardrec-progress", daemon=True)
 
@@ -189,33 +195,37 @@ class _Follower:
     def finish(self) -> None:
         self._done.set()
         self._thread.join()
-        self._read()
-        self._view.close(self._progress)
+        with suppress(OSError):
+            self._read()
+            self._view.close(self._progress)
 
     def _follow(self) -> None:
-        while not self._done.wait(_POLL_SECONDS):
-            self._read()
+        with suppress(OSError):  # Nobody reads the stream any more; the run goes on all the same.
+            while not self._done.wait(_POLL_SECONDS):
+                self._read()
+                self._view.update(self._progress)
 
     def _read(self) -> None:
         try:
-            # A resumed run rewrites the file without the steps that it does again.
-            rewritten = self._path.stat().st_size < self._offset
-            if rewritten:
-                self._offset, self._rest = 0, b""
             with self._path.open("rb") as file:
-                file.seek(self._offset)
+                file.seek(self._offset - len(self._known))
+                # A resumed run rewrites the file without the steps that it does again; by the next look it
+                # may be longer than it was.
+                rewritten = file.read(len(self._known)) != self._known
+                if rewritten:
+                    file.seek(0)
+                    self._offset, self._known, self._rest = 0, b"", b""
                 added = file.read()
         except OSError:
             return
         self._offset += len(added)
+        self._known = (self._known + added)[-_KNOWN_BYTES:]
         *lines, self._rest = (self._rest + added).split(b"\n")
         records = [record for line in lines if (record := _parsed(line)) is not None]
         for record in _news(records) if rewritten else records:
             self._progress = self._progress.after(record)
             if record.get("kind") == "evaluation":
                 self._view.say(_evaluation_line(record))
-        if records:
-            self._view.update(self._progress)
 
 
 def _parsed(line: bytes) -> dict[str, Any] | None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from jobs.cluster import Cluster
+from jobs.ranks.verdict import RankError
 from jobs.results import Dataset
 from trainer.errors import CheckpointError, UserError
 from trainer.run_folder import RunFolder
@@ -24,13 +25,18 @@ def chosen_checkpoint(folder: RunFolder, name: str | None) -> str:
     name = name or str(folder.result()["checkpoint"])
     if not (folder.checkpoints / name / "state.json").exists():
         saved = sorted(path.parent.name for path in folder.checkpoints.glob("step_*/state.json"))
-        raise CheckpointError("no such checkpoint", where=str(folder.checkpoints / name), allowed=saved)
+        raise CheckpointError(
+            "no such checkpoint",
+            where=str(folder.checkpoints / name),
+            allowed=saved or "none is saved yet",
+            fixes=[] if saved else ["go on with the run: shardrec train CONFIG --resume"],
+        )
     return name
 
 
 @contextmanager
 def job_folder(folder: RunFolder, name: str) -> Iterator[Path]:
-    """Make a folder for one job; it goes when the job ends well and stays, with its logs, when it fails."""
+    """Make a folder for one job; it goes when the job ends, and stays, with its logs, when a rank failed."""
     parent = folder.path / "jobs"
     try:
         parent.mkdir(exist_ok=True)
@@ -39,8 +45,13 @@ def job_folder(folder: RunFolder, name: str) -> Iterator[Path]:
         raise UserError(
             f"the run folder cannot be written: {error.strerror}", where=str(folder.path)
         ) from error
-    yield place
-    shutil.rmtree(place, ignore_errors=True)
+    with ExitStack() as leaving:
+        leaving.callback(shutil.rmtree, place, ignore_errors=True)
+        try:
+            yield place
+        except RankError:  # It names the logs.
+            leaving.pop_all()
+            raise
 
 
 def run_request(
@@ -88,4 +99,5 @@ def run_request(
         spark=cluster.spark,
         device=cluster.device,
         timeout_seconds=run.train.process_group_timeout_seconds,
+        saves=False,
     )

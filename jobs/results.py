@@ -47,7 +47,8 @@ class TrainResult:
 
     Attributes:
         path: run folder.
-        result: content of `result.json`.
+        result: content of `result.json`. Its `samples_per_second` are rows of all ranks over the training
+            time of the last launch, without set-up, evaluations and checkpoints.
     """
 
     path: Path
@@ -70,7 +71,9 @@ class TrainResult:
     def as_json(self) -> dict[str, Any]:
         """Return the `--json` form of `train`."""
         kept = {key: self.result[key] for key in ("samples_per_second", "steps", "stopped", "checkpoint")}
-        return {"run": str(self.path), "metrics": self.metrics, **kept}
+        # Runs of earlier versions do not tell these.
+        told = {key: self.result.get(key) for key in ("total_steps", "best_step")}
+        return {"run": str(self.path), "metrics": self.metrics, **kept, **told}
 
 
 @dataclass(frozen=True)

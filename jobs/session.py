@@ -7,19 +7,18 @@ import logging
 import os
 import re
 import shutil
-import signal
 import socket
 import subprocess
 import sys
 import tempfile
-import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING
 
+from jobs.attended import interrupts_waiting
 from jobs.errors import EnvironmentFault
+from sharding.errors import UserError
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -55,6 +54,10 @@ logger.task.name = org.apache.spark.util.Utils
 logger.task.level = off
 """
 
+# What Spark takes; it says so in a Java trace only.
+_MASTER = re.compile(r"local(-cluster)?(\[.+\])?|yarn|(spark|k8s|mesos)://.+")
+_CONNECT_SECONDS = 5.0
+
 # What the same rows and queries must give in every time zone and Spark version.
 _SAME_EVERYWHERE = {
     "spark.sql.session.timeZone": "UTC",
@@ -79,7 +82,9 @@ def spark_session(
         The session; one started here gives the same results in every time zone and Spark version.
 
     Raises:
-        EnvironmentFault: pyspark or Java is missing or too old, or Spark does not start.
+        UserError: there is no such kind of master.
+        EnvironmentFault: pyspark or Java is missing or too old, the master does not answer, or Spark does not
+            start.
     """
     try:
         import pyspark
@@ -103,26 +108,30 @@ def spark_session(
     if "PYSPARK_GATEWAY_PORT" not in os.environ:  # set by spark-submit, whose JVM runs already
         defaults = _spark_defaults(os.environ)
         master = master or defaults.get("spark.master", "local[*]")
+        _check_master(master)
         settings = _merged(session_settings(master, os.environ, defaults), settings)
         _prepare_machine(master, settings, least_java=17 if pyspark.__version__ >= "4" else 8)
         builder, options["spark.master"] = builder.master(master), master
     for key, value in settings.items():
         builder = builder.config(key, value)
     try:
-        with _quiet_java(), _interrupts_waiting() as wait_again:
+        with _quiet_java(), interrupts_waiting() as wait_again:
             if "SPARK_REMOTE" not in os.environ:
                 SparkContext.getOrCreate(SparkConf().setAll([*options.items(), *settings.items()]))
                 wait_again()  # Spark has put its own handler in place.
             session = builder.getOrCreate()
     except Exception as error:
-        raise EnvironmentFault(
-            "Spark does not start",
-            where=f"JAVA_HOME={os.environ.get('JAVA_HOME', '')}",
-            got=str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__,
-            fixes=["look at the lines that Java printed above", "install Java 17 and set JAVA_HOME to it"],
-        ) from error
+        raise _no_start(error, master) from error
     _quiet_query_contexts()
     return session
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's text that says something; empty where there is none."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    # py4j puts its own sentence above the error that it passes on.
+    useful = [line for line in lines if line and not line.startswith("An error occurred while calling")]
+    return useful[0].removeprefix(": ") if useful else ""
 
 
 def java_home(environment: Mapping[str, str], *, cache: Path | None = None, least_version: int = 17) -> Path:
@@ -189,6 +198,47 @@ def session_settings(
     }
 
 
+def _check_master(master: str) -> None:
+    """Refuse a master that Spark cannot use: it would tell of Java, or of nothing for a minute."""
+    if not _MASTER.fullmatch(master):
+        raise UserError(
+            "no such kind of Spark master",
+            where="--master (spark.master)",
+            got=master,
+            allowed=["spark://HOST:PORT", "local[*]", "local[N]", "yarn", "k8s://URL"],
+        )
+    addresses = _standalone_masters(master)
+    if addresses and not any(_answers(*address) for address in addresses):
+        raise EnvironmentFault(
+            "the Spark master does not answer",
+            where="--master (spark.master)",
+            got=master,
+            fixes=[
+                "look up the address on the master's page or in its log: spark://HOST:PORT",
+                "start one: $SPARK_HOME/sbin/start-master.sh",
+            ],
+        )
+
+
+def _answers(host: str, port: int) -> bool:
+    try:
+        socket.create_connection((host, port), timeout=_CONNECT_SECONDS).close()
+    except OSError:
+        return False
+    return True
+
+
+def _no_start(error: Exception, master: str | None) -> EnvironmentFault:
+    fixes = ["look at the lines that Java printed above", "install Java 17 and set JAVA_HOME to it"]
+    where = f"JAVA_HOME={os.environ.get('JAVA_HOME', '')}"
+    if master is not None and not _is_local(master):
+        where = f"--master {master}, {where}"
+        fixes.insert(1, f"see whether an application of this host may run on {master}")
+    return EnvironmentFault(
+        "Spark does not start", where=where, got=first_line(error) or type(error).__name__, fixes=fixes
+    )
+
+
 def _is_local(master: str) -> bool:
     return master.startswith("local")  # local[2], local-cluster[2,1,1024]
 
@@ -216,18 +266,24 @@ def _address_towards(master: str) -> str | None:
     Spark would take the first interface where the host's name resolves to loopback, as it does on Debian, and
     tell executors a name that they may not be able to resolve.
     """
-    found = re.match(r"spark://(\[[^]]+\]|[^:,]+):(\d+)", master)
-    if found is None:
+    masters = _standalone_masters(master)
+    if not masters:
         return None
     try:
-        family, kind, _, _, place = socket.getaddrinfo(
-            found.group(1).strip("[]"), int(found.group(2)), type=socket.SOCK_DGRAM
-        )[0]
+        family, kind, _, _, place = socket.getaddrinfo(*masters[0], type=socket.SOCK_DGRAM)[0]
         with socket.socket(family, kind) as probe:
             probe.connect(place)  # Datagrams: nothing is sent, only the route is looked up.
             return str(probe.getsockname()[0])
     except OSError:
         return None
+
+
+def _standalone_masters(master: str) -> list[tuple[str, int]]:
+    """Return hosts and ports of standalone masters, of which there may be several: `spark://a:7077,b:7077`."""
+    if not master.startswith("spark://"):
+        return []
+    found = re.findall(r"(\[[^]]+\]|[^:,/]+):(\d+)", master.removeprefix("spark://"))
+    return [(host.strip("[]"), int(port)) for host, port in found]
 
 
 def _spark_defaults(environment: Mapping[str, str]) -> dict[str, str]:
@@ -271,39 +327,6 @@ def _quiet_java() -> Iterator[None]:
         yield
     finally:
         os.environ["JAVA_HOME"] = home
-
-
-@contextmanager
-def _interrupts_waiting() -> Iterator[Callable[[], None]]:
-    """Let a Ctrl-C wait until Spark has started, and leave it to a program that handles it already.
-
-    PySpark that is interrupted while the JVM starts leaves it behind for ever; a second Ctrl-C does not wait.
-    What is yielded makes a Ctrl-C wait again after somebody has put another handler in place.
-    """
-    handler = last = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or handler is None:
-        yield lambda: None
-        return
-    came: list[tuple[int, FrameType | None]] = []
-
-    def note(number: int, frame: FrameType | None) -> None:
-        came.append((number, frame))
-        if len(came) > 1 and callable(handler):
-            handler(number, frame)
-
-    def wait() -> None:
-        nonlocal last
-        found = signal.signal(signal.SIGINT, note if callable(handler) else handler)
-        last = last if found is note else found
-
-    wait()
-    try:
-        yield wait
-    finally:
-        wait()
-        signal.signal(signal.SIGINT, last if handler is signal.default_int_handler else handler)
-        if came and callable(handler):
-            handler(*came[0])
 
 
 def _quiet_query_contexts() -> None:

@@ -15,7 +15,7 @@ from jobs.results import Dataset, Evaluation, TrainResult
 from jobs.resuming import check_resumable
 from trainer.config import RunConfig
 from trainer.errors import ConfigError
-from trainer.run_folder import RunFolder, read_json
+from trainer.run_folder import RunFolder, early_stop_text, read_json
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -73,7 +73,7 @@ def train(
         layout: plan to use; default a new one.
         out: run folder; default `runs/<name>`.
         resume: False starts anew and refuses a folder that holds checkpoints.
-        show_progress: show a progress bar on stderr.
+        show_progress: show warnings, a progress bar and an early stop on stderr.
 
     Raises:
         UserError: config, data and cluster do not fit each other.
@@ -91,12 +91,15 @@ def train(
     layout = plan(run, dataset, cluster) if layout is None else _checked(layout, run, dataset, cluster)
     check_resumable(folder, run, dataset, resume)
     if show_progress:
-        for warning in layout.warnings:
-            print(f"plan: {warning}", file=sys.stderr)  # noqa: T201
+        warnings = [f"plan: {warning}" for warning in layout.warnings]
+        _say(*warnings, *(f"train: {warning}" for warning in _step_warnings(run, dataset, cluster)))
     folder.create(run, dataset.manifest, dataset.path)
     layout.save(folder.plan_file)
     _launch_with_restarts(folder, run, cluster, show_progress)
-    return TrainResult(folder.path, folder.result())
+    result = folder.result()
+    if show_progress and (told := early_stop_text(result)) is not None:
+        _say(f"train: {told}")
+    return TrainResult(folder.path, result)
 
 
 def evaluate(
@@ -161,6 +164,17 @@ def _check_training(run: RunConfig, dataset: Dataset, cluster: Cluster) -> None:
             where="train.early_stopping",
             fixes=["set data.split.fractions and prepare again", "set train.early_stopping: null"],
         )
+
+
+def _step_warnings(run: RunConfig, dataset: Dataset, cluster: Cluster) -> list[str]:
+    from trainer.schedule import step_warnings
+
+    return step_warnings(run.train, check_layout_of(run, dataset, cluster))
+
+
+def _say(*lines: str) -> None:
+    for line in lines:
+        print(line, file=sys.stderr)  # noqa: T201
 
 
 def _checked(layout: Plan, run: RunConfig, dataset: Dataset, cluster: Cluster) -> Plan:

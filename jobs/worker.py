@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import faulthandler
 import importlib
+import logging
 import os
 import socket
 import sys
 import traceback
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -24,6 +27,13 @@ from jobs.ranks.streams import captured_output, last_lines
 
 if TYPE_CHECKING:
     from sharding.hosts import RankContext
+
+# What dependencies say about each other at every start; the end of a log is for what this run met.
+_KNOWN_WARNINGS = (
+    r"Please use DTensor instead and we are deprecating ShardedTensor",
+    r"`torch\.(jit|distributed)\.\w+` is deprecated",
+)
+_KNOWN_LOGGER, _KNOWN_RECORD = "torch.fx._symbolic_trace", "is_fx_tracing will return true"
 
 
 def run_rank(run_folder: str, job: str) -> None:
@@ -66,7 +76,7 @@ def work(
     host, pid = socket.gethostname(), os.getpid()
     status = RankStatus(launch.attempt, number, number, host, pid)
     log = log_file(run_folder, number)
-    with captured_output(log):
+    with captured_output(log), _without_known_warnings():
         begun = datetime.now(timezone.utc).isoformat(timespec="seconds")
         print(f"attempt {launch.attempt}: number {number} of {launch.ranks} on {host}, pid {pid}, {begun}")  # noqa: T201
         if not alone:
@@ -86,6 +96,22 @@ def work(
         _leave(failed=False, alone=alone)
         status.write(run_folder, state="stopped" if result == "stopped" else "succeeded")
     return None
+
+
+@contextmanager
+def _without_known_warnings() -> Iterator[None]:
+    def news(record: logging.LogRecord) -> bool:
+        return not record.getMessage().startswith(_KNOWN_RECORD)
+
+    logger = logging.getLogger(_KNOWN_LOGGER)
+    logger.addFilter(news)
+    try:
+        with warnings.catch_warnings():
+            for message in _KNOWN_WARNINGS:
+                warnings.filterwarnings("ignore", message)
+            yield
+    finally:
+        logger.removeFilter(news)
 
 
 def find_job(job: str) -> Callable[[Path, RankContext], Any]:
@@ -127,7 +153,3 @@ def _write_failure(status: RankStatus, run_folder: Path, launch: Launch, error: 
         user_error=pack(error),
         last_lines=tuple(lines),
     )
-
-
-if __name__ == "__main__":
-    run_rank(*sys.argv[1:3])

@@ -268,6 +268,7 @@ def _launched_as() -> tuple[int, int]:
 
 def _meeting_point(timeout: timedelta) -> Store:
     """Return the key-value store that the launcher has set up, or that rank 0 sets up."""
+    store: Store
     try:
         store, _, _ = next(rendezvous("env://", timeout=timeout))
     except (dist.DistNetworkError, dist.DistStoreError) as error:

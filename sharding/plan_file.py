@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from sharding.errors import PlanError
+from sharding.files import write_atomically
 
 FORMAT_VERSION = 1
 _FIX = "make the plan again: shardrec plan CONFIG"
@@ -23,18 +23,11 @@ def write(document: dict[str, Any], path: Path) -> Path:
         f"{json.dumps(key)}: {_lines(value)}"
         for key, value in {"format_version": FORMAT_VERSION, **document}.items()
     ]
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write("{\n" + ",\n".join(parts) + "\n}\n")
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        write_atomically(path, "{\n" + ",\n".join(parts) + "\n}\n")
     except OSError as error:
         raise PlanError(f"the plan cannot be written: {error.strerror}", where=str(path)) from error
-    finally:
-        temporary.unlink(missing_ok=True)
     return path
 
 

@@ -8,6 +8,7 @@ folder named `step_*` is always whole.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -22,6 +23,9 @@ from trainer.errors import CheckpointError
 from trainer.run_folder import RunFolder, read_json, write_json
 
 STATE_FILE = "state.json"
+_NAME = re.compile(r"step_(\d{8,})$")
+# Ends of the names of folders that are to be deleted; deleting takes several steps, renaming one.
+_REPLACED, _PRUNED = ".replaced", ".pruned"
 
 
 @dataclass
@@ -62,8 +66,8 @@ def checkpoint_path(folder: RunFolder, step: int) -> Path:
 
 def saved_steps(folder: RunFolder) -> list[int]:
     """Return the steps of the complete checkpoints, oldest first."""
-    found = folder.checkpoints.glob(f"step_*/{STATE_FILE}")
-    return sorted(int(path.parent.name.removeprefix("step_")) for path in found)
+    names = (path.parent.name for path in folder.checkpoints.glob(f"step_*/{STATE_FILE}"))
+    return sorted(int(found[1]) for name in names if (found := _NAME.match(name)))
 
 
 def latest_checkpoint(folder: RunFolder) -> Path | None:
@@ -73,8 +77,15 @@ def latest_checkpoint(folder: RunFolder) -> Path | None:
 
 
 def read_progress(checkpoint: Path) -> Progress:
-    """Read the place in the data of a checkpoint."""
-    return Progress(**read_json(checkpoint / STATE_FILE)["progress"])
+    """Read the place in the data of a checkpoint.
+
+    Raises:
+        CheckpointError: the file with it is damaged.
+    """
+    try:
+        return Progress(**read_json(checkpoint / STATE_FILE)["progress"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _unreadable(checkpoint, error) from error
 
 
 def save_checkpoint(
@@ -103,7 +114,8 @@ def save_checkpoint(
         shutil.copy(folder.config_file, temporary)
         shutil.copy(folder.plan_file, temporary)
         write_json(temporary / STATE_FILE, {"progress": asdict(progress), **facts})
-        shutil.rmtree(final, ignore_errors=True)
+        if final.exists():
+            _rename(final, _REPLACED)
         os.replace(temporary, final)
         _prune(folder, progress, keep)
 
@@ -129,6 +141,7 @@ def newest_progress(folder: RunFolder) -> tuple[Path, Progress] | None:
     """
     found: list[Any] = [None]
     if dist.get_rank() == 0:
+        _restore_replaced(folder)
         checkpoint = latest_checkpoint(folder)
         found = [None if checkpoint is None else (checkpoint, read_progress(checkpoint))]
     dist.broadcast_object_list(found, src=0)
@@ -158,17 +171,38 @@ def load_checkpoint(checkpoint: Path, state: dict[str, Any]) -> None:
     try:
         state_dict_loader.load(state, checkpoint_id=checkpoint)
     except (CheckpointException, OSError, RuntimeError, ValueError, EOFError) as error:
-        raise CheckpointError(
-            f"the checkpoint cannot be loaded: {_cause(error)}",
-            where=str(checkpoint),
-            fixes=[f"remove {checkpoint} to go on from the one before", "train again in another folder"],
-        ) from error
+        raise _unreadable(checkpoint, error) from error
+
+
+def _unreadable(checkpoint: Path, error: BaseException) -> CheckpointError:
+    return CheckpointError(
+        f"the checkpoint cannot be loaded: {_cause(error)}",
+        where=str(checkpoint),
+        fixes=[f"remove {checkpoint} to go on from the one before", "train again in another folder"],
+    )
 
 
 def _prune(folder: RunFolder, progress: Progress, keep: int) -> None:
     for step in saved_steps(folder)[:-keep]:
         if step != progress.best_step:
-            shutil.rmtree(checkpoint_path(folder, step), ignore_errors=True)
+            _rename(checkpoint_path(folder, step), _PRUNED)
+    for end in (_REPLACED, _PRUNED):
+        for left in folder.checkpoints.glob(f".step_*{end}"):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _rename(checkpoint: Path, end: str) -> None:
+    hidden = checkpoint.with_name(f".{checkpoint.name}{end}")
+    shutil.rmtree(hidden, ignore_errors=True)
+    os.replace(checkpoint, hidden)
+
+
+def _restore_replaced(folder: RunFolder) -> None:
+    """Bring back a checkpoint whose replacement was killed before it took the name."""
+    for hidden in folder.checkpoints.glob(f".step_*{_REPLACED}"):
+        checkpoint = hidden.with_name(hidden.name[1 : -len(_REPLACED)])
+        if not checkpoint.exists():
+            os.replace(hidden, checkpoint)
 
 
 def _cause(error: BaseException) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
@@ -83,19 +84,30 @@ def _in_row_order(columns_4N: Tensor) -> Predictions:
     return Predictions(rows[order].astype(np.int64), logits[order], labels[order], weights[order])
 
 
-def metrics_by_value(
-    predictions: Predictions, values_N: NDArray[Any], limit: int = 100
-) -> list[dict[str, Any]]:
+def metrics_by_value(predictions: Predictions, values_N: pa.Array, limit: int = 100) -> list[dict[str, Any]]:
     """Return the metrics of each value of a column, most rows first.
 
     Args:
         predictions: all rows of a split, in row order.
-        values_N: the column, one value per row.
+        values_N: the column, one value per row; nulls are a group of their own.
         limit: most values reported.
+
+    Returns:
+        `{"value", "rows", "metrics"}` each; values that JSON does not have are written as text.
     """
-    values, group_N, counts = np.unique(values_N.astype(str), return_inverse=True, return_counts=True)
+    if not _in_json(values_N.type):
+        texts = [None if value is None else str(value) for value in values_N.to_pylist()]
+        values_N = pa.array(texts, pa.string())
+    encoded = values_N.dictionary_encode(null_encoding="encode")
+    values, group_N = encoded.dictionary.to_pylist(), encoded.indices.to_numpy(zero_copy_only=False)
+    counts = np.bincount(group_N, minlength=len(values))
     biggest = np.argsort(-counts, kind="stable")[:limit]
     return [
-        {"value": str(values[g]), "rows": int(counts[g]), "metrics": predictions.metrics(group_N == g)}
+        {"value": values[g], "rows": int(counts[g]), "metrics": predictions.metrics(group_N == g)}
         for g in biggest
     ]
+
+
+def _in_json(kind: pa.DataType) -> bool:
+    tests = (pa.types.is_string, pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean)
+    return any(test(kind) for test in tests)

@@ -26,8 +26,8 @@ from trainer.data import prefetched
 from trainer.errors import TrainingError
 from trainer.evaluation import predict
 from trainer.recording import Recorder
-from trainer.run_folder import RunFolder, write_json
-from trainer.schedule import learning_rate_factor
+from trainer.run_folder import RunFolder, read_json, write_json
+from trainer.schedule import learning_rate_factor, steps_of_run
 from trainer.usage import Meter, all_finite, peak_memory_gib
 
 
@@ -57,26 +57,25 @@ class _Training:
         self.validation = self._open_validation()
         self.assembly: Assembly = assemble(self.config, self.manifest, self.plan, context)
         self.progress = self._restore()
-        train = self.config.train
-        steps = train.epochs * self.reader.steps_per_epoch
-        self.total_steps = min(steps, train.max_steps or steps)
+        self.total_steps = steps_of_run(self.config.train, self.reader.steps_per_epoch)
         self.first_step = self.saved_step = self.progress.step
         self.meter = Meter(context.device)
 
     def run(self) -> str:
         """Train to the end and write the result."""
         first = self.context.rank == 0
-        if first and not self._finished():
-            self.folder.result_file.unlink(missing_ok=True)
-        with Recorder(self.folder, enabled=first, first_step=self.first_step) as self.recorder:
-            self.recorder.write(
-                "start",
-                self.first_step,
-                total_steps=self.total_steps,
-                first_step=self.first_step,
-                world_size=self.context.world_size,
-                batch_size_per_rank=self.config.train.global_batch_size // self.context.world_size,
-            )
+        if first and not (self._finished() and self._told_as_finished()):
+            self.folder.forget_results()
+        with Recorder(
+            self.folder,
+            enabled=first,
+            first_step=self.first_step,
+            total_steps=self.total_steps,
+            world_size=self.context.world_size,
+            batch_size_per_rank=self.config.train.global_batch_size // self.context.world_size,
+        ) as self.recorder:
+            # Reading the checkpoint and opening TensorBoard is no training time.
+            self.meter.resume()
             stopped = False
             while not (stopped or self._finished()):
                 stopped = self._epoch()
@@ -87,6 +86,11 @@ class _Training:
 
     def _finished(self) -> bool:
         return self.progress.finished or self.progress.step >= self.total_steps
+
+    def _told_as_finished(self) -> bool:
+        """Return whether an earlier launch left the result of a finished run; it stays as it is."""
+        file = self.folder.result_file
+        return file.exists() and read_json(file)["stopped"] == "finished"
 
     def _epoch(self) -> bool:
         """Train on what is left of the epoch; return whether a stop was asked for."""
@@ -111,7 +115,7 @@ class _Training:
         self.factor = learning_rate_factor(train.schedule, step, self.total_steps)
         optimizers = self.assembly.optimizers
         optimizers.begin_step(self.factor)
-        rows = int((batch.weights_B > 0).sum())
+        weights_B = batch.weights_B
         batch = batch.to(self.context.device, non_blocking=True)
         with torch.autocast(
             self.context.device.type, dtype=torch.bfloat16, enabled=train.precision == "bf16"
@@ -119,14 +123,17 @@ class _Training:
             loss, (detached, *_) = self.assembly.task(batch)
         loss.backward()
         optimizers.end_step(train.max_gradient_norm)
-        self.meter.add(detached, batch.size, rows)
+        self.meter.add(detached, weights_B)
 
     def _after_step(self) -> bool:
         """Log, evaluate and save where due; return whether to stop by request."""
         progress, train = self.progress, self.config.train
         end_of_epoch = progress.step_in_epoch == 0
         last = progress.step >= self.total_steps
-        evaluate = self.validation is not None and self._due(train.evaluate_every_steps, end_of_epoch)
+        # The last step too, before it is saved: a run that goes on with more steps knows its best by that.
+        evaluate = self.validation is not None and (
+            last or self._due(train.evaluate_every_steps, end_of_epoch)
+        )
         save = self._due(train.checkpoint_every_steps, end_of_epoch)
         log = progress.step % train.log_every_steps == 0
         stop = self._log() if log or evaluate or save or last else False
@@ -219,6 +226,12 @@ class _Training:
         dist.barrier()
 
     def _write_result_file(self, stopped: str, peak_gib: float) -> None:
+        """Write `result.json`.
+
+        `samples_per_second` counts the rows of weight above 0 of all ranks in this launch over its training
+        time: reading, forward, backward and update, without set-up, evaluations and checkpoints. `seconds`
+        is the wall time of this launch from the assembled model to here, all of these included.
+        """
         progress = self.progress
         best = progress.best_step if self.config.train.early_stopping else progress.step
         chosen = progress.step if best is None else best
@@ -229,6 +242,7 @@ class _Training:
             {
                 "run": self.config.name,
                 "steps": progress.step,
+                "total_steps": self.total_steps,
                 "epochs": progress.epoch,
                 "stopped": stopped,
                 "best_step": progress.best_step,

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.dataset as pads
@@ -67,7 +66,7 @@ def evaluate_rank(job_folder: Path, context: RankContext) -> str:
         by = {}
         if request.by is not None:
             values = kept_column(Path(request.dataset), request.split, request.by)
-            by[request.by] = metrics_by_value(predictions, values[predictions.rows_N])
+            by[request.by] = metrics_by_value(predictions, values.take(pa.array(predictions.rows_N)))
         step = read_progress(RunFolder(Path(request.run)).checkpoints / request.checkpoint).step
         metrics = predictions.metrics()
         result = {
@@ -108,9 +107,9 @@ def require_kept_column(dataset: Path, split: str, column: str) -> None:
         )
 
 
-def kept_column(dataset: Path, split: str, column: str) -> Any:
-    """Return a kept raw column of a split as numpy, in row order."""
-    return _rows(dataset, split).to_table(columns=[KEEP_PREFIX + column]).column(0).to_numpy()
+def kept_column(dataset: Path, split: str, column: str) -> pa.Array:
+    """Return a kept raw column of a split, in row order."""
+    return _rows(dataset, split).to_table(columns=[KEEP_PREFIX + column]).column(0).combine_chunks()
 
 
 def _rows(dataset: Path, split: str) -> pads.Dataset:

@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import json
 import time
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from sharding.files import write_atomically
 from trainer.run_folder import RunFolder, finite
 
 
 class Recorder:
-    """Appends to `metrics.jsonl` and TensorBoard; on other ranks than 0 it does nothing."""
+    """Appends to `metrics.jsonl` and TensorBoard; on other ranks than 0 it does nothing.
 
-    def __init__(self, folder: RunFolder, *, enabled: bool, first_step: int) -> None:
+    Args:
+        folder: the run folder.
+        enabled: False on all ranks but one.
+        first_step: step at which this launch begins; records of later steps, which it will write again, are
+            dropped.
+        start: further values of the `start` record.
+    """
+
+    def __init__(self, folder: RunFolder, *, enabled: bool, first_step: int, **start: Any) -> None:
         self._file = None
         self._board = None
         if not enabled:
@@ -21,7 +31,8 @@ class Recorder:
         # Loaded here: the import costs a second that ranks other than 0 need not pay.
         from torch.utils.tensorboard import SummaryWriter
 
-        forget_after(folder, first_step)
+        started = _line("start", first_step, {"first_step": first_step, **start})
+        _begin(folder.metrics_file, first_step, started)
         self._file = folder.metrics_file.open("a", encoding="utf-8")
         self._board = SummaryWriter(
             str(folder.path / "tensorboard"), purge_step=first_step + 1 if first_step else 0
@@ -41,33 +52,38 @@ class Recorder:
         """Write one line, `{"kind", "step", "time", ...}`; numbers go to TensorBoard as `kind/name`."""
         if self._file is None or self._board is None:
             return
-        line = {"kind": kind, "step": step, "time": round(time.time(), 3), **values}
-        self._file.write(json.dumps(finite(line)) + "\n")
+        self._file.write(_line(kind, step, values))
         self._file.flush()
         if kind in {"train", "evaluation"}:
             for name, value in values.items():
                 if isinstance(value, (int, float)):
                     self._board.add_scalar(f"{kind}/{name}", value, step)
+        if kind == "checkpoint":
+            # A run that is killed goes on from here and does not write the steps before again.
+            self._board.flush()
 
 
-def forget_after(folder: RunFolder, step: int) -> None:
-    """Drop the lines that a run going on from `step` will write again: all of them from step 0."""
-    if not folder.metrics_file.exists():
-        return
-    kept = [
-        line
-        for line in folder.metrics_file.read_text(encoding="utf-8").splitlines()
-        if step > 0 and (record := _parsed(line)) is not None and record.get("step", 0) <= step
-    ]
-    temporary = folder.metrics_file.with_suffix(".tmp")
-    temporary.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-    temporary.replace(folder.metrics_file)
+def _line(kind: str, step: int, values: dict[str, Any]) -> str:
+    record = {"kind": kind, "step": step, "time": round(time.time(), 3), **values}
+    return json.dumps(finite(record)) + "\n"
 
 
-def _parsed(line: str) -> dict[str, Any] | None:
-    # A killed run may leave half a line at the end.
+def _begin(file: Path, step: int, started: str) -> None:
+    """Drop the lines that a run going on from `step` will write again (from step 0 all) and add the start.
+
+    All in one go: who follows the file never sees old records that no new start stands behind.
+    """
+    kept: list[str] = []
+    if step > 0 and file.exists():
+        lines = file.read_text(encoding="utf-8").splitlines()
+        kept = [line for line in lines if (at := _step_of(line)) is not None and at <= step]
+    write_atomically(file, "".join(f"{line}\n" for line in kept) + started)
+
+
+def _step_of(line: str) -> int | None:
+    """Return a record's step, or None for the half line that a killed run may leave at the end."""
     try:
-        value: dict[str, Any] = json.loads(line)
+        step: int = json.loads(line).get("step", 0)
     except json.JSONDecodeError:
         return None
-    return value
+    return step

@@ -7,11 +7,13 @@ import os
 import platform
 import socket
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from sharding.files import write_atomically
 from trainer.config import RunConfig
 from trainer.errors import DataError
 from trainer.schema import MANIFEST_FILE, Manifest
@@ -62,6 +64,11 @@ class RunFolder:
         """Return the path of the result."""
         return self.path / "result.json"
 
+    @property
+    def recommendations_file(self) -> Path:
+        """Return the path of the newest recommended lists, which the report shows."""
+        return self.path / "recommendations.json"
+
     def create(self, run: RunConfig, manifest: Manifest, dataset: Path) -> None:
         """Write config, manifest and environment.
 
@@ -70,7 +77,7 @@ class RunFolder:
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            self.config_file.write_text(run.to_yaml(), encoding="utf-8")
+            write_atomically(self.config_file, run.to_yaml())
             manifest.save(self.path)
             write_json(self.path / "env.json", environment() | {"dataset": str(dataset.absolute())})
         except OSError as error:
@@ -79,6 +86,13 @@ class RunFolder:
                 where=str(self.path),
                 fixes=["choose another folder with --out"],
             ) from error
+
+    def forget_results(self) -> None:
+        """Delete what was computed from the weights of an earlier result, which a further step changes."""
+        self.result_file.unlink(missing_ok=True)
+        self.recommendations_file.unlink(missing_ok=True)
+        for evaluation in self.path.glob("evaluation_*.json"):
+            evaluation.unlink()
 
     def config(self) -> RunConfig:
         """Read the resolved config."""
@@ -113,6 +127,25 @@ class RunFolder:
         return result
 
 
+def early_stop_text(result: Mapping[str, Any], total_steps: int | None = None) -> str | None:
+    """Return in words where a run stopped early and which checkpoint it uses, or None where it did not.
+
+    Args:
+        result: content of `result.json`.
+        total_steps: steps that the run would have had, for a result that does not tell.
+    """
+    steps, total = result.get("steps"), result.get("total_steps") or total_steps
+    if result.get("stopped") != "finished" or steps is None or total is None or steps >= total:
+        return None
+    metric = (result.get("progress") or {}).get("best_metric") or "metric"
+    best, checkpoint = result.get("best_step"), result.get("checkpoint")
+    if best is None:
+        gain = f"was never a number, so the last checkpoint ({checkpoint}) is used"
+    else:
+        gain = f"last improved at step {best:,}, whose checkpoint ({checkpoint}) is used"
+    return f"stopped early at step {steps:,} of {total:,}: the validation {metric} {gain}"
+
+
 def environment() -> dict[str, Any]:
     """Return host, Python, command and the versions of what computes."""
     return {
@@ -143,9 +176,7 @@ def read_json(path: Path) -> Any:
 
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON file atomically; NaN becomes null, since JSON has no NaN."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(finite(value), indent=1, ensure_ascii=False), encoding="utf-8")
-    temporary.replace(path)
+    write_atomically(path, json.dumps(finite(value), indent=1, ensure_ascii=False))
 
 
 def finite(value: Any) -> Any:

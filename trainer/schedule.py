@@ -1,13 +1,51 @@
-"""Learning-rate factor by step."""
+"""The steps of a run, the learning-rate factor at each, and settings that they are too few for."""
 
 from __future__ import annotations
 
 import math
 
-from trainer.config import ScheduleConfig
+from trainer.config import ScheduleConfig, TrainConfig
 
 # The share of the way down at which exponential decay towards zero stops: e^-5 is below 1 %.
 _LEAST_FACTOR = math.exp(-5.0)
+
+
+def steps_of_run(train: TrainConfig, steps_per_epoch: int) -> int:
+    """Return the steps of the whole run, resumed or not, if nothing stops it early.
+
+    Args:
+        train: section `train`.
+        steps_per_epoch: global batches of an epoch.
+    """
+    steps = train.epochs * steps_per_epoch
+    return min(steps, train.max_steps or steps)
+
+
+def step_warnings(train: TrainConfig, steps_per_epoch: int) -> list[str]:
+    """Return a line for each setting that the steps of the run are too few for; none of them is an error.
+
+    Args:
+        train: section `train`.
+        steps_per_epoch: global batches of an epoch.
+    """
+    steps, warmup = steps_of_run(train, steps_per_epoch), train.schedule.warmup_steps
+    lines = []
+    if warmup >= steps:
+        peak = learning_rate_factor(train.schedule, steps - 1, steps)
+        lines.append(
+            f"train.schedule.warmup_steps is {warmup:,} and the run has {steps:,} steps: it ends while the "
+            f"learning rate still rises, at {peak:.0%} of the one configured"
+        )
+    # At the end of each epoch where no interval is set, and always after the last step.
+    evaluations = math.ceil(steps / (train.evaluate_every_steps or steps_per_epoch))
+    stopping = train.early_stopping
+    if stopping is not None and stopping.patience >= evaluations:
+        lines.append(
+            f"train.early_stopping.patience is {stopping.patience:,} and the run evaluates "
+            f"{evaluations:,} time{'s' if evaluations != 1 else ''}: it never stops early, early stopping "
+            f"only chooses the best checkpoint"
+        )
+    return lines
 
 
 def learning_rate_factor(schedule: ScheduleConfig, step: int, total_steps: int) -> float:

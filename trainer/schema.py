@@ -15,12 +15,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from sharding.files import write_atomically
 from trainer.errors import DataError, SpecMismatchError
 
 PADDING_ID = 0
@@ -194,12 +194,7 @@ class Manifest(_Record):
     def save(self, folder: str | Path) -> Path:
         """Write `manifest.json` atomically and return its path."""
         path = Path(folder) / MANIFEST_FILE
-        temporary = path.with_suffix(".json.tmp")
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(json.dumps(self.model_dump(mode="json"), indent=1, ensure_ascii=False))
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        write_atomically(path, json.dumps(self.model_dump(mode="json"), indent=1, ensure_ascii=False))
         return path
 
     def require_spec(self, spec: FeatureSpec, where: str) -> None:

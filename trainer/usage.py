@@ -23,19 +23,20 @@ class Meter:
         self.started = time.monotonic()
         self._loss = torch.zeros((), dtype=torch.float64, device=device)
         self._rows = self._all_rows = 0
+        self._weight = 0.0
         self._seconds = self._all_seconds = 0.0
         self._since: float | None = self.started
 
-    def add(self, loss: Tensor, size: int, rows: int) -> None:
+    def add(self, loss: Tensor, weights_B: Tensor) -> None:
         """Count one step of this rank.
 
         Args:
-            loss: sum over the rows divided by `size`.
-            size: rows of the batch, padding included.
-            rows: rows that are no padding.
+            loss: weighted sum over the rows divided by B.
+            weights_B: [B] weights of the rows on CPU, 0 for padding.
         """
-        self._loss += loss.double() * size
-        self._rows += rows
+        self._loss += loss.double() * len(weights_B)
+        self._rows += int((weights_B > 0).sum())
+        self._weight += float(weights_B.double().sum())
 
     def pause(self) -> None:
         """Stop the clock."""
@@ -50,20 +51,23 @@ class Meter:
     def read(self, stop_requested: bool) -> tuple[float, float, bool]:
         """Return mean loss and samples per second of all ranks since the last read, and whether to stop.
 
+        The mean is weighted by the rows' weights, as the log loss of an evaluation is.
         One all-reduce carries the losses and the stop flags, so that all ranks stop at the same step.
         """
-        mine = torch.tensor([self._rows, stop_requested], dtype=torch.float64, device=self._device)
+        mine = torch.tensor(
+            [self._weight, self._rows, stop_requested], dtype=torch.float64, device=self._device
+        )
         shared = torch.cat([self._loss.reshape(1), mine])
         dist.all_reduce(shared)
         self.pause()
-        loss, rows, stops = shared.tolist()
+        loss, weight, rows, stops = shared.tolist()
         speed = rows / max(self._seconds, 1e-9)
         self._all_rows += int(rows)
         self._all_seconds += self._seconds
         self._loss.zero_()
-        self._rows, self._seconds = 0, 0.0
+        self._rows, self._weight, self._seconds = 0, 0.0, 0.0
         self.resume()
-        return loss / max(1.0, rows), speed, stops > 0
+        return loss / (weight or 1.0), speed, stops > 0
 
     def overall(self) -> float:
         """Return samples per second of all ranks over all steps read so far."""

@@ -4,7 +4,7 @@
 @feature_op("dense")
 def scale(x: Column, by: float = 1.0) -> Column:
     \"\"\"Multiply.\"\"\"
-    return x * F.lit(by)
+    return x * by
 ```
 
 The parameters after the first are what the config may give, with their types and defaults; the bare form
@@ -22,16 +22,17 @@ import inspect
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
-from pyspark.sql import Column
-from pyspark.sql import functions as F
 
 from trainer.config import OpConfig, RunConfig
 from trainer.config.messages import config_error, did_you_mean
 from trainer.errors import ConfigError
 from trainer.schema import FittedOp
+
+if TYPE_CHECKING:
+    from pyspark.sql import Column
 
 Takes = Literal["dense", "sparse"]
 Gives = Literal["same", "list", "ids"]
@@ -95,7 +96,8 @@ def feature_op(
     """
 
     def register(function: Callable[..., Column]) -> Callable[..., Column]:
-        hints = typing.get_type_hints(function, include_extras=True)
+        # Spark's class says nothing about the parameters, and checking a config must not load Spark.
+        hints = typing.get_type_hints(function, localns={"Column": Any}, include_extras=True)
         parameters = list(inspect.signature(function).parameters.values())[1:]
         fitted = tuple(p.name for p in parameters if hints[p.name] is FromTrain)
         fields: dict[str, Any] = {
@@ -219,12 +221,16 @@ def _clip_bounds(params: Mapping[str, Any]) -> str | None:
 @feature_op("dense")
 def fill(x: Column, value: float | Statistic) -> Column:
     """Put a number, or the mean or median of the training rows, where the value is missing (null or NaN)."""
+    from pyspark.sql import functions as F
+
     return F.coalesce(x, F.lit(float(value)))
 
 
 @feature_op("dense", rule=_clip_bounds)
 def clip(x: Column, min: float | None = None, max: float | None = None) -> Column:
     """Move values below `min` up to it and values above `max` down to it."""
+    from pyspark.sql import functions as F
+
     if min is not None:
         x = F.when(x < min, F.lit(float(min))).otherwise(x)
     if max is not None:
@@ -240,24 +246,30 @@ def clip(x: Column, min: float | None = None, max: float | None = None) -> Colum
 )
 def log1p(x: Column) -> Column:
     """Take log(1 + x); a value of -1 or less is an error, so clip such columns first."""
+    from pyspark.sql import functions as F
+
     return F.log1p(x)
 
 
 @feature_op("dense")
 def standardise(x: Column, mean: FromTrain, std: FromTrain) -> Column:
     """Subtract the mean and divide by the standard deviation of the training rows (by 1 where that is 0)."""
-    return (x - F.lit(mean)) / F.lit(std if std > 0 else 1.0)
+    return (x - mean) / (std if std > 0 else 1.0)
 
 
 @feature_op("sparse", name="fill")
 def fill_token(x: Column, value: str | int) -> Column:
     """Put a token where the value is missing, so that it becomes a value of the vocabulary."""
+    from pyspark.sql import functions as F
+
     return F.coalesce(x, F.lit(str(value)))
 
 
 @feature_op("sparse", gives="list")
 def split(x: Column, delimiter: Annotated[str, Field(min_length=1)]) -> Column:
     """Cut a text such as `Action|Comedy` into a list of tokens."""
+    from pyspark.sql import functions as F
+
     # \\Q...\\E: Spark's split takes a regular expression, and `|` is the commonest delimiter.
     literal = "\\E\\\\E\\Q".join(delimiter.split("\\E"))
     return F.split(x, f"\\Q{literal}\\E")
@@ -281,6 +293,8 @@ def vocabulary(
 @feature_op("sparse", gives="ids")
 def hash(x: Column, num_buckets: Annotated[int, Field(ge=1)], seed: int = 0) -> Column:
     """Take XXH64(seed 42) of the UTF-8 text `<seed>:<token>` modulo `num_buckets`, plus 1; missing is 0."""
+    from pyspark.sql import functions as F
+
     # pmod of the signed hash; 0 stays free for padding.
     bucket = F.pmod(F.xxhash64(F.concat(F.lit(f"{seed}:"), x)), F.lit(num_buckets).cast("bigint"))
     return F.when(x.isNull(), F.lit(0)).otherwise(bucket + 1).cast("bigint")

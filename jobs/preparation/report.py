@@ -41,7 +41,25 @@ def report_text(manifest: Manifest) -> str:
     if ids:
         head = ["id feature", "table", "rows of table", "ids", "missing", "train OOV", "OOV", "mean length"]
         lines += [*_table([head, *ids], text_columns=2), ""]
-    return "\n".join([*lines, *_NOTES, *_share_notes(manifest), ""])
+    return "\n".join([*lines, *_NOTES, *_remarks(manifest), ""])
+
+
+def _remarks(manifest: Manifest) -> list[str]:
+    return [*_share_notes(manifest), *_leak_notes(manifest)]
+
+
+def _leak_notes(manifest: Manifest) -> list[str]:
+    """Return a remark on each history whose training rows tell of rows that another split holds."""
+    preparation = manifest.preparation
+    if preparation.get("data", {}).get("split", {}).get("method") != "random":
+        return []
+    groups = preparation.get("features", {}).get("sequence", [])
+    return [
+        f"{group['name']}: under a random split, histories of training rows list earlier events that "
+        "valid and test are to predict; data.split.method: time keeps them apart"
+        for group in groups
+        if group.get("history")
+    ]
 
 
 def _share_notes(manifest: Manifest) -> list[str]:
@@ -75,7 +93,7 @@ def report_json(manifest: Manifest) -> dict[str, Any]:
             }
             for f in manifest.spec.features
         },
-        "notes": _share_notes(manifest),
+        "notes": _remarks(manifest),
     }
 
 
@@ -91,7 +109,15 @@ def write_report(manifest: Manifest, folder: Path) -> str:
 
 def _dense_cells(found: FeatureStatistics) -> list[str]:
     numbers = [found.mean, found.std, found.min, found.max]
-    return [_percent(found.null_share), *("-" if x is None else f"{x:.4g}" for x in numbers)]
+    return [
+        _percent(found.null_share),
+        *("-" if x is None else _general(x, found.std or 0.0) for x in numbers),
+    ]
+
+
+def _general(number: float, scale: float) -> str:
+    """Return four figures, and 0 for what is a rounding error beside numbers of that scale."""
+    return "0" if abs(number) < 1e-5 * scale else f"{number:.4g}"
 
 
 def _id_cells(feature: Feature, found: FeatureStatistics) -> list[str]:

@@ -8,7 +8,7 @@ from urllib.parse import unquote
 
 from pyspark.sql import functions as F
 
-from jobs.preparation.columns import BAD_LINE, column, token
+from jobs.preparation.columns import BAD_LINE, column, quoted, token
 from jobs.preparation.failures import column_twice, named_failures
 from jobs.preparation.files import UNNAMED, SourceFiles, checked_text, common_header, find_files
 from trainer.config import JoinConfig, RunConfig, SourceConfig
@@ -145,7 +145,7 @@ def _read_text(files: SourceFiles, source: SourceConfig, spark: SparkSession, wh
         raise ConfigError(
             "a text source needs its column names", where=where, fixes=["columns: [...]", "header: true"]
         )
-    schema = ", ".join(f"`{name.replace('`', '``')}` string" for name in [*names, BAD_LINE])
+    schema = ", ".join(f"{quoted(name)} string" for name in [*names, BAD_LINE])
     rows = (
         reader.schema(schema)
         .option("mode", "PERMISSIVE")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pyarrow.parquet as pq
 from pyspark.sql import functions as F
 
-from jobs.preparation.columns import HASH, ORDER, SPLIT
+from jobs.preparation.columns import HASH, ORDER, SPLIT, column
 from trainer.schema import SPLITS, PartFile
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def write_in_order(
         partitions: parts when sorting.
     """
     if order_by:
-        keys = [F.col("`" + name.replace("`", "``") + "`") for name in order_by]
+        keys = [column(name) for name in order_by]
         rows = rows.repartitionByRange(partitions, *keys).sortWithinPartitions(*keys)
     raw = folder.with_name(_RAW)
     _parquet(rows, rows_per_row_group).parquet(str(raw))

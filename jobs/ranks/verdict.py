@@ -46,6 +46,10 @@ class RankError(ShardrecError):
         self.last_lines = tuple(last_lines)
         super().__init__(what, **places)
 
+    def as_json(self) -> dict[str, Any]:
+        """Return the `--json` form, with the last lines of the rank's log."""
+        return {**super().as_json(), "last_lines": list(self.last_lines)}
+
     def message(self) -> str:
         """Return rule, place, fixes, and the last lines of the rank's log."""
         text = super().message()
@@ -142,7 +146,7 @@ def _lost(run_folder: Path, launch: Launch, statuses: dict[int, RankStatus], los
         fixes=[
             *_suspicions(code),
             f"read the logs: {log_file(run_folder, number)} and {driver_log(run_folder)}",
-            "start again from the last checkpoint: train.max_restarts, or the same command again",
+            *_ways_on(run_folder),
         ],
         rank=rank,
         host=host,
@@ -159,6 +163,15 @@ def _manner(code: int | None) -> str:
         return f"it left with exit code {code}"
     name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
     return f"{name}: killed or out of memory" if -code == signal.SIGKILL else name
+
+
+def _ways_on(run_folder: Path) -> list[str]:
+    if not any(run_folder.glob("checkpoints/step_*/state.json")):
+        return ["run the same command again"]
+    return [
+        "go on from the newest checkpoint: the same command again with --resume",
+        "let such a run go on by itself: --set train.max_restarts=3",
+    ]
 
 
 def _suspicions(code: int | None) -> list[str]:

@@ -44,7 +44,7 @@ class Events:
             ConfigError: the config has no `recommend` section or no source.
             DataError: a column that it names is missing.
         """
-        columns = _section(run)
+        columns = section(run)
         if frame is None:
             if run.data.source is None:
                 raise ConfigError(
@@ -63,7 +63,7 @@ class Events:
     @property
     def columns(self) -> RecommendConfig:
         """Return the `recommend` section."""
-        return _section(self.run)
+        return section(self.run)
 
     def known_users(self, users: Sequence[Any]) -> DataFrame:
         """Return the users as one column of the source's type.
@@ -143,7 +143,12 @@ class Events:
         return rows.where(F.col("__place") == 1).drop("__place")
 
 
-def _section(run: RunConfig) -> RecommendConfig:
+def section(run: RunConfig) -> RecommendConfig:
+    """Return the `recommend` section.
+
+    Raises:
+        ConfigError: the config has none.
+    """
     if run.recommend is None:
         raise ConfigError(
             "the config does not say what to recommend",

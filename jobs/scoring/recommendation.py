@@ -16,6 +16,7 @@ from jobs.results import Dataset, TrainResult
 from jobs.scoring.lists import RankedItem, Recommendations, UserList, top_k
 from jobs.verbs import with_input
 from trainer.config import RecommendConfig, RunConfig
+from trainer.errors import DataError
 from trainer.rank_jobs import SCORES_FILE
 from trainer.run_folder import RunFolder
 from trainer.schema import KEEP_PREFIX
@@ -32,6 +33,7 @@ def recommend(
     events: DataFrame | None = None,
     cluster: Cluster | None = None,
     spark: SparkSession | None = None,
+    checkpoint: str | None = None,
 ) -> DataFrame:
     """Rank all items that a user has not met yet, by predicted probability.
 
@@ -42,12 +44,15 @@ def recommend(
         events: raw rows in place of those that were prepared; needed when those came as a DataFrame.
         cluster: ranks to score on; default one in this process.
         spark: session; default the active one, else a local one.
+        checkpoint: name of a checkpoint; default the run's choice (best, else last).
 
     Returns:
         Columns: user, item, `rank` from 1, `score`, `title`, `subtitle`.
     """
     spark = spark or _session()
-    found = recommend_lists(result, users, k, events=events, cluster=cluster, spark=spark)
+    found = recommend_lists(
+        result, users, k, events=events, cluster=cluster, spark=spark, checkpoint=checkpoint
+    )
     return spark.createDataFrame(found.frame())
 
 
@@ -59,25 +64,27 @@ def recommend_lists(
     events: DataFrame | str | Path | None = None,
     cluster: Cluster | None = None,
     spark: SparkSession | None = None,
+    checkpoint: str | None = None,
 ) -> Recommendations:
     """Do the same as `recommend` and return lists, in the asked order, with what each user liked before.
 
     Raises:
         ConfigError: the config has no `recommend` section.
-        DataError: a user has no raw rows.
+        DataError: no user is named, or one has no raw rows.
+        CheckpointError: no complete checkpoint has that name.
     """
     from jobs.preparation.pipeline import write_inputs
     from jobs.preparation.transform import apply_spec
-    from jobs.scoring.candidates import Events
+    from jobs.scoring.candidates import Events, section
 
     folder = RunFolder(result.path if isinstance(result, TrainResult) else Path(result))
-    checkpoint = chosen_checkpoint(folder, None)
+    checkpoint = chosen_checkpoint(folder, checkpoint)
+    run, frame = _raw_rows_of(folder, events)
+    columns = section(run)
+    asked = _ids(users, columns)
     spark = spark or _session()
     spec = folder.manifest().spec
-    run, frame = _raw_rows_of(folder, events)
     met = Events.read(run, spark, frame)
-    columns = met.columns
-    asked = _ids(users, columns)
     known = met.known_users(asked).cache()
     try:
         shown = [name for name in (columns.title, columns.subtitle) if name is not None]
@@ -95,10 +102,11 @@ def recommend_lists(
                 )  # fmt: skip
                 ranked = _lists(data, place / "job" / SCORES_FILE, columns, k)
         liked = met.liked(known)
+        ids = {str(row[0]): row[0] for row in known.collect()}
     finally:
         known.unpersist()
     lists = [
-        replace(ranked.get(str(user), UserList(user, [], [])), liked=liked.get(str(user), []))
+        replace(ranked.get(str(user), UserList(ids[str(user)], [], [])), liked=liked.get(str(user), []))
         for user in asked
     ]
     return Recommendations(columns.user, columns.item, lists)
@@ -144,11 +152,16 @@ def _item(rank: int, row: dict[str, Any], columns: RecommendConfig, score: float
 def _ids(users: DataFrame | Iterable[Any], columns: RecommendConfig) -> list[Any]:
     """Return the ids once each, in the order given."""
     select = getattr(users, "select", None)
-    if select is not None:
-        return [row[0] for row in select(columns.user).distinct().collect()]
     # numpy's own integers would not be found in a set of plain ones.
     plain = getattr(users, "tolist", None)
-    return list(dict.fromkeys(users if plain is None else plain()))
+    if select is not None:
+        users = [row[0] for row in select(columns.user).distinct().collect()]
+    elif plain is not None:
+        users = plain()
+    ids = list(dict.fromkeys(users))
+    if not ids:
+        raise DataError("no user is named", where="--users", got="no ids", fixes=["name some: --users 1,42"])
+    return ids
 
 
 def _text(value: Any) -> str:

@@ -162,5 +162,5 @@ def test_a_part_file_damaged_after_the_checks_is_named(
     failed = cluster.shardrec(*arguments, cwd=prepared.folder)
     assert failed.returncode == 2, failed.stderr
     error = json.loads(failed.stdout)
-    assert damaged.name in error["error"]
+    assert damaged.name in error["where"]
     assert "Traceback" not in failed.stderr

@@ -7,6 +7,8 @@ import os
 import signal
 import subprocess
 import sys
+import time
+import warnings
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,7 @@ from jobs.launch import RankError, launch
 from jobs.progress import progress_bar
 from jobs.ranks.status import Launch, read_statuses
 from sharding.errors import PlanError, UserError
+from sharding.hosts import RankContext
 from tests.support.jobs import told
 
 JOBS = "tests.support.jobs"
@@ -104,3 +107,40 @@ def test_progress_is_shown_while_output_is_captured(tmp_path: Path) -> None:
         launch(f"{JOBS}:write_metrics", tmp_path, on="process")
     assert "step 20/20 (100%), 1,234 samples/s, loss 0.5000" in said.getvalue()
     assert "step 20, validation: auc 0.7500" in said.getvalue()
+
+
+def interrupt_itself(run_folder: Path, context: RankContext) -> None:
+    """Be told to stop in the midst of work."""
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(60)
+
+
+def test_a_job_that_saves_nothing_ends_at_the_first_ctrl_c(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            launch(f"{__name__}:interrupt_itself", tmp_path, on="process", saves=False)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert capfd.readouterr() == ("", "")
+
+
+def warn(run_folder: Path, context: RankContext) -> None:
+    """Say what dependencies say, and something else."""
+    for text in (
+        "Please use DTensor instead and we are deprecating ShardedTensor.",
+        "`torch.distributed.all_gather_into_tensor` is deprecated. Please use another.",
+        "`torch.jit.script` is deprecated. Please switch.",
+        "the disk is nearly full",
+    ):
+        warnings.warn(text, FutureWarning, stacklevel=1)
+
+
+def test_known_warnings_of_dependencies_are_left_out_and_others_come_through(tmp_path: Path) -> None:
+    filters = list(warnings.filters)
+    with pytest.warns(FutureWarning) as caught:
+        launch(f"{__name__}:warn", tmp_path, on="process")
+    assert [str(warning.message) for warning in caught] == ["the disk is nearly full"]
+    assert warnings.filters == filters

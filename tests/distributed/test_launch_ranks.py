@@ -57,6 +57,18 @@ def test_torchrun_runs_the_job_on_every_rank(tmp_path: Path, capfd: pytest.Captu
     assert dict(os.environ) == environment
 
 
+@pytest.mark.parametrize("on", ["torchrun", pytest.param("local", marks=pytest.mark.slow)])
+def test_another_package_of_our_name_in_the_working_folder_is_not_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, on: str, request: pytest.FixtureRequest
+) -> None:
+    session = request.getfixturevalue("spark") if on == "local" else None
+    (tmp_path / "jobs").mkdir()
+    (tmp_path / "jobs" / "__init__.py").write_text("raise SystemExit('another package')")
+    monkeypatch.chdir(tmp_path)
+    assert _launch("tell", tmp_path / "run", on, session) == "succeeded"
+    assert {values["folder"] for values in told(tmp_path / "run")} == {str(tmp_path)}
+
+
 def test_torch_distributor_runs_the_job_on_every_rank(
     tmp_path: Path, spark: Any, capfd: pytest.CaptureFixture[str]
 ) -> None:

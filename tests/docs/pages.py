@@ -47,6 +47,14 @@ def pages() -> list[Path]:
     return [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
+def in_reading_order() -> list[Path]:
+    """Return README and the documentation pages as a reader meets them: by the navigation of the site."""
+    links = re.findall(
+        r"^ +- [^:]+: (\S+\.md)$", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"), re.MULTILINE
+    )
+    return [ROOT / "README.md", *(ROOT / "docs" / link for link in links)]
+
+
 def blocks(page: Path) -> list[Block]:
     """Return the code blocks of a page in order."""
     return list(_blocks(page, page.read_text(encoding="utf-8").splitlines()))

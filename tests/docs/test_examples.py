@@ -1,4 +1,4 @@
-"""Every example on a page runs, in page order, in a folder of the page's own."""
+"""Every example on a page runs: each page in a folder of its own, and all pages after one another in one."""
 
 from __future__ import annotations
 
@@ -9,20 +9,24 @@ from pathlib import Path
 
 import pytest
 
-from tests.docs.pages import ROOT, SHELL, Block, blocks, pages
+from tests.docs.pages import ROOT, SHELL, Block, blocks, in_reading_order, pages
+
+
+def _runnable(page: Path) -> list[Block]:
+    return [block for block in blocks(page) if block.runs]
 
 
 def _examples() -> list[pytest.param]:
     """Return two cases per page: its quick blocks, and in the slow lane all blocks where some are slow."""
     cases = []
     for page in pages():
-        runnable = [block for block in blocks(page) if block.runs]
+        runnable = _runnable(page)
         quick = [block for block in runnable if "slow" not in block.mark]
         name = str(page.relative_to(ROOT))
         if quick:
             cases.append(pytest.param(quick, id=name))
-        if len(quick) < len(runnable):
-            # A page with long runs may take longer than a single test is given by default.
+        # README is the first page of the readers' order below, so its slow blocks run there.
+        if len(quick) < len(runnable) and page != in_reading_order()[0]:
             marks = [pytest.mark.slow, pytest.mark.timeout(1800)]
             cases.append(pytest.param(runnable, id=f"{name}-all", marks=marks))
     return cases
@@ -30,18 +34,34 @@ def _examples() -> list[pytest.param]:
 
 @pytest.mark.parametrize("examples", _examples())
 def test_examples_of_a_page_run_in_order(examples: list[Block], tmp_path: Path) -> None:
+    _run(examples, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(2700)  # Long runs take longer than a single test is given by default.
+def test_all_pages_run_one_after_another_in_one_folder(tmp_path: Path) -> None:
+    _run([block for page in in_reading_order() for block in _runnable(page)], tmp_path)
+
+
+def test_the_readers_order_leaves_out_no_page_with_examples() -> None:
+    with_examples = {page for page in pages() if _runnable(page)}
+    assert with_examples <= set(in_reading_order())
+    assert in_reading_order()[0] == ROOT / "README.md"
+
+
+def _run(examples: list[Block], folder: Path) -> None:
     # Pages name shipped configs as seen from the top of a checkout.
-    (tmp_path / "jobs").symlink_to(ROOT / "jobs", target_is_directory=True)
+    (folder / "jobs").symlink_to(ROOT / "jobs", target_is_directory=True)
     tools = Path(sys.executable).parent
     environment = {**os.environ, "PATH": f"{tools}{os.pathsep}{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
     for block in examples:
         done = subprocess.run(
-            _command(block, tmp_path),
-            cwd=tmp_path,
+            _command(block, folder),
+            cwd=folder,
             env=environment,
             capture_output=True,
             text=True,
-            timeout=500,
+            timeout=900,
             stdin=subprocess.DEVNULL,
         )
         assert done.returncode == 0, f"{block.where}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"

@@ -58,12 +58,29 @@ def test_shell_blocks_that_call_shardrec_run_or_say_why_not(block: Block) -> Non
         assert block.mark, f"{block.where}: put <!-- run --> or <!-- not run: REASON --> above the block"
 
 
+def test_no_two_examples_train_into_one_run_folder() -> None:
+    # The second one would be refused for the checkpoints of the first.
+    folders = []
+    for block in ALL_BLOCKS:
+        if block.language == "python":
+            folders += re.findall(r'^\w+ = train\(.*out="(.+?)"', block.text, re.MULTILINE)
+        for words in commands(block) if block.language in SHELL else []:
+            arguments = _shardrec_arguments(words)
+            if arguments and arguments[0] == "train" and "--resume" not in arguments:
+                parsed = build_parser().parse_args(arguments)
+                folders.append(parsed.out or f"runs/{RunConfig.load(ROOT / parsed.config).name}")
+    assert len(folders) > 8
+    assert sorted(set(folders)) == sorted(folders)
+
+
 def _shardrec_arguments(words: list[str]) -> list[str] | None:
-    """Return what follows `shardrec` or `spark-submit ... jobs/cli.py`, or None for another command."""
+    """Return what follows `shardrec`, or the command line under spark-submit or torchrun; else None."""
     if Path(words[0]).name == "shardrec":
         return words[1:]
     if words[0] == "spark-submit" and "jobs/cli.py" in words:
         return words[words.index("jobs/cli.py") + 1 :]
+    if words[0] == "torchrun" and "jobs.cli" in words:
+        return words[words.index("jobs.cli") + 1 :]
     return None
 
 
@@ -79,6 +96,33 @@ CONFIG_BLOCKS = [b for b in ALL_BLOCKS if b.language == "yaml" and re.search(r"^
 @pytest.mark.parametrize("block", CONFIG_BLOCKS, ids=_where)
 def test_configs_on_pages_are_valid(block: Block) -> None:
     RunConfig.from_dict(yaml.safe_load(block.text), where=block.where)
+
+
+def test_the_pip_lines_of_the_installation_page_name_what_pyproject_asks_for() -> None:
+    page = ROOT / "docs" / "install.md"
+    lines = [words for block in blocks(page) if block.language in SHELL for words in commands(block)]
+    installed = {re.split(r"[=<>]", word)[0] for words in lines if words[0] == "pip" for word in words[2:]}
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    asked = re.search(r"^dependencies = \[$(.*?)^\]$", project, re.MULTILINE | re.DOTALL)
+    assert asked
+    names = re.findall(r'^  "([a-z0-9-]+)', asked[1], re.MULTILINE)
+    assert len(names) > 10
+    # What torchrec and petastorm are installed without.
+    corrections = re.findall(
+        r'^name = "(?:torchrec|petastorm)"$.*?^requires-dist = \[(.*?)\]$', project, re.M | re.S
+    )
+    assert len(corrections) == 2
+    for text in corrections:
+        names += re.findall(r'"([a-z0-9-]+)', text)
+    assert [name for name in names if name not in installed] == []
+
+
+def test_versions_on_the_installation_page_are_those_of_the_constraints() -> None:
+    text = (ROOT / "docs" / "install.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"[a-z][a-z-]+==[0-9.]+", text))
+    assert {"torch==2.13.0", "torchrec==1.8.0"} <= named
+    pins = (ROOT / "constraints.txt").read_text(encoding="utf-8").split("\n")
+    assert named - set(pins) == set()
 
 
 def test_the_glossary_explains_every_shape_suffix_of_the_source() -> None:

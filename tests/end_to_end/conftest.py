@@ -1,9 +1,13 @@
-"""Data sets prepared once for all end-to-end tests."""
+"""Data sets prepared once for all end-to-end tests, and the command line in a process of its own."""
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +25,24 @@ def shardrec(*arguments: object, cwd: Path, **options: Any) -> subprocess.Comple
     """Run the command line in a process of its own."""
     command = [sys.executable, "-m", "jobs.cli", *map(str, arguments)]
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=600, **options)
+
+
+def interrupted(
+    *arguments: object, cwd: Path, when: Callable[[], object], seconds: float = 0.0
+) -> tuple[int, str]:
+    """Run the command line, press Ctrl-C so long after something is there; return exit code and stderr."""
+    command = [sys.executable, "-m", "jobs.cli", *map(str, arguments)]
+    with subprocess.Popen(
+        command, cwd=cwd, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        deadline = time.monotonic() + 120
+        while not when() and time.monotonic() < deadline:
+            assert process.poll() is None
+            time.sleep(0.05)
+        time.sleep(seconds)
+        os.kill(process.pid, signal.SIGINT)
+        said = process.communicate(timeout=60)[1]
+    return process.returncode, said
 
 
 @pytest.fixture(scope="session")

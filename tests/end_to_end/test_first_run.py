@@ -5,13 +5,15 @@ from __future__ import annotations
 import html
 import json
 import re
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 
-from tests.end_to_end.conftest import shardrec
+from jobs.first_run import claim
+from tests.end_to_end.conftest import ROOT, shardrec
 
 pytestmark = pytest.mark.slow
 
@@ -75,6 +77,18 @@ def test_the_run_folder_is_whole(quickstart: tuple[Path, dict[str, Any]]) -> Non
     assert json.loads((run / "result.json").read_text(encoding="utf-8"))["world_size"] == 2
 
 
+def test_the_documentation_explains_every_file_of_the_run_folder(
+    quickstart: tuple[Path, dict[str, Any]],
+) -> None:
+    text = (ROOT / "docs" / "concepts.md").read_text(encoding="utf-8").split("## Run folder")[1]
+    cells = re.findall(r"^\| (`.+?`) \|", text, re.MULTILINE)
+    explained = [name for cell in cells for name in re.findall(r"`(.+?)`", cell)]
+    patterns = [re.sub(r"<\w+>", "*", name).split("/")[0] for name in explained]
+    there = {path.name for path in (quickstart[0] / "run").iterdir()}
+    assert {name for name in there if not any(fnmatch(name, pattern) for pattern in patterns)} == set()
+    assert {pattern for pattern in patterns if not any(fnmatch(name, pattern) for name in there)} == set()
+
+
 def test_the_report_holds_everything_it_shows(quickstart: tuple[Path, dict[str, Any]]) -> None:
     folder, value = quickstart
     report = Path(value["report"])
@@ -88,3 +102,27 @@ def test_the_report_holds_everything_it_shows(quickstart: tuple[Path, dict[str, 
     assert f"{value['metrics']['auc']:.4f}" in page
     for entry in value["recommendations"]["users"]:
         assert entry["items"][0]["title"] in html.unescape(page)
+
+
+def test_the_folder_may_be_taken_by_the_next_quickstart(quickstart: tuple[Path, dict[str, Any]]) -> None:
+    folder = quickstart[0]
+    before = (folder / "quickstart.json").read_bytes()
+    claim(folder, "movielens_100k_dlrm")
+    (folder / "quickstart.json").write_bytes(before)
+
+
+def test_a_run_that_no_quickstart_made_is_refused_and_stays(
+    quickstart: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    checkpoint = tmp_path / "mine" / "run" / "checkpoints" / "step_00000001"
+    checkpoint.mkdir(parents=True)
+    (tmp_path / "mine" / "run" / "config.yaml").write_bytes(
+        (quickstart[0] / "run" / "config.yaml").read_bytes()
+    )
+    before = sorted(tmp_path.rglob("*"))
+    done = shardrec("quickstart", "--folder", "mine", "--json", cwd=tmp_path)
+    assert done.returncode == 2
+    error = json.loads(done.stdout)
+    assert error["where"] == "mine"
+    assert "--folder" in error["fixes"][0]
+    assert sorted(tmp_path.rglob("*")) == before

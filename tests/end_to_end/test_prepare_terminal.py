@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from jobs.movielens import unpack_movielens_100k
-from tests.end_to_end.conftest import CONFIGS, shardrec
+from tests.end_to_end.conftest import CONFIGS, interrupted, shardrec
 
 pytest.importorskip("pyspark")
 
@@ -34,19 +29,15 @@ def test_a_wrong_condition_is_one_message_without_sparks_own(raw: Path, tmp_path
 
 @pytest.mark.parametrize("seconds", [0.2, 2.0])
 def test_ctrl_c_while_spark_works_stops_at_once(raw: Path, tmp_path: Path, seconds: float) -> None:
-    command = [sys.executable, "-m", "jobs.cli", "prepare", CONFIGS / "movielens_100k_dhen.yaml"]
-    command += ["--input", raw, "--out", tmp_path / "data"]
-    with subprocess.Popen(
-        list(map(str, command)), cwd=tmp_path, stderr=subprocess.PIPE, text=True, start_new_session=True
-    ) as process:
-        deadline = time.monotonic() + 120
-        while not list(tmp_path.glob("data.tmp-*")) and time.monotonic() < deadline:
-            assert process.poll() is None
-            time.sleep(0.05)
-        time.sleep(seconds)
-        os.kill(process.pid, signal.SIGINT)
-        said = process.communicate(timeout=60)[1]
-    assert process.returncode == 130, said
+    arguments = (CONFIGS / "movielens_100k_dhen.yaml", "--input", raw, "--out", tmp_path / "data")
+    code, said = interrupted(
+        "prepare",
+        *arguments,
+        cwd=tmp_path,
+        when=lambda: list(tmp_path.glob("data.tmp-*")),
+        seconds=seconds,
+    )
+    assert code == 130, said
     assert "Traceback" not in said
     assert "ERROR" not in said
     assert said.splitlines()[0].endswith("s] starting Spark")

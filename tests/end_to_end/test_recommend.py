@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,13 @@ from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from jobs import Dataset, RunConfig, TrainResult, recommend, train
+from jobs.cli import main
 from jobs.scoring.recommendation import recommend_lists
 from jobs.session import spark_session
+from tests.end_to_end.conftest import interrupted
 from trainer.assembly import build_task
 from trainer.batch import Batch
-from trainer.errors import DataError
+from trainer.errors import CheckpointError, DataError
 from trainer.run_folder import RunFolder
 
 K = 10
@@ -187,3 +190,62 @@ def test_an_unknown_user_is_named(result: tuple[RunConfig, TrainResult]) -> None
     with pytest.raises(DataError, match="without a single raw row") as raised:
         recommend(result[1], users=[1, 987_654_321], k=3)
     assert "987654321" in str(raised.value)
+
+
+@pytest.mark.parametrize("users", ["", " , "])
+def test_no_users_are_a_mistake_of_the_command(
+    result: tuple[RunConfig, TrainResult], capsys: pytest.CaptureFixture[str], users: str
+) -> None:
+    assert main(["recommend", str(result[1].path), "--users", users, "--json"]) == 2
+    error = json.loads(capsys.readouterr().out)
+    assert (error["error"], error["where"]) == ("no user is named", "--users")
+
+
+def test_ids_keep_the_type_of_the_raw_rows_also_of_a_user_who_has_seen_everything(
+    result: tuple[RunConfig, TrainResult], raw: dict[str, pd.DataFrame]
+) -> None:
+    rows = raw["ratings"].head(1)
+    all_seen = raw["movies"][["movie_id"]].assign(
+        **{name: rows[name].iloc[0] for name in rows.columns if name not in ("movie_id", "user_id")},
+        user_id=42,
+    )
+    events = spark_session("test").createDataFrame(
+        pd.concat([raw["ratings"].query("user_id == 1"), all_seen])
+    )
+    found = recommend_lists(result[1], ["1", "42"], 2, events=events).as_json()
+    assert [(type(entry["user"]), entry["user"]) for entry in found["users"]] == [(int, 1), (int, 42)]
+    first, second = found["users"]
+    assert [type(item["item"]) for item in first["items"]] == [int, int]
+    assert second["items"] == []
+
+
+def test_a_checkpoint_may_be_named_as_the_message_about_an_unfinished_run_says(
+    result: tuple[RunConfig, TrainResult], tmp_path: Path
+) -> None:
+    copy = shutil.copytree(result[1].path, tmp_path / "run")
+    (copy / "result.json").unlink()
+    with pytest.raises(DataError, match="--checkpoint"):
+        recommend_lists(copy, [1], 1)
+    with pytest.raises(CheckpointError, match="no such checkpoint"):
+        recommend_lists(copy, [1], 1, checkpoint="step_00000007")
+    shutil.rmtree(copy / "checkpoints")
+    with pytest.raises(CheckpointError, match="none is saved yet"):
+        recommend_lists(copy, [1], 1, checkpoint="step_00000007")
+    shutil.copytree(result[1].path / "checkpoints", copy / "checkpoints")
+    found = recommend_lists(copy, [1], 1, checkpoint=result[1].result["checkpoint"])
+    assert found.users[0].items == recommend_lists(result[1], [1], 1).users[0].items
+
+
+def test_ctrl_c_is_one_message_and_leaves_nothing_behind(result: tuple[RunConfig, TrainResult]) -> None:
+    folder = result[1].path
+    code, said = interrupted(
+        "recommend",
+        folder,
+        "--users",
+        "1,42",
+        cwd=folder.parent,
+        when=lambda: list(folder.glob("jobs/recommend_*")),
+    )
+    assert code == 130, said
+    assert said == "shardrec: stopped at once\n"
+    assert list(folder.glob("jobs/*")) == []

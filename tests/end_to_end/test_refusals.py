@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import json
 import math
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -323,3 +325,24 @@ def test_sample_weights_and_padding_count_the_same_at_every_world_size(
         seen[-1].append(result.metrics["log_loss"])
     assert len(seen[0]) == 1 + (10 if tail == "pad" else 8)
     assert seen[1] == pytest.approx(seen[0], abs=1e-6)
+
+
+def test_one_process_trains_without_pyspark_and_its_log_ends_with_what_this_run_met(
+    tmp_path: Path, run: RunConfig
+) -> None:
+    run = run.override("features.dense.0.ops=[{fill: 0}, {clip: {min: 0}}, log1p]")
+    data, config = tiny(tmp_path / "data", run), tmp_path / "run.yaml"
+    config.write_text(run.to_yaml())
+    code = (
+        "import sys\n"
+        "sys.modules['pyspark'] = None  # `import pyspark` raises\n"
+        "from jobs.cli import main\n"
+        "sys.exit(main(sys.argv[1:]))\n"
+    )
+    arguments = ["train", config, "--data", data.path, "--out", tmp_path / "run", "--on", "process"]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    log = (tmp_path / "run" / "log" / "rank_00000.txt").read_text()
+    assert log.splitlines()[-1] == "rank 0 of 1 on cpu"

@@ -12,6 +12,7 @@ from pyspark.sql import SparkSession
 
 from jobs.preparation.histories import event_counts, history_as_of_now
 from jobs.preparation.pipeline import Prepared, prepare_dataset
+from jobs.preparation.report import report_text
 from tests.spark.prepared import make_run, read_all, read_vocabulary
 from trainer.config import RunConfig
 from trainer.errors import ConfigError
@@ -70,6 +71,14 @@ def test_history_is_the_newest_strictly_earlier_events(prepared: Prepared, raw: 
     expected = [[int(ids.get(i, 1)) for i in reference(raw, row)] for row in raw.itertuples()]
     assert [list(found) for found in rows["history"]] == expected
     assert {len(found) for found in expected} == set(range(LENGTH + 1))
+
+
+def test_the_report_says_that_a_random_split_mixes_histories(prepared: Prepared) -> None:
+    remark = "history: under a random split, histories of training rows list earlier events"
+    assert remark in prepared.report_text
+    by_time = make_history_run().override("data.split={method: time, column: time}").preparation()
+    manifest = prepared.manifest.model_copy(update={"preparation": by_time})
+    assert remark not in report_text(manifest)
 
 
 def test_events_of_the_same_moment_are_not_in_each_others_history(

@@ -59,7 +59,7 @@ def manifest(synthetic: bool = False, title: str = "genres") -> Manifest:
         splits={"train": split, "valid": split.model_copy(update={"rows": 0, "positives": 0}), "test": split},
         statistics={
             "age": FeatureStatistics(mean=0.25, std=1.0, min=-2.0, max=3.5, null_share=0.015),
-            "movie_id": FeatureStatistics(ids=1600, oov_share=0.012),
+            "movie_id": FeatureStatistics(ids=1600, oov_share=0.012, train_oov_share=0.004),
             title: FeatureStatistics(ids=19, mean_length=2.13),
         },
         synthetic=synthetic,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 import fnmatch
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -311,10 +313,17 @@ def _plain_numbers(value: Any) -> Any:
 
 
 def _near(path: Path) -> list[str]:
-    """Name the configs beside a missing one."""
+    """Name the configs like a missing one, beside it and among those that come along; else all of them."""
     shipped = Path(__file__).parents[2] / "jobs" / "configs"
-    found = sorted(p for folder in {path.parent, shipped} for p in folder.glob("*.yaml"))
-    return [f"choose one of: {', '.join(str(p) for p in found[:12])}"] if found else []
+    found = [p for folder in (path.parent, shipped) for p in sorted(folder.glob("*.y*ml"))]
+    shown: dict[Path, str] = {}
+    for file in found:  # The same file may be found by two paths.
+        shown.setdefault(file.resolve(), min(str(file), os.path.relpath(file), key=len))
+    like = difflib.get_close_matches(path.stem, {file.stem for file in shown}, n=3)
+    near = [text for stem in like for file, text in shown.items() if file.stem == stem]
+    if near:
+        return [f"did you mean `{text}`?" for text in near]
+    return [f"choose one of: {', '.join(shown.values())}"] if shown else []
 
 
 def _parsed(text: str, where: str, what: str) -> Any:

@@ -104,7 +104,7 @@ def check_layout(
     rows = manifest.split(split).rows
     # A rank without rows can evaluate, it reads padding alone; in training it is a mistake.
     padded = tail == "pad" and split != "train"
-    _check_ranks(max(rows, world_size) if padded else rows, split, num_lanes, world_size)
+    _check_ranks(max(rows, world_size) if padded else rows, split, num_lanes, world_size, global_batch_size)
     _check_batch_size(global_batch_size, num_lanes)
     lanes = lane_bounds(rows, num_lanes)
     sizes = lanes[1:] - lanes[:-1]
@@ -117,7 +117,7 @@ def check_layout(
     return steps
 
 
-def _check_ranks(rows: int, split: str, num_lanes: int, world_size: int) -> None:
+def _check_ranks(rows: int, split: str, num_lanes: int, world_size: int, global_batch_size: int) -> None:
     fitting = [size for size in range(1, num_lanes + 1) if num_lanes % size == 0 and size <= rows]
     if world_size > rows:
         raise UserError(
@@ -133,7 +133,7 @@ def _check_ranks(rows: int, split: str, num_lanes: int, world_size: int) -> None
             where="data.num_lanes",
             got=num_lanes,
             allowed=f"a multiple of {world_size}",
-            fixes=[f"data.num_lanes: {world_size}", f"use {fitting[-1]} ranks"],
+            fixes=[_lanes_for(world_size, num_lanes, global_batch_size), f"use {fitting[-1]} ranks"],
         )
     if num_lanes % world_size:
         nearest = max(size for size in fitting if size <= world_size)
@@ -142,8 +142,17 @@ def _check_ranks(rows: int, split: str, num_lanes: int, world_size: int) -> None
             where="data.num_lanes",
             got=f"{num_lanes} lanes for {world_size} ranks",
             allowed=f"ranks: {', '.join(map(str, fitting))}",
-            fixes=[f"use {nearest} ranks", f"data.num_lanes: {-(-num_lanes // world_size) * world_size}"],
+            fixes=[f"use {nearest} ranks", _lanes_for(world_size, num_lanes, global_batch_size)],
         )
+
+
+def _lanes_for(world_size: int, num_lanes: int, global_batch_size: int) -> str:
+    """Return the settings for the next larger number of lanes that the ranks can share."""
+    lanes = -(-num_lanes // world_size) * world_size
+    fix = f"data.num_lanes: {lanes}"
+    if global_batch_size % lanes == 0:
+        return fix
+    return f"{fix} and train.global_batch_size: {max(1, global_batch_size // lanes) * lanes}"
 
 
 def _check_batch_size(global_batch_size: int, num_lanes: int) -> None:

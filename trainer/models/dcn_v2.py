@@ -65,5 +65,8 @@ class DCNv2(nn.Module):
         inputs_BN = torch.cat([self.sparse_arch(batch.sparse), batch.dense_BF], dim=1)
         crossed_BN = self.cross_net(inputs_BN)
         if self.parallel:
-            return self.over_arch(torch.cat([crossed_BN, self.deep(inputs_BN)], dim=1))
-        return self.over_arch(self.deep(crossed_BN))
+            top_BN = torch.cat([crossed_BN, self.deep(inputs_BN)], dim=1)
+        else:
+            top_BN = self.deep(crossed_BN)
+        logits_BT: Tensor = self.over_arch(top_BN)
+        return logits_BT

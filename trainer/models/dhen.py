@@ -168,7 +168,8 @@ class DHEN(nn.Module):
         if self.num_dense_vectors:
             dense_BMD = self.dense_arch(batch.dense_BF).reshape(-1, self.num_dense_vectors, self.dim)
             x_BMD = torch.cat([dense_BMD, x_BMD], dim=1)
-        return self.over_arch(self.layers(x_BMD).flatten(1))
+        logits_BT: Tensor = self.over_arch(self.layers(x_BMD).flatten(1))
+        return logits_BT
 
 
 def _layer(plan: LayerPlan, num_inputs: int, dim: int, config: InteractionsConfig) -> DhenLayer:

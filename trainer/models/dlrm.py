@@ -66,4 +66,5 @@ class DLRM(nn.Module):
         joined_BN = self.interaction_arch(dense_BD, pooled_BFD)
         if self.concat_embeddings:
             joined_BN = torch.cat([joined_BN, pooled_BFD.flatten(1)], dim=1)
-        return self.over_arch(joined_BN)
+        logits_BT: Tensor = self.over_arch(joined_BN)
+        return logits_BT

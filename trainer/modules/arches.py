@@ -63,10 +63,6 @@ def mlp(in_features: int, layer_sizes: Sequence[int], dropout: float = 0.0) -> n
     """Build linear layers, each followed by ReLU and dropout; without layers the identity."""
     if not layer_sizes:
         return nn.Identity()
-    if dropout == 0.0:
-        return MLP(in_features, list(layer_sizes), activation="relu")
-    return MLP(
-        in_features,
-        list(layer_sizes),
-        activation=lambda: nn.Sequential(nn.ReLU(), RowDropout(dropout)),
-    )
+    activation = "relu" if dropout == 0.0 else lambda: nn.Sequential(nn.ReLU(), RowDropout(dropout))
+    layers: nn.Module = MLP(in_features, list(layer_sizes), activation=activation)
+    return layers

@@ -22,7 +22,8 @@ class MeanSequencePooling(nn.Module):
         """
         lengths_B = jagged.lengths()
         summed_BD = _segment_sum(jagged.values().float(), _rows(jagged), lengths_B)
-        return summed_BD / lengths_B.clamp(min=1).unsqueeze(1)
+        mean_BD: Tensor = summed_BD / lengths_B.clamp(min=1).unsqueeze(1)
+        return mean_BD
 
 
 class AttentionSequencePooling(nn.Module):

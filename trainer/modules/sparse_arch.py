@@ -59,7 +59,8 @@ class SparseArch(nn.Module):
         """
         pooled = None if self.embedding_bag_collection is None else self.embedding_bag_collection(sparse)
         sequences = None if self.embedding_collection is None else self.embedding_collection(sparse)
-        return self.vectors(sparse, pooled, sequences)
+        vectors: Tensor = self.vectors(sparse, pooled, sequences)
+        return vectors
 
 
 class FeatureVectors(nn.Module):

@@ -71,6 +71,12 @@ def evaluation_table(history: History, best_step: object) -> Table | None:
     return make_table("Evaluations of the validation split", titles, ordered, text=(), note=note)
 
 
+def constant_learning_rate(history: History) -> float | None:
+    """Return the dense optimizer's learning rate where it is the same at every logged step, else None."""
+    rates = set(history.train_curve("learning_rate").values)
+    return rates.pop() if len(rates) == 1 else None
+
+
 def _loss_chart(history: History) -> Chart | None:
     raw, valid = history.train_curve("loss"), history.evaluation_curve("log_loss")
     if not len(raw) and not len(valid):
@@ -87,10 +93,10 @@ def _loss_chart(history: History) -> Chart | None:
         words.append(_in_words("validation log loss", valid, formats.decimal))
     bad = history.steps_without_finite_loss()
     words += [f"Logged steps whose loss was not finite: {bad:,}."] if bad else []
-    last = smooth.values[-1] if len(smooth) else valid.values[-1]
+    name, last = ("training", smooth) if len(smooth) else ("validation", valid)
     lines = [Line(raw, 1, faint=len(raw) > 2), Line(smooth, 1), Line(valid, 2, marked=True)]
     svg = _drawn(history, lines, "loss")
-    return Chart("Log loss", f"last {formats.decimal(last)}", svg, " ".join(words), tuple(keys))
+    return Chart("Log loss", f"{name} {formats.decimal(last.values[-1])}", svg, " ".join(words), tuple(keys))
 
 
 def _metric_chart(
@@ -117,11 +123,11 @@ def _calibration_chart(history: History) -> Chart | None:
 
 def _learning_rate_chart(history: History) -> Chart | None:
     curve = history.train_curve("learning_rate")
-    if not len(curve):
+    if not len(curve) or constant_learning_rate(history) is not None:
         return None
     svg = _drawn(history, [Line(curve, 1)], "rate")
-    words = _in_words("Learning rate", curve, formats.general)
-    return Chart("Learning rate", f"peak {formats.general(max(curve.values))}", svg, words)
+    words = _in_words("Dense learning rate", curve, formats.general)
+    return Chart("Dense learning rate", f"peak {formats.general(max(curve.values))}", svg, words)
 
 
 def _speed_chart(history: History) -> Chart | None:
@@ -133,7 +139,8 @@ def _speed_chart(history: History) -> Chart | None:
         if len(curve) < 3
         else [Line(curve, 1, faint=True), Line(smoothed(curve, history.resumed_at), 1)]
     )
-    words = _in_words("Samples per second", curve, formats.count)
+    what = "Samples per second of all ranks since the log before, without validation and checkpoints"
+    words = _in_words(what, curve, formats.count)
     middle = formats.count(median(curve.values))
     return Chart("Samples/s", f"median {middle}", _drawn(history, lines, "speed"), words)
 

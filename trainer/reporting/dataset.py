@@ -51,12 +51,16 @@ def _id_features(manifest: Manifest) -> Table:
                 formats.count(seen.ids),
                 formats.decimal(seen.mean_length, 2),
                 formats.percent(seen.null_share, 2),
+                formats.percent(seen.train_oov_share, 2),
                 formats.percent(seen.oov_share, 2),
             )
         )
     shown, note = limited(rows, MAX_FEATURES, "features")
-    titles = ("Feature", "Kind", "Ops", "Table", "Ids", "Mean length", "Nulls", "OOV share")
-    about = "Ids, mean length and nulls over the training rows; OOV share over the other splits."
+    titles = ("Feature", "Kind", "Ops", "Table", "Ids", "Mean length", "Nulls", "Train OOV", "OOV")
+    about = (
+        "Ids, mean length and nulls over the training rows. Train OOV: share of the ids of the training rows "
+        "that are out of vocabulary; OOV: the same of the other splits."
+    )
     return make_table(
         "Sparse and sequence features", titles, shown, text=(0, 1, 2, 3), note=f"{about} {note}".strip()
     )
@@ -66,7 +70,10 @@ def _dense_features(manifest: Manifest) -> Table:
     rows = []
     for feature in manifest.spec.dense:
         seen = _statistics(manifest, feature)
-        numbers = (formats.general(value) for value in (seen.mean, seen.std, seen.min, seen.max))
+        numbers = (
+            formats.general(value, scale=seen.std or 0.0)
+            for value in (seen.mean, seen.std, seen.min, seen.max)
+        )
         rows.append((feature.name, _ops(feature), *numbers, formats.percent(seen.null_share, 2)))
     shown, note = limited(rows, MAX_FEATURES, "features")
     titles = ("Feature", "Ops", "Mean", "Std", "Min", "Max", "Nulls")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from datetime import datetime, timezone
 
 DASH = "\u2013"
 _SPACE = "\u202f"  # narrow and unbreakable: a number stays beside its unit
@@ -41,10 +42,20 @@ def percent(value: object, digits: int = 1) -> str:
     return DASH if number is None else f"{100 * number:.{digits}f}{_SPACE}%"
 
 
-def general(value: object) -> str:
-    """Return a number of unknown size with four figures: `0.001`, `12.34`."""
+def general(value: object, scale: float = 0.0) -> str:
+    """Return a number of unknown size with four figures or more: `0.001`, `12.34`, `1,234,567`.
+
+    Args:
+        value: the number.
+        scale: size of the numbers beside it; what is below a hundred-thousandth of that is a rounding error
+            and shows as 0.
+    """
     number = finite_number(value)
-    return DASH if number is None else f"{number:.4g}"
+    if number is None:
+        return DASH
+    if abs(number) < 1e-5 * scale:
+        return "0"
+    return f"{number:,.0f}" if 1e3 <= abs(number) < 1e12 else f"{number:.4g}"
 
 
 def byte_size(value: object) -> str:
@@ -64,6 +75,8 @@ def duration(value: object) -> str:
     seconds = finite_number(value)
     if seconds is None:
         return DASH
+    if 0 < seconds < 0.05:
+        return f"under 0.1{_SPACE}s"
     if seconds < 59.95:
         return f"{seconds:.1f}{_SPACE}s"
     minutes, rest = divmod(round(seconds), 60)
@@ -71,6 +84,25 @@ def duration(value: object) -> str:
         return f"{minutes}{_SPACE}min {rest:02d}{_SPACE}s"
     hours, minutes = divmod(round(seconds / 60), 60)
     return f"{hours}{_SPACE}h {minutes:02d}{_SPACE}min"
+
+
+def moment(value: object) -> str:
+    """Return a time as `2026-01-31 09:05 UTC`.
+
+    Args:
+        value: seconds since 1970, an aware `datetime`, or ISO 8601 text with its zone; other text is returned
+            as it is.
+    """
+    seconds = finite_number(value)
+    if seconds is not None:
+        value = datetime.fromtimestamp(seconds, tz=timezone.utc)
+    if isinstance(value, str):
+        try:
+            # Python 3.10 does not know the Z.
+            value = datetime.fromisoformat(value.replace("Z", "+00:00"))
+        except ValueError:
+            return str(value)
+    return f"{value.astimezone(timezone.utc):%Y-%m-%d %H:%M} UTC" if isinstance(value, datetime) else DASH
 
 
 def compact(value: float) -> str:

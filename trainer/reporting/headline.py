@@ -8,7 +8,10 @@ from typing import Any
 
 from trainer.reporting import formats
 from trainer.reporting.records import RunRecords
+from trainer.run_folder import early_stop_text
 
+# What `samples_per_second` of result.json means.
+_RATE_NOTE = "all ranks, without the time of validation and checkpoints"
 _SPLIT_TITLES = {"train": "Training", "valid": "Validation", "test": "Test"}
 
 
@@ -49,19 +52,13 @@ def status(run: RunRecords) -> Status:
     steps, total = run.history.last_step, _total_steps(run)
     of_total = f"step {steps:,} of {total:,}" if total else f"step {steps:,}"
     if run.result is not None:
-        done = formats.finite_number(run.result.get("steps"))
         if run.result.get("stopped") == "interrupted":
             return Status(
                 "interrupted", "Interrupted", f"Stopped on request at {of_total}; it can be resumed."
             )
-        if done is not None and total and done < total:
-            detail = (
-                f"Stopped early: no further gain on the validation split after step {done:,.0f} of {total:,}."
-            )
-            return Status("finished", "Finished", detail)
-        return Status("finished", "Finished", "")
-    written = run.last_written.strftime("%Y-%m-%d %H:%M UTC")
-    detail = f"No result yet: {of_total}, last record written {written}."
+        told = early_stop_text(run.result, total)
+        return Status("finished", "Finished", f"{told[0].upper()}{told[1:]}." if told else "")
+    detail = f"No result yet: {of_total}, last record written {formats.moment(run.last_written)}."
     return Status("open", "Running or interrupted", detail)
 
 
@@ -121,7 +118,7 @@ def _cost_tiles(run: RunRecords) -> tuple[Tile, ...]:
         Tile(
             "Steps", formats.count(run.history.last_step if steps is None else steps), _step_note(run, total)
         ),
-        Tile("Samples/s", formats.count(rate), "over all ranks" if last else "at the last record"),
+        Tile("Samples/s", formats.count(rate), _RATE_NOTE if last else "all ranks, at the last record"),
         Tile("Wall time", formats.duration(seconds), _time_note(run)),
         Tile("Ranks", formats.count(ranks), "" if batch is None else f"global batch {formats.count(batch)}"),
         *(() if peak is None else (Tile("Peak memory", f"{peak:.2f}\u202fGiB", "of the largest rank"),)),

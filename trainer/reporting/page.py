@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from sharding.files import write_atomically
 from trainer.errors import DataError
 from trainer.reporting import formats
-from trainer.reporting.curves import Chart, charts, evaluation_table
+from trainer.reporting.curves import Chart, charts, constant_learning_rate, evaluation_table
 from trainer.reporting.dataset import base_rate, feature_tables, split_rows
 from trainer.reporting.evaluation import segment_tables, split_table
 from trainer.reporting.headline import Status, Tile, status, tiles
@@ -82,10 +83,8 @@ def write_report(run_folder: Path) -> Path:
     run_folder = Path(run_folder)
     text = render(make_page(read_run(run_folder)))
     path = run_folder / REPORT_FILE
-    temporary = path.with_name(f".{REPORT_FILE}.tmp")
     try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
+        write_atomically(path, text)
     except OSError as error:
         raise DataError(
             f"the report cannot be written: {error.strerror}",
@@ -121,7 +120,7 @@ def make_page(run: RunRecords) -> Page:
         versions=version_table(environment),
         config_text=run.config_text,
         notes=run.notes,
-        footer=f"Written on {datetime.now(tz=timezone.utc):%Y-%m-%d %H:%M} UTC by shardrec.",
+        footer=f"Written on {formats.moment(time.time())} by shardrec.",
     )
 
 
@@ -145,19 +144,25 @@ def _subtitle(run: RunRecords) -> str:
     text = " ".join(part for part in parts if part)
     if started is None:
         return text
-    when = f"started {datetime.fromtimestamp(started, tz=timezone.utc):%Y-%m-%d %H:%M} UTC"
+    when = f"started {formats.moment(started)}"
     return f"{text}, {when}" if text else when
 
 
 def _curves_note(run: RunRecords) -> str:
+    notes = []
+    rate = constant_learning_rate(run.history)
+    if rate is not None:
+        notes.append(f"The dense learning rate was {formats.general(rate)} at every logged step.")
     resumes = [f"{step:,}" for step in run.history.resumed_at]
-    return f"Dotted lines: the run was resumed at step {', '.join(resumes)}." if resumes else ""
+    if resumes:
+        notes.append(f"Dotted lines: the run was resumed at step {', '.join(resumes)}.")
+    return " ".join(notes)
 
 
 def _data_facts(manifest: Manifest) -> Facts:
     return (
         ("Data set", manifest.name + (" (synthetic)" if manifest.synthetic else "")),
-        ("Prepared", manifest.created),
+        ("Prepared", formats.moment(manifest.created)),
         ("Base rate", formats.percent(base_rate(manifest), 2)),
         ("Feature spec", f"{manifest.spec.hash}, {len(manifest.spec.features)} features"),
     )

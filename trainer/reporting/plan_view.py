@@ -40,10 +40,11 @@ def bytes_by_rank(table: TablePlan, world_size: int) -> NDArray[np.float64]:
 
     They are dealt to the shards by their size; a data-parallel table counts once on every rank.
     """
-    share = np.zeros(world_size)
+    share: NDArray[np.float64] = np.zeros(world_size)
     for shard in table.shards:
         share[shard.rank] += shard.rows * shard.columns
-    return share * (_table_bytes(table) / max(share.sum(), 1.0))
+    share *= _table_bytes(table) / max(share.sum(), 1.0)
+    return share
 
 
 def _table_bytes(table: TablePlan) -> int:

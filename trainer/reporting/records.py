@@ -92,7 +92,7 @@ def read_run(run_folder: Path) -> RunRecords:
         last_written=datetime.fromtimestamp(folder.metrics_file.stat().st_mtime, tz=timezone.utc),
         result=_read_json(folder.result_file, notes),
         evaluations=_evaluations(run_folder, notes),
-        recommendations=_read_json(run_folder / "recommendations.json", notes),
+        recommendations=_read_json(folder.recommendations_file, notes),
         manifest=_manifest(run_folder, notes),
         plan=_plan(folder.plan_file, notes),
         environment=_read_json(run_folder / "env.json", notes),

@@ -6,20 +6,10 @@ import logging
 import os
 import re
 import signal
-from collections.abc import Iterator
 
 import pytest
 
-from jobs.attended import PHASES, phases_on_stderr, stopping_at_once
-from jobs.session import _interrupts_waiting
-
-
-@pytest.fixture
-def python_handles_sigint() -> Iterator[None]:
-    """Put Python's own handler in place: a Spark session of another test leaves its handler behind."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
+from jobs.attended import PHASES, interrupts_waiting, phases_on_stderr, stopping_at_once
 
 
 def test_phases_are_shown_with_the_seconds_and_only_while_asked(capsys: pytest.CaptureFixture[str]) -> None:
@@ -77,11 +67,11 @@ def test_starting_spark_keeps_a_handler_that_is_there_already() -> None:
 
     before = signal.signal(signal.SIGINT, mine)
     try:
-        with _interrupts_waiting():
+        with interrupts_waiting():
             signal.signal(signal.SIGINT, spark)
         assert signal.getsignal(signal.SIGINT) is mine
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        with _interrupts_waiting():
+        with interrupts_waiting():
             signal.signal(signal.SIGINT, spark)
         assert signal.getsignal(signal.SIGINT) is spark
     finally:
@@ -94,7 +84,7 @@ def test_an_interrupt_waits_until_spark_has_started_and_a_second_one_does_not() 
     reached = []
 
     def start(interrupts: int) -> None:
-        with _interrupts_waiting():
+        with interrupts_waiting():
             for number in range(interrupts):
                 os.kill(os.getpid(), signal.SIGINT)
                 reached.append(number)
@@ -107,7 +97,7 @@ def test_an_interrupt_waits_until_spark_has_started_and_a_second_one_does_not() 
     assert reached == [0, 0]
 
     def start_again() -> None:
-        with _interrupts_waiting() as wait_again:
+        with interrupts_waiting() as wait_again:
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # as Spark puts its own
             wait_again()
             os.kill(os.getpid(), signal.SIGINT)

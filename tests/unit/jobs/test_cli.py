@@ -1,16 +1,21 @@
-"""What the command line makes of errors that are not ours: one message, a place, no traceback."""
+"""What the command line makes of errors and of Ctrl-C: one message, one object for machines, no traceback."""
 
 from __future__ import annotations
 
 import json
+import os
+import signal
 from argparse import Namespace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from jobs import commands
 from jobs.cli import main
 from jobs.commands import Command
+from jobs.ranks.verdict import RankError
+from trainer.errors import ConfigError, ShardrecError
 
 
 def fail(_: Namespace) -> None:
@@ -37,8 +42,8 @@ def test_an_unexpected_error_is_one_message_with_its_place(capsys: pytest.Captur
 def test_an_unexpected_error_is_one_object_for_machines(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["models", "--json"]) == 1
     value = json.loads(capsys.readouterr().out)
-    assert value.keys() == {"error", "where", "fixes"}
-    assert "RuntimeError: the cable is out" in value["error"]
+    assert value.keys() == {"error", "where", "fixes", "kind"}
+    assert value["error"] == "unexpected error: RuntimeError: the cable is out"
     assert str(Path(__file__)) in value["where"]
     assert "--debug" in value["fixes"][0]
 
@@ -60,3 +65,108 @@ def test_an_error_without_a_text_keeps_its_type(
     monkeypatch.setattr(commands, "COMMANDS", (Command("models", "", lambda _: None, silent),))
     assert main(["models"]) == 1
     assert capsys.readouterr().err.startswith("shardrec: unexpected error: MemoryError\n")
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (
+            ConfigError("no\nsuch\nkey", where="a.yaml", got=[1], allowed={"x"}, fixes=["do"], also=["more"]),
+            {
+                "error": "no",
+                "kind": "ConfigError",
+                "details": "such\nkey",
+                "where": "a.yaml",
+                "got": [1],
+                "allowed": ["x"],
+                "fixes": ["do"],
+                "also": ["more"],
+            },
+        ),
+        (
+            ConfigError("no file", got=Path("a")),
+            {"error": "no file", "kind": "ConfigError", "where": "", "got": "a", "fixes": []},
+        ),
+        (
+            RankError("rank 1 failed", last_lines=["the end"]),
+            {
+                "error": "rank 1 failed",
+                "kind": "RankError",
+                "where": "",
+                "fixes": [],
+                "last_lines": ["the end"],
+            },
+        ),
+    ],
+)
+def test_each_part_of_an_error_has_a_key_of_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    error: ShardrecError,
+    expected: dict[str, Any],
+) -> None:
+    def wrong(_: Namespace) -> None:
+        raise error
+
+    monkeypatch.setattr(commands, "COMMANDS", (Command("models", "", lambda _: None, wrong),))
+    assert main(["models", "--json"]) == error.exit_code
+    assert json.loads(capsys.readouterr().out) == expected
+
+
+@pytest.mark.usefixtures("python_handles_sigint")
+@pytest.mark.parametrize("machine", [False, True])
+def test_ctrl_c_is_one_message_whatever_the_verb_makes_of_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], machine: bool
+) -> None:
+    def interrupted(_: Namespace) -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+        except KeyboardInterrupt:
+            raise RuntimeError("an error of py4j") from None
+
+    monkeypatch.setattr(commands, "COMMANDS", (Command("models", "", lambda _: None, interrupted),))
+    assert main(["models", *(["--json"] if machine else [])]) == 130
+    shown = capsys.readouterr()
+    assert shown.err == "shardrec: stopped at once\n"
+    if machine:
+        assert json.loads(shown.out) == {
+            "error": "stopped at once",
+            "kind": "Interrupted",
+            "where": "",
+            "fixes": [],
+        }
+    else:
+        assert shown.out == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message", "fixes"),
+    [
+        (["modles"], "no such verb", ["did you mean `models`?", "shardrec --help"]),
+        (["models", "--fast"], "unrecognized arguments: --fast", ["shardrec --help"]),
+        ([], "the following arguments are required: VERB", ["shardrec --help"]),
+    ],
+)
+def test_a_wrong_command_line_is_told_as_every_other_mistake(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], message: str, fixes: list[str]
+) -> None:
+    assert main(arguments) == 2
+    shown = capsys.readouterr()
+    assert shown.err.startswith(f"UserError: {message}\n")
+    assert shown.out == ""
+    assert main([*arguments, "--json"]) == 2
+    value = json.loads(capsys.readouterr().out)
+    assert value["error"].startswith(message)
+    assert value["fixes"] == fixes
+
+
+def test_a_wrong_choice_names_the_nearest_one(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.undo()
+    assert main(["train", "a.yaml", "--on", "lokal", "--json"]) == 2
+    value = json.loads(capsys.readouterr().out)
+    assert value["error"] == "--on does not take this value"
+    assert (value["where"], value["got"]) == ("shardrec train", "lokal")
+    assert value["allowed"] == ["process", "local", "spark", "torchrun"]
+    assert value["fixes"][0] == "did you mean `local`?"

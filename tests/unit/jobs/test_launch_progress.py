@@ -85,6 +85,26 @@ def test_a_file_rewritten_by_a_resumed_run_is_followed_from_its_newest_start(tmp
     assert said.getvalue().startswith("step 30/100")
 
 
+def test_a_rewritten_file_that_has_grown_beyond_its_old_length_is_noticed(tmp_path: Path) -> None:
+    said = io.StringIO()
+    _append(tmp_path, _start(), _train(20, at=2.0), _train(30, at=3.0))
+    with progress_bar(tmp_path, stream=said, line_every_seconds=0):
+        # All between two looks: step 30 is dropped, and what follows is longer.
+        (tmp_path / "metrics.jsonl").unlink()
+        _append(tmp_path, _start(), _train(20, at=2.0), _start(first=20, total=60, at=50.0))
+        _append(tmp_path, *[_train(step, at=float(step)) for step in range(30, 60, 10)])
+    assert "step 50/60" in said.getvalue()
+
+
+def test_the_last_line_of_a_run_that_ended_before_its_last_step_promises_no_time_left(tmp_path: Path) -> None:
+    said = io.StringIO()
+    with progress_bar(tmp_path, stream=said, line_every_seconds=1000):
+        _append(tmp_path, _start(), _train(10, at=5.0))
+        _until(lambda: "step 10/100 (10%), 2,048 samples/s, loss 0.5000, ETA 00:45" in said.getvalue())
+        _append(tmp_path, _train(60, at=30.0))
+    assert said.getvalue().splitlines()[-1] == "step 60/100 (60%), 2,048 samples/s, loss 0.5000"
+
+
 def test_half_a_line_waits_for_its_other_half(tmp_path: Path) -> None:
     said = io.StringIO()
     with progress_bar(tmp_path, stream=said, line_every_seconds=0):

@@ -88,6 +88,12 @@ def test_a_rank_without_a_last_word_is_lost_and_not_the_one_that_missed_it(
         _judge(tmp_path, launched)
     assert (caught.value.lost, caught.value.lost_ranks) == (True, 1)
     assert caught.value.last_lines == ("its last words",)
+    assert caught.value.fixes[-1] == "run the same command again"
+    saved = tmp_path / "checkpoints" / "step_00000010"
+    saved.mkdir(parents=True)
+    (saved / "state.json").touch()
+    with pytest.raises(RankError, match="the same command again with --resume"):
+        _judge(tmp_path, launched)
 
 
 def test_of_several_lost_ranks_the_one_that_torchrun_saw_first_is_blamed(

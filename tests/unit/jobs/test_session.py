@@ -1,7 +1,8 @@
-"""Finding a Java for Spark, without starting one."""
+"""Finding a Java for Spark and looking at its master, without starting either."""
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import tempfile
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 
 from jobs import session
 from jobs.errors import EnvironmentFault
-from jobs.session import java_home
+from jobs.session import java_home, spark_session
 from sharding.errors import UserError
 
 
@@ -88,3 +89,31 @@ def test_a_cache_that_cannot_be_made_does_not_stop_java(
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     home = java_home({"PATH": ""}, cache=tmp_path / "file" / "cache")
     assert (home / "bin" / "java").exists()
+
+
+@pytest.fixture
+def no_session(monkeypatch: pytest.MonkeyPatch) -> None:
+    sql = pytest.importorskip("pyspark.sql")
+    monkeypatch.setattr(sql.SparkSession, "getActiveSession", lambda: None)
+    monkeypatch.delenv("PYSPARK_GATEWAY_PORT", raising=False)
+
+
+@pytest.mark.usefixtures("no_session")
+@pytest.mark.parametrize("master", ["nonsense", "localhost:7077", "spark:localhost", "http://localhost:8080"])
+def test_a_master_of_no_known_kind_is_refused_before_java_starts(master: str) -> None:
+    with pytest.raises(UserError, match="no such kind of Spark master") as caught:
+        spark_session("test", master=master)
+    assert "--master" in caught.value.where
+    assert "Java" not in str(caught.value)
+
+
+@pytest.mark.usefixtures("no_session")
+def test_a_standalone_master_that_does_not_answer_is_named() -> None:
+    with socket.socket() as taken:  # and nobody listens
+        taken.bind(("127.0.0.1", 0))
+        master = f"spark://127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(EnvironmentFault, match="does not answer") as caught:
+            spark_session("test", master=master)
+    assert caught.value.got == master
+    assert "--master" in caught.value.where
+    assert "Java" not in str(caught.value)

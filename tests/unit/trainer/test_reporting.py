@@ -99,12 +99,21 @@ def test_data_section_shows_splits_and_features(tmp_path: Path) -> None:
         ["test", "1,000", "554", "55.40 %", "1", "2.0 KiB"],
     ]
     assert table(found, "Sparse and sequence features")[1:] == [
-        ["movie_id", "sparse", formats.DASH, "movie_id", "1,600", "1.00", "0.00 %", "1.20 %"],
-        ["genres", "sparse", formats.DASH, "genres", "19", "2.13", "0.00 %", formats.DASH],
-        ["history", "sequence", formats.DASH, "movie_id", formats.DASH, "1.00", "0.00 %", formats.DASH],
+        ["movie_id", "sparse", formats.DASH, "movie_id", "1,600", "1.00", "0.00 %", "0.40 %", "1.20 %"],
+        ["genres", "sparse", formats.DASH, "genres", "19", "2.13", "0.00 %", formats.DASH, formats.DASH],
+        [
+            "history",
+            "sequence",
+            formats.DASH,
+            "movie_id",
+            *[formats.DASH, "1.00", "0.00 %"],
+            *2 * [formats.DASH],
+        ],
     ]
+    assert table(found, "Sparse and sequence features")[0][-2:] == ["Train OOV", "OOV"]
     assert table(found, "Dense features")[1:] == [["age", "fill, log1p", "0.25", "1", "-2", "3.5", "1.50 %"]]
     assert "Base rate 55.40 %" in found.text
+    assert "Prepared 2026-01-01 00:00 UTC" in found.text
 
 
 def test_plan_section_shows_tables_largest_first_and_the_fullest_rank(tmp_path: Path) -> None:
@@ -222,10 +231,31 @@ def test_a_run_stopped_on_request_says_so(tmp_path: Path) -> None:
     assert values["Validation AUC"] == formats.decimal(0.5 + 0.2912 * (1 - math.exp(-0.8)))
 
 
-def test_early_stopping_is_named(tmp_path: Path) -> None:
+def test_early_stopping_names_where_the_metric_was_best_and_where_training_stopped(tmp_path: Path) -> None:
     lines = records()
     lines[0]["total_steps"] = 250
-    assert "after step 100 of 250" in report(tmp_path, lines=lines).all("header")[0].text
+    assert (
+        "Stopped early at step 100 of 250: the validation metric last improved at step 80, "
+        "whose checkpoint (step_80) is used."
+    ) in report(tmp_path, lines=lines).all("header")[0].text
+
+
+def test_a_start_with_more_steps_after_an_early_stop_changes_nothing_about_it(tmp_path: Path) -> None:
+    folder = write_run(tmp_path, lines=[*records(), records()[0] | {"first_step": 100, "total_steps": 900}])
+    result = json.loads((folder / "result.json").read_text())
+    result |= {"total_steps": 250, "progress": {"best_metric": "auc"}}
+    (folder / "result.json").write_text(json.dumps(result))
+    header = parse(write_report(folder)).all("header")[0].text
+    assert "Stopped early at step 100 of 250: the validation auc last improved at step 80" in header
+
+
+def test_a_run_that_did_all_its_steps_did_not_stop_early(tmp_path: Path) -> None:
+    assert "Stopped early" not in report(tmp_path).all("header")[0].text
+
+
+def test_samples_per_second_say_what_they_leave_out(tmp_path: Path) -> None:
+    header = report(tmp_path).all("header")[0].text
+    assert "24,100 all ranks, without the time of validation and checkpoints" in header
 
 
 def test_values_that_are_no_numbers_show_as_a_dash(tmp_path: Path) -> None:
@@ -253,7 +283,7 @@ def test_curves_of_one_point_show_a_dot(tmp_path: Path) -> None:
     page = report(tmp_path, lines=records(steps=10, every=10))
     figures = page.all("figure")
     assert [str(f.attributes["aria-label"]) for f in figures][:2] == ["Log loss", "Validation AUC"]
-    for figure in figures[:6]:
+    for figure in figures[:5]:
         assert "the only point" in figure.text
         assert [u for u in figure.all("use") if "series" in str(u.attributes["style"])]
 
@@ -266,13 +296,23 @@ def test_charts_carry_their_numbers_in_words_and_no_fixed_colour(tmp_path: Path)
         "Validation AUC",
         "Validation NE",
         "Validation calibration",
-        "Learning rate",
         "Samples/s",
     ]
-    assert [figure.attributes["aria-label"] for figure in figures][:6] == titles
+    assert [figure.attributes["aria-label"] for figure in figures][:5] == titles
     assert "Best 0.7859 at step 100" in figures[1].all("figcaption")[0].text
     for node in (n for svg in page.all("svg") for tag in ("path", "use", "text", "g") for n in svg.all(tag)):
         assert "#" not in str(node.attributes.get("style", "")).replace("url(#", "")
+
+
+def test_a_learning_rate_that_never_changes_is_a_number_and_not_a_chart(tmp_path: Path) -> None:
+    flat = report(tmp_path / "flat")
+    assert "The dense learning rate was 0.001 at every logged step." in flat.all("main")[0].text
+    lines = records()
+    lines[1]["learning_rate"] = 0.0005
+    page = report(tmp_path / "rising", lines=lines)
+    assert "at every logged step" not in page.all("main")[0].text
+    rate = next(f for f in page.all("figure") if f.attributes["aria-label"] == "Dense learning rate")
+    assert "from 0.0005 at step 10 to 0.001 at step 100" in rate.text
 
 
 def test_page_has_one_title_ordered_headings_and_unique_ids(tmp_path: Path) -> None:
@@ -357,6 +397,15 @@ def test_a_chart_is_the_same_each_time() -> None:
         (formats.signed(-0.5, 1), "\u22120.5"),
         (formats.decimal(True), formats.DASH),
         (formats.percent("12"), formats.DASH),
+        (formats.general(1234567.4), "1,234,567"),
+        (formats.general(-9.376e-08, scale=1.0), "0"),
+        (formats.general(-9.376e-08), "-9.376e-08"),
+        (formats.general(3e-05, scale=2e-05), "3e-05"),
+        (formats.duration(0.004), "under 0.1 s"),
+        (formats.moment(0), "1970-01-01 00:00 UTC"),
+        (formats.moment("2026-01-01T01:30:00+02:00"), "2025-12-31 23:30 UTC"),
+        (formats.moment("last week"), "last week"),
+        (formats.moment(None), formats.DASH),
     ],
 )
 def test_numbers_carry_units(shown: str, expected: str) -> None:

@@ -1,11 +1,11 @@
-"""The learning-rate factor against numbers worked out by hand."""
+"""Steps, the learning-rate factor against numbers worked out by hand, and settings without effect."""
 
 import math
 
 import pytest
 
-from trainer.config import ScheduleConfig
-from trainer.schedule import learning_rate_factor
+from trainer.config import ScheduleConfig, TrainConfig
+from trainer.schedule import learning_rate_factor, step_warnings, steps_of_run
 
 
 def test_warm_up_rises_linearly_to_one() -> None:
@@ -34,3 +34,35 @@ def test_decay_steps_end_the_decay_early() -> None:
     schedule = ScheduleConfig(decay="linear", decay_steps=10)
     assert learning_rate_factor(schedule, 5, 1000) == pytest.approx(0.5)
     assert learning_rate_factor(schedule, 10, 1000) == 0.0
+
+
+def settings(**values: object) -> TrainConfig:
+    return TrainConfig.model_validate(values)
+
+
+@pytest.mark.parametrize(("max_steps", "steps"), [(None, 30), (25, 25), (40, 30)])
+def test_a_run_ends_after_its_epochs_or_earlier(max_steps: int | None, steps: int) -> None:
+    assert steps_of_run(settings(epochs=3, max_steps=max_steps), 10) == steps
+
+
+@pytest.mark.parametrize(("warmup", "told"), [(29, None), (30, "at 100%"), (60, "at 50%")])
+def test_a_warm_up_as_long_as_the_run_is_told(warmup: int, told: str | None) -> None:
+    lines = step_warnings(settings(epochs=3, schedule={"warmup_steps": warmup}), 10)
+    assert (told is None) == (lines == [])
+    if told is not None:
+        assert f"warmup_steps is {warmup} and the run has 30 steps" in lines[0]
+        assert told in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("every", "patience", "evaluations"),
+    [(None, 2, None), (None, 3, 3), (7, 4, None), (7, 5, 5), (10, 3, 3), (100, 1, 1)],
+)
+def test_patience_that_the_evaluations_cannot_exhaust_is_told(
+    every: int | None, patience: int, evaluations: int | None
+) -> None:
+    train = settings(epochs=3, evaluate_every_steps=every, early_stopping={"patience": patience})
+    lines = step_warnings(train, 10)
+    assert (evaluations is None) == (lines == [])
+    if evaluations is not None:
+        assert f"patience is {patience} and the run evaluates {evaluations} time" in lines[0]

@@ -312,3 +312,21 @@ def test_a_source_file_is_added_where_there_was_none(config_file: Path) -> None:
     assert moved.data.source is not None
     assert moved.data.source.path == "rows.parquet"
     assert run.with_source("raw").data.source is None
+
+
+def test_a_missing_config_names_those_that_are_like_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "clicks.yml").touch()
+    with pytest.raises(ConfigError) as caught:
+        RunConfig.load("mine/click.yaml")
+    assert caught.value.fixes == ("did you mean `mine/clicks.yml`?",)
+    with pytest.raises(ConfigError) as caught:
+        RunConfig.load("tiny_locl.yaml")
+    assert len(caught.value.fixes) == 1
+    assert "jobs/configs/tiny_local.yaml`?" in caught.value.fixes[0]
+    with pytest.raises(ConfigError, match=r"choose one of: .*criteo_dlrm\.yaml") as caught:
+        RunConfig.load("mine/xyz")
+    assert "mine/clicks.yml" in caught.value.fixes[0]

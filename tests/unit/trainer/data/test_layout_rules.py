@@ -51,6 +51,20 @@ def test_the_suggested_numbers_are_accepted(written: WrittenDataset) -> None:
     assert check(written, split="valid", world_size=2, tail="pad") == 1
 
 
+@pytest.mark.parametrize(("world_size", "num_lanes"), [(3, 8), (5, 8), (12, 8), (16, 8), (8, 12)])
+def test_the_suggested_lanes_are_accepted_with_what_they_ask_of_the_batch(
+    written: WrittenDataset, world_size: int, num_lanes: int
+) -> None:
+    options = {"world_size": world_size, "num_lanes": num_lanes, "global_batch_size": 48}
+    with pytest.raises(UserError) as caught:
+        check(written, **options)
+    (fix,) = (fix for fix in caught.value.fixes if "num_lanes" in fix)
+    suggested = dict(part.split(": ") for part in fix.split(" and "))
+    lanes = int(suggested["data.num_lanes"])
+    batch = int(suggested.get("train.global_batch_size", 48))
+    assert check(written, world_size=world_size, num_lanes=lanes, global_batch_size=batch) > 0
+
+
 def test_more_ranks_than_rows_may_evaluate_but_not_train(tmp_path: Path) -> None:
     written = write_dataset(tmp_path, rows={"train": 1, "valid": 1})
     assert check(written, split="valid", world_size=8, tail="pad") == 1
