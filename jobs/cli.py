@@ -13,18 +13,17 @@ import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 if __package__ in {None, ""}:  # spark-submit runs this file by its path
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from jobs import commands
 from jobs.attended import stopping_at_once
-from jobs.session import first_line
+from jobs.errors import first_line
 from trainer.config.messages import did_you_mean
 from trainer.errors import ShardrecError, UserError
 
-_LONGEST_LINE = 400
 _WRONG_CHOICE = re.compile(r"argument (.+): invalid choice: '(.*)' \(choose from (.*)\)")
 
 
@@ -100,8 +99,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _unexpected(error: Exception, debug: bool) -> ShardrecError:
     """Return an error that is not ours in the form of ours, with the place that a bug report needs."""
-    line = first_line(error)
-    text = f": {line[:_LONGEST_LINE]}" if line else ""
+    line = first_line(str(error))
+    text = f": {line}" if line else ""
     frames = traceback.extract_tb(error.__traceback__)
     return ShardrecError(
         f"unexpected error: {type(error).__name__}{text}",
@@ -114,19 +113,10 @@ def _report(error: ShardrecError, arguments: argparse.Namespace) -> int:
     if arguments.debug:
         traceback.print_exc()
     if arguments.json:
-        print(json.dumps(_as_json(error), ensure_ascii=False, default=str))  # noqa: T201
+        print(json.dumps(error.as_json(), ensure_ascii=False, default=str))  # noqa: T201
     kind = "shardrec" if type(error) in {ShardrecError, Interrupted} else type(error).__name__
     print(f"{kind}: {error}", file=sys.stderr)  # noqa: T201
     return error.exit_code
-
-
-def _as_json(error: ShardrecError) -> dict[str, Any]:
-    """Return the `--json` form: the message alone under `error`, each other part under a key of its own."""
-    message, _, details = error.what.partition("\n")
-    allowed = list(error.allowed) if isinstance(error.allowed, (set, frozenset)) else error.allowed
-    parts = {"got": error.got, "allowed": allowed, "details": details or None}
-    present = {name: part for name, part in parts.items() if part is not None}
-    return {**error.as_json(), "error": message, "kind": type(error).__name__, **present}
 
 
 if __name__ == "__main__":

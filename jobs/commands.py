@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Callable
@@ -83,6 +82,7 @@ def load_config(arguments: Namespace) -> RunConfig:
 def cluster_of(arguments: Namespace) -> Cluster:
     """Return the cluster that `--on`, `--ranks` and `--master` name."""
     from jobs.cluster import Cluster
+    from jobs.launch import torchrun_rank, torchrun_world_size
 
     ranks = arguments.ranks
     on: On = arguments.on or ("process" if (ranks or 1) == 1 else "local")
@@ -93,7 +93,9 @@ def cluster_of(arguments: Namespace) -> Cluster:
 
         return Cluster.from_spark(spark_session("shardrec", master=arguments.master), ranks)
     if on == "torchrun":
-        return Cluster.local(int(os.environ.get("WORLD_SIZE", ranks or 1)), on="torchrun")
+        # WORLD_SIZE alone says nothing: cluster managers set it for other purposes too.
+        inside = torchrun_rank() is not None
+        return Cluster.local(torchrun_world_size(ranks) if inside else ranks or 1, on="torchrun")
     if on == "process" and (ranks or 1) > 1:
         raise UserError(
             "one process is one rank",
@@ -196,18 +198,20 @@ def _train(arguments: Namespace) -> Outcome | None:
     data = dataset_folder(run, arguments.data)
     layout = Plan.load(Path(arguments.plan)) if arguments.plan else None
     cluster = cluster_of(arguments)
-    _say_where_it_starts(arguments)
+    _say_where_it_starts(arguments, run)
     result = train(run, data, cluster, layout, out=arguments.out, resume=arguments.resume)
     if cluster.on == "torchrun" and torchrun_rank():
         return None
     return Outcome(_result_text(result.as_json()), result.as_json())
 
 
-def _say_where_it_starts(arguments: Namespace) -> None:
+def _say_where_it_starts(arguments: Namespace, run: RunConfig) -> None:
     """Tell a person whose `--resume` finds nothing that the run starts anew."""
-    folder = Path(arguments.out) if arguments.out else None
-    if arguments.resume and folder is not None and not list(folder.glob("checkpoints/step_*/state.json")):
-        print(f"{folder} holds no checkpoint: starting at step 0", file=sys.stderr)  # noqa: T201
+    from jobs.verbs import run_folder
+
+    folder = run_folder(run, arguments.out)
+    if arguments.resume and not any(folder.path.glob("checkpoints/step_*/state.json")):
+        print(f"{folder.path} holds no checkpoint: starting at step 0", file=sys.stderr)  # noqa: T201
 
 
 def _result_text(value: dict[str, Any]) -> str:
@@ -247,7 +251,8 @@ def _evaluate(arguments: Namespace) -> Outcome:
         lines.append(f"by {column}:")
         for group in groups:
             auc, ne = (_number(group["metrics"][name]) for name in ("auc", "ne"))
-            lines.append(f"  {group['value']:<24} {group['rows']:>9,} rows  auc {auc}  ne {ne}")
+            value = "(missing)" if group["value"] is None else str(group["value"])
+            lines.append(f"  {value:<24} {group['rows']:>9,} rows  auc {auc}  ne {ne}")
     return Outcome("\n".join(lines), found.as_json())
 
 
@@ -263,6 +268,7 @@ def _recommend_arguments(parser: ArgumentParser) -> None:
 
 def _recommend(arguments: Namespace) -> Outcome:
     from jobs.scoring.recommendation import recommend_lists
+    from trainer.run_folder import RunFolder, write_json
 
     users = [user.strip() for user in arguments.users.split(",") if user.strip()]
     found = recommend_lists(
@@ -273,6 +279,8 @@ def _recommend(arguments: Namespace) -> Outcome:
         cluster=cluster_of(arguments),
         checkpoint=arguments.checkpoint,
     )
+    if arguments.input is None and arguments.checkpoint is None:  # for the report
+        write_json(RunFolder(Path(arguments.run_folder)).recommendations_file, found.as_json())
     if arguments.out:
         found.write_parquet(Path(arguments.out))
     return Outcome(found.text(), found.as_json())
@@ -327,7 +335,9 @@ def _config_verb(arguments: Namespace) -> Outcome:
 
 def _quickstart_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
-        "--folder", default="runs/quickstart", help="where everything goes (default %(default)s)"
+        "--folder",
+        default="runs/quickstart",
+        help="where everything goes; what an earlier quickstart left there is replaced (default %(default)s)",
     )
     parser.add_argument("--ranks", type=_positive, default=2, help="ranks (default %(default)s)")
     parser.add_argument("--data-only", action="store_true", help="only unpack MovieLens-100K to data/ml-100k")

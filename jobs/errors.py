@@ -1,9 +1,19 @@
-"""Faults of the machine around a run: Java, Spark, installed packages."""
+"""Faults of the machine around a run (Java, Spark, installed packages), and words of foreign errors."""
 
 from __future__ import annotations
 
 from sharding.errors import UserError
 
+_LONGEST_LINE = 400
+
 
 class EnvironmentFault(UserError):  # noqa: N818 - EnvironmentError is a builtin with another meaning
     """Something that must be installed or started on this machine is missing or too old."""
+
+
+def first_line(text: str) -> str:
+    """Return the first line of a foreign error's text that says something; empty where there is none."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    # py4j puts its own sentence above the error that it passes on.
+    useful = [line for line in lines if not line.startswith("An error occurred while calling")]
+    return (useful or lines or [""])[0].removeprefix(": ")[:_LONGEST_LINE]

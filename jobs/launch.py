@@ -29,7 +29,7 @@ from jobs.ranks.verdict import Outcome, RankError, judge, settle
 from jobs.worker import run_rank, work
 from sharding.errors import UserError
 
-__all__ = ["RankError", "launch", "spark_slots", "torchrun_rank"]
+__all__ = ["RankError", "launch", "spark_slots", "torchrun_rank", "torchrun_world_size"]
 
 
 def launch(
@@ -99,6 +99,24 @@ def torchrun_rank() -> int | None:
     return None
 
 
+def torchrun_world_size(ranks: int | None) -> int:
+    """Return how many ranks torchrun has started; only for one of them.
+
+    Raises:
+        UserError: `ranks` names another number.
+    """
+    world_size = int(os.environ["WORLD_SIZE"])
+    if ranks not in (None, world_size):
+        raise UserError(
+            "torchrun has started another number of ranks",
+            where="--ranks",
+            got=ranks,
+            allowed=world_size,
+            fixes=[f"--ranks {world_size}"],
+        )
+    return world_size
+
+
 def _check_ranks(on: Mode, ranks: int) -> None:
     if ranks < 1:
         raise UserError("a job needs at least one rank", where="--ranks", got=ranks)
@@ -139,15 +157,7 @@ def _as_torchrun_rank(
     run_folder: Path, job: str, number: int, ranks: int | None, device: str, timeout_seconds: float
 ) -> Outcome:
     """Be one of the ranks that torchrun has started; each answers for itself, torchrun for them all."""
-    world_size = int(os.environ["WORLD_SIZE"])
-    if ranks not in (None, world_size):
-        raise UserError(
-            "torchrun has started another number of ranks",
-            where="--ranks",
-            got=ranks,
-            allowed=world_size,
-            fixes=[f"--ranks {world_size}"],
-        )
+    world_size = torchrun_world_size(ranks)
     names = ("TORCHELASTIC_RUN_ID", "MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RESTART_COUNT")
     attempt = "-".join(os.environ.get(name, "0") for name in names)
     record = Launch(attempt, job, "torchrun", world_size, device, timeout_seconds)

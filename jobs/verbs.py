@@ -82,7 +82,7 @@ def train(
     from jobs.launch import torchrun_rank
 
     cluster, dataset = cluster or Cluster.local(), as_dataset(data)
-    folder = RunFolder(Path(out) if out is not None else Path("runs") / run.name)
+    folder = run_folder(run, out)
     if cluster.on == "torchrun" and torchrun_rank():
         # Rank 0 makes the run folder; the others wait for it at the meeting point.
         _launch_with_restarts(folder, run, cluster, show_progress=False)
@@ -144,6 +144,11 @@ def evaluate(
 def dataset_folder(run: RunConfig, out: str | Path | None = None) -> Path:
     """Return where a run's data set lies: `out`, else `prepared/<name>`."""
     return Path(out) if out is not None else Path("prepared") / run.name
+
+
+def run_folder(run: RunConfig, out: str | Path | None = None) -> RunFolder:
+    """Return a run's folder: `out`, else `runs/<name>`."""
+    return RunFolder(Path(out) if out is not None else Path("runs") / run.name)
 
 
 def with_input(run: RunConfig, source: str | Path) -> RunConfig:

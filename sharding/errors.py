@@ -59,9 +59,24 @@ class ShardrecError(Exception):
         return "\n".join(lines)
 
     def as_json(self) -> dict[str, Any]:
-        """Return the `--json` form: `{"error", "where", "fixes"}`, and `"also"` where there is more."""
-        values: dict[str, Any] = {"error": self.message(), "where": self.where, "fixes": list(self.fixes)}
-        return {**values, "also": list(self.also)} if self.also else values
+        """Return the `--json` form: `error` is the message alone; parts that are absent have no key.
+
+        Keys: `error`, `kind` (the class), `where`, `fixes`, and `got`, `allowed`, `details`, `also`.
+        """
+        message, _, details = self.what.partition("\n")
+        parts = {
+            "got": self.got,
+            "allowed": list(self.allowed) if isinstance(self.allowed, (set, frozenset)) else self.allowed,
+            "details": details or None,
+            "also": list(self.also) or None,
+        }
+        return {
+            "error": message,
+            "kind": type(self).__name__,
+            "where": self.where,
+            "fixes": list(self.fixes),
+            **{name: part for name, part in parts.items() if part is not None},
+        }
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Exceptions pickle by positional args; ours are keywords, and ranks send them to the driver.

@@ -115,14 +115,10 @@ class RunFolder:
         if not self.config_file.exists():
             raise DataError("no such run folder", where=str(self.path))
         if not self.result_file.exists():
-            raise DataError(
-                "the run has no result: it has not finished",
-                where=str(self.path),
-                fixes=[
-                    "go on with it: shardrec train CONFIG --resume",
-                    "name one of its checkpoints: --checkpoint",
-                ],
-            )
+            fixes = ["go on with it: shardrec train CONFIG --resume"]
+            if any(self.checkpoints.glob("step_*")):
+                fixes.append("name one of its checkpoints: --checkpoint")
+            raise DataError("the run has no result: it has not finished", where=str(self.path), fixes=fixes)
         result: dict[str, Any] = read_json(self.result_file)
         return result
 

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from jobs.errors import first_line
 from sharding.errors import ShardrecError, UserError
 from trainer.errors import ConfigError, DataError
 
@@ -97,7 +98,7 @@ def from_spark(error: BaseException, where: str, *, reading: bool = False) -> Us
         return full_disk(where)
     if _NO_PERMISSION.search(text) or _NO_WRITING.search(text):
         may_not_read = reading and not _NO_WRITING.search(text)
-        return (no_read_permission if may_not_read else no_permission)(place, _first_line(text))
+        return (no_read_permission if may_not_read else no_permission)(place, first_line(text))
     return _of_source(text, where, place)
 
 
@@ -115,11 +116,11 @@ def _of_source(text: str, where: str, place: str) -> UserError | None:
         return ConfigError(
             "Spark cannot read this character encoding",
             where=f"`encoding` of the source {where}",
-            got=_first_line(text),
+            got=first_line(text),
             fixes=["convert the files: iconv -f <encoding> -t UTF-8", "encoding: ISO-8859-1"],
         )
     if _NO_TABLE.search(text):
-        return DataError("there is no such table", where=where, got=_first_line(text))
+        return DataError("there is no such table", where=where, got=first_line(text))
     if _NO_PATH.search(text):
         return DataError("there is no such file or folder", where=place)
     if _UNREADABLE.search(text):
@@ -138,7 +139,7 @@ def bad_condition(error: BaseException, where: str, condition: str) -> ConfigErr
         "the condition is not valid Spark SQL over the raw columns",
         where=where,
         got=condition,
-        fixes=[_first_line(str(error))],
+        fixes=[first_line(str(error))],
     )
 
 
@@ -197,13 +198,6 @@ def _from_os(error: OSError, where: str, reading: bool) -> UserError | None:
     return None
 
 
-def _first_line(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    # py4j puts its own sentence above Spark's.
-    useful = [line for line in lines if not line.startswith("An error occurred while calling")]
-    return (useful or lines or [""])[0].removeprefix(": ")[:400]
-
-
 def _cause(text: str) -> str:
     causes: list[str] = re.findall(r"Caused by: ([^\n]+)", text)
-    return (causes[-1] if causes else _first_line(text))[:400]
+    return (causes[-1] if causes else first_line(text))[:400]

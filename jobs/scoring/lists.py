@@ -71,8 +71,12 @@ class Recommendations:
         return "\n\n".join(blocks)
 
     def as_json(self) -> dict[str, Any]:
-        """Return plain values, as stored in `recommendations.json`."""
-        return asdict(self)
+        """Return plain values, as stored in `recommendations.json`; ids that JSON does not have are text."""
+        users = [asdict(entry) for entry in self.users]
+        for entry in users:
+            entry["user"] = _plain(entry["user"])
+            entry["items"] = [{**item, "item": _plain(item["item"])} for item in entry["items"]]
+        return {"user_column": self.user_column, "item_column": self.item_column, "users": users}
 
     def frame(self) -> pd.DataFrame:
         """Return one row per user and place."""
@@ -92,6 +96,10 @@ class Recommendations:
 
 def _shown(item: RankedItem) -> dict[str, Any]:
     return {"rank": item.rank, "score": item.score, "title": item.title, "subtitle": item.subtitle}
+
+
+def _plain(value: Any) -> Any:
+    return value if value is None or isinstance(value, (str, int, float)) else str(value)
 
 
 def top_k(users_N: NDArray[Any], scores_N: NDArray[np.float64], k: int) -> dict[Any, NDArray[np.int64]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import shutil
 from pathlib import Path
@@ -22,7 +23,8 @@ from tests.end_to_end.conftest import interrupted
 from trainer.assembly import build_task
 from trainer.batch import Batch
 from trainer.errors import CheckpointError, DataError
-from trainer.run_folder import RunFolder
+from trainer.reporting import write_report
+from trainer.run_folder import RunFolder, read_json
 
 K = 10
 OUT_OF_VOCABULARY = 1
@@ -234,6 +236,21 @@ def test_a_checkpoint_may_be_named_as_the_message_about_an_unfinished_run_says(
     shutil.copytree(result[1].path / "checkpoints", copy / "checkpoints")
     found = recommend_lists(copy, [1], 1, checkpoint=result[1].result["checkpoint"])
     assert found.users[0].items == recommend_lists(result[1], [1], 1).users[0].items
+
+
+def test_lists_of_the_run_itself_are_kept_for_the_report(
+    result: tuple[RunConfig, TrainResult], capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = RunFolder(result[1].path)
+    folder.recommendations_file.unlink(missing_ok=True)
+    named = ["--checkpoint", result[1].result["checkpoint"]]
+    assert main(["recommend", str(folder.path), "--users", "1", "--k", "2", *named]) == 0
+    assert not folder.recommendations_file.exists()
+    capsys.readouterr()
+    assert main(["recommend", str(folder.path), "--users", "1", "--k", "2", "--json"]) == 0
+    assert read_json(folder.recommendations_file) == json.loads(capsys.readouterr().out)
+    title = read_json(folder.recommendations_file)["users"][0]["items"][0]["title"]
+    assert title in html.unescape(write_report(folder.path).read_text(encoding="utf-8"))
 
 
 def test_ctrl_c_is_one_message_and_leaves_nothing_behind(result: tuple[RunConfig, TrainResult]) -> None:

@@ -145,7 +145,7 @@ def spark_environment() -> dict[str, str]:
     """Return this process's environment with what Spark's start scripts need."""
     import pyspark
 
-    from jobs.session import java_home
+    from jobs.java import java_home
 
     return os.environ | {
         "SPARK_HOME": str(Path(pyspark.__file__).parent),

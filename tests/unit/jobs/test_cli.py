@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 
-from jobs import commands
+from jobs import commands, verbs
 from jobs.cli import main
 from jobs.commands import Command
 from jobs.ranks.verdict import RankError
+from jobs.results import Evaluation
 from trainer.errors import ConfigError, ShardrecError
 
 
@@ -170,3 +171,26 @@ def test_a_wrong_choice_names_the_nearest_one(
     assert (value["where"], value["got"]) == ("shardrec train", "lokal")
     assert value["allowed"] == ["process", "local", "spark", "torchrun"]
     assert value["fixes"][0] == "did you mean `local`?"
+
+
+def test_rows_without_a_value_are_a_group_called_missing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.undo()
+    groups = [{"value": value, "rows": 3, "metrics": {"auc": 0.5, "ne": 1.0}} for value in (None, 7, "x")]
+    found = Evaluation("test", 9, {"auc": 0.5}, {"gender": groups})
+    monkeypatch.setattr(verbs, "evaluate", lambda *_, **__: found)
+    assert main(["evaluate", "run", "--by", "gender"]) == 0
+    lines = capsys.readouterr().out.splitlines()[-3:]
+    assert [line.split()[0] for line in lines] == ["(missing)", "7", "x"]
+
+
+def test_resume_without_a_checkpoint_says_that_it_starts_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(verbs, "train", fail)
+    config = Path(commands.__file__).parent / "configs" / "tiny_local.yaml"
+    assert main(["train", str(config), "--resume"]) != 0
+    assert "runs/tiny_local holds no checkpoint: starting at step 0" in capsys.readouterr().err

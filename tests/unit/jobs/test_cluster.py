@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from argparse import Namespace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,6 +14,7 @@ import torch
 from jobs import cluster as cluster_module
 from jobs import session
 from jobs.cluster import Cluster
+from jobs.commands import cluster_of
 from jobs.ranks import slots
 from jobs.session import session_settings
 from sharding.errors import UserError
@@ -151,6 +153,28 @@ def test_torchrun_tells_how_many_ranks_are_on_this_host(
     with_gpus(monkeypatch, 16)
     shape = Cluster.local(16, on="torchrun")
     assert (shape.nodes, shape.local_world_size) == expected
+
+
+def on_torchrun(ranks: int | None) -> int:
+    arguments = Namespace(on="torchrun", ranks=ranks, master=None)
+    return cluster_of(arguments).world_size
+
+
+def test_a_world_size_that_torchrun_did_not_set_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.setattr(cluster_module, "_gpu_of_this_machine", lambda: None)
+    assert (on_torchrun(2), on_torchrun(None)) == (2, 1)
+
+
+def test_under_torchrun_its_number_of_ranks_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"RANK": 0, "WORLD_SIZE": 4, "MASTER_ADDR": "a", "MASTER_PORT": 1}.items():
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setattr(cluster_module, "_gpu_of_this_machine", lambda: None)
+    assert (on_torchrun(None), on_torchrun(4)) == (4, 4)
+    with pytest.raises(UserError, match="another number of ranks"):
+        on_torchrun(2)
 
 
 LOOPBACK = {"spark.driver.host", "spark.driver.bindAddress"}

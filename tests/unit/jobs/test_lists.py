@@ -1,5 +1,9 @@
 """Ranking rows into lists."""
 
+import datetime
+import decimal
+import json
+
 import numpy as np
 
 from jobs.scoring.lists import RankedItem, Recommendations, UserList, top_k
@@ -28,3 +32,11 @@ def test_lists_show_titles_and_keep_every_place() -> None:
     assert "liked before: Fargo" in lists.text()
     assert lists.frame()[["user_id", "movie_id", "rank"]].values.tolist() == [[7, 10, 1], [7, 11, 2]]
     assert lists.as_json()["users"][0]["items"][1]["title"] == "Se7en"
+
+
+def test_ids_that_json_does_not_have_are_text_there() -> None:
+    items = [RankedItem(1, decimal.Decimal("1.50"), "Heat", "", 0.9), RankedItem(2, 7, "Se7en", "", 0.8)]
+    lists = Recommendations("day", "price", [UserList(datetime.date(2026, 1, 31), [], items)])
+    (entry,) = json.loads(json.dumps(lists.as_json()))["users"]
+    assert entry["user"] == "2026-01-31"
+    assert [item["item"] for item in entry["items"]] == ["1.50", 7]

@@ -29,12 +29,16 @@ def test_other_findings_are_lines_of_their_own_and_no_fixes() -> None:
     error = UserError("wrong", fixes=["do this"], also=["more", "most"])
     assert str(error).splitlines() == ["wrong", "  1) do this", "  also:    more", "  also:    most"]
     assert error.as_json() == {
-        "error": str(error),
+        "error": "wrong",
+        "kind": "UserError",
         "where": "",
         "fixes": ["do this"],
         "also": ["more", "most"],
     }
 
 
-def test_an_error_with_one_finding_has_no_also_in_its_json() -> None:
-    assert UserError("wrong").as_json().keys() == {"error", "where", "fixes"}
+def test_parts_that_are_absent_have_no_key_in_the_json() -> None:
+    assert UserError("wrong").as_json().keys() == {"error", "kind", "where", "fixes"}
+    whole = PlanError("wrong\n  largest: a", got=0, allowed=["x", "y"]).as_json()
+    assert (whole["error"], whole["details"]) == ("wrong", "  largest: a")
+    assert (whole["kind"], whole["got"], whole["allowed"]) == ("PlanError", 0, ["x", "y"])
