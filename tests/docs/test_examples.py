@@ -1,4 +1,4 @@
-"""Every example on a page runs: each page in a folder of its own, and all pages after one another in one."""
+"""Examples run: the quick ones page by page, and in the slow lane all of them in one folder."""
 
 from __future__ import annotations
 
@@ -17,23 +17,17 @@ def _runnable(page: Path) -> list[Block]:
 
 
 def _examples() -> list[pytest.param]:
-    """Return two cases per page: its quick blocks, and in the slow lane all blocks where some are slow."""
+    """Return the quick blocks of each page that has some."""
     cases = []
     for page in pages():
-        runnable = _runnable(page)
-        quick = [block for block in runnable if "slow" not in block.mark]
-        name = str(page.relative_to(ROOT))
+        quick = [block for block in _runnable(page) if "slow" not in block.mark]
         if quick:
-            cases.append(pytest.param(quick, id=name))
-        # README is the first page of the readers' order below, so its slow blocks run there.
-        if len(quick) < len(runnable) and page != in_reading_order()[0]:
-            marks = [pytest.mark.slow, pytest.mark.timeout(1800)]
-            cases.append(pytest.param(runnable, id=f"{name}-all", marks=marks))
+            cases.append(pytest.param(quick, id=str(page.relative_to(ROOT))))
     return cases
 
 
 @pytest.mark.parametrize("examples", _examples())
-def test_examples_of_a_page_run_in_order(examples: list[Block], tmp_path: Path) -> None:
+def test_quick_examples_of_a_page_run_in_order(examples: list[Block], tmp_path: Path) -> None:
     _run(examples, tmp_path)
 
 
@@ -46,7 +40,6 @@ def test_all_pages_run_one_after_another_in_one_folder(tmp_path: Path) -> None:
 def test_the_readers_order_leaves_out_no_page_with_examples() -> None:
     with_examples = {page for page in pages() if _runnable(page)}
     assert with_examples <= set(in_reading_order())
-    assert in_reading_order()[0] == ROOT / "README.md"
 
 
 def _run(examples: list[Block], folder: Path) -> None:
