@@ -210,7 +210,7 @@ def _say_where_it_starts(arguments: Namespace, run: RunConfig) -> None:
     from jobs.verbs import run_folder
 
     folder = run_folder(run, arguments.out)
-    if arguments.resume and not any(folder.path.glob("checkpoints/step_*/state.json")):
+    if arguments.resume and not folder.saved_checkpoints():
         print(f"{folder.path} holds no checkpoint: starting at step 0", file=sys.stderr)  # noqa: T201
 
 

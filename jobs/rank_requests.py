@@ -12,7 +12,7 @@ from jobs.cluster import Cluster
 from jobs.ranks.verdict import RankError
 from jobs.results import Dataset
 from trainer.errors import CheckpointError, UserError
-from trainer.run_folder import RunFolder
+from trainer.run_folder import STATE_FILE, RunFolder
 
 
 def chosen_checkpoint(folder: RunFolder, name: str | None) -> str:
@@ -23,8 +23,8 @@ def chosen_checkpoint(folder: RunFolder, name: str | None) -> str:
         DataError: none is named and the run has not finished.
     """
     name = name or str(folder.result()["checkpoint"])
-    if not (folder.checkpoints / name / "state.json").exists():
-        saved = sorted(path.parent.name for path in folder.checkpoints.glob("step_*/state.json"))
+    if not (folder.checkpoints / name / STATE_FILE).exists():
+        saved = folder.saved_checkpoints()
         raise CheckpointError(
             "no such checkpoint",
             where=str(folder.checkpoints / name),

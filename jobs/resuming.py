@@ -50,7 +50,7 @@ def check_resumable(folder: RunFolder, run: RunConfig, dataset: Dataset, resume:
     """Check that a run folder is empty, or that its unfinished run may go on with this config."""
     if not folder.config_file.exists():
         return
-    started = any(folder.checkpoints.glob("step_*/state.json"))
+    started = bool(folder.saved_checkpoints())
     if started and not resume:
         raise CheckpointError(
             "the run folder holds checkpoints of an earlier run",

@@ -8,7 +8,6 @@ folder named `step_*` is always whole.
 from __future__ import annotations
 
 import os
-import re
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -20,10 +19,8 @@ from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
 from torch.distributed.checkpoint.api import CheckpointException
 
 from trainer.errors import CheckpointError
-from trainer.run_folder import RunFolder, read_json, write_json
+from trainer.run_folder import STATE_FILE, RunFolder, read_json, write_json
 
-STATE_FILE = "state.json"
-_NAME = re.compile(r"step_(\d{8,})$")
 # Ends of the names of folders that are to be deleted; deleting takes several steps, renaming one.
 _REPLACED, _PRUNED = ".replaced", ".pruned"
 
@@ -66,8 +63,7 @@ def checkpoint_path(folder: RunFolder, step: int) -> Path:
 
 def saved_steps(folder: RunFolder) -> list[int]:
     """Return the steps of the complete checkpoints, oldest first."""
-    names = (path.parent.name for path in folder.checkpoints.glob(f"step_*/{STATE_FILE}"))
-    return sorted(int(found[1]) for name in names if (found := _NAME.match(name)))
+    return [int(name.removeprefix("step_")) for name in folder.saved_checkpoints()]
 
 
 def latest_checkpoint(folder: RunFolder) -> Path | None:

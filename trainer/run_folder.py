@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import socket
 import sys
 from collections.abc import Mapping
@@ -29,6 +30,11 @@ PACKAGES = (
     "numpy",
     "petastorm",
 )
+
+
+STATE_FILE = "state.json"
+"""The file of a checkpoint that is written last."""
+_CHECKPOINT = re.compile(r"step_\d{8,}")
 
 
 @dataclass(frozen=True)
@@ -58,6 +64,11 @@ class RunFolder:
     def checkpoints(self) -> Path:
         """Return the folder of the checkpoints."""
         return self.path / "checkpoints"
+
+    def saved_checkpoints(self) -> list[str]:
+        """Return the names of the complete checkpoints, oldest first; copies by other names do not count."""
+        names = [path.parent.name for path in self.checkpoints.glob(f"step_*/{STATE_FILE}")]
+        return sorted(filter(_CHECKPOINT.fullmatch, names), key=lambda name: (len(name), name))
 
     @property
     def result_file(self) -> Path:
@@ -116,7 +127,7 @@ class RunFolder:
             raise DataError("no such run folder", where=str(self.path))
         if not self.result_file.exists():
             fixes = ["go on with it: shardrec train CONFIG --resume"]
-            if any(self.checkpoints.glob("step_*")):
+            if self.saved_checkpoints():
                 fixes.append("name one of its checkpoints: --checkpoint")
             raise DataError("the run has no result: it has not finished", where=str(self.path), fixes=fixes)
         result: dict[str, Any] = read_json(self.result_file)

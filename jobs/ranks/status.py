@@ -9,13 +9,14 @@ log's first lines hold both.
 from __future__ import annotations
 
 import json
-import os
 import socket
 import time
 import uuid
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
+
+from sharding.files import write_atomically
 
 State = Literal["running", "succeeded", "stopped", "failed"]
 Mode = Literal["process", "local", "spark", "torchrun"]
@@ -48,7 +49,7 @@ class Launch:
         """Clear the files of an earlier launch and write this one's `launch.json`."""
         launch = cls(uuid.uuid4().hex[:12], job, mode, ranks, device, timeout_seconds)
         clear(run_folder)
-        write_atomically(run_folder / "launch.json", asdict(launch))
+        _write(run_folder / "launch.json", asdict(launch))
         return launch
 
     @classmethod
@@ -100,7 +101,7 @@ class RankStatus:
     def write(self, run_folder: Path, **changes: Any) -> RankStatus:
         """Write the status with changes, atomically, and return it."""
         status = replace(self, time=time.time(), **changes)
-        write_atomically(status_file(run_folder, self.number), asdict(status))
+        _write(status_file(run_folder, self.number), asdict(status))
         return status
 
     @property
@@ -152,9 +153,6 @@ def clear(run_folder: Path) -> None:
         old.unlink(missing_ok=True)
 
 
-def write_atomically(path: Path, values: dict[str, Any]) -> None:
-    """Write JSON so that a reader sees the old file or the whole new one."""
+def _write(path: Path, values: dict[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(values, indent=1, ensure_ascii=False), encoding="utf-8")
-    temporary.replace(path)
+    write_atomically(path, json.dumps(values, indent=1, ensure_ascii=False))

@@ -13,6 +13,7 @@ from jobs.ranks.faults import describe, unpack
 from jobs.ranks.status import Launch, RankStatus, driver_log, log_file, read_statuses
 from jobs.ranks.streams import last_lines
 from sharding.errors import ShardrecError
+from trainer.run_folder import RunFolder
 
 Outcome = Literal["succeeded", "stopped"]
 _EXIT_CODE = re.compile(r"exitcode\s*:\s*(-?\d+) \(pid: (\d+)\)")
@@ -166,7 +167,7 @@ def _manner(code: int | None) -> str:
 
 
 def _ways_on(run_folder: Path) -> list[str]:
-    if not any(run_folder.glob("checkpoints/step_*/state.json")):
+    if not RunFolder(run_folder).saved_checkpoints():
         return ["run the same command again"]
     return [
         "go on from the newest checkpoint: the same command again with --resume",

@@ -12,20 +12,10 @@ from typing import Any
 import pytest
 
 from jobs import Dataset, RunConfig, evaluate, train
-from tests.end_to_end.tiny import CONFIG, tiny_data
+from tests.support.tiny import tiny_data
 from trainer import checkpoint
 from trainer.errors import CheckpointError, DataError
 from trainer.run_folder import RunFolder, write_json
-
-
-@pytest.fixture
-def run() -> RunConfig:
-    return RunConfig.from_dict(CONFIG)
-
-
-@pytest.fixture
-def data(tmp_path: Path, run: RunConfig) -> Dataset:
-    return tiny_data(tmp_path / "data", run)
 
 
 def names(run_folder: Path) -> list[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from jobs import RunConfig, evaluate, train
-from tests.end_to_end.tiny import CONFIG, tiny_data
+from tests.support.tiny import CONFIG, tiny_data
 
 
 @pytest.mark.parametrize("weight", [False, True])

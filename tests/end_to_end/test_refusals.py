@@ -16,44 +16,12 @@ from jobs import Cluster, Dataset, RunConfig, evaluate, plan, train
 from jobs.launch import RankError
 from jobs.ranks.interrupts import StopRequest
 from tests.support.datasets import write_dataset
+from tests.support.tiny import tiny_data
 from trainer import checkpoint as checkpoints
 from trainer.checkpoint import saved_steps
 from trainer.errors import CheckpointError, ConfigError, DataError, PlanError, ShardrecError
 from trainer.optimizers import Optimizers
 from trainer.run_folder import RunFolder
-
-CONFIG = {
-    "name": "tiny",
-    "data": {"label": {"column": "y"}, "num_lanes": 4},
-    "features": {"dense": [{"columns": "d*"}], "sparse": [{"columns": ["s*", "m*"], "pooling": "sum"}]},
-    "model": {"name": "dlrm", "embedding_dim": 8},
-    "train": {
-        "global_batch_size": 64,
-        "epochs": 2,
-        "max_steps": 12,
-        "log_every_steps": 5,
-        "checkpoint_every_steps": 4,
-    },
-}
-
-
-def tiny(folder: Path, run: RunConfig, rows: int = 1000, seed: int = 0) -> Dataset:
-    written = write_dataset(
-        folder, rows={"train": rows, "valid": 200, "test": 200}, num_sequences=0, seed=seed
-    )
-    prepared_as = {"config_hash": run.preparation_hash(), "preparation": run.preparation()}
-    written.manifest.model_copy(update=prepared_as).save(folder)
-    return Dataset.open(folder)
-
-
-@pytest.fixture
-def run() -> RunConfig:
-    return RunConfig.from_dict(CONFIG)
-
-
-@pytest.fixture
-def data(tmp_path: Path, run: RunConfig) -> Dataset:
-    return tiny(tmp_path / "data", run)
 
 
 def test_a_loss_that_is_not_finite_stops_before_it_reaches_a_checkpoint(
@@ -110,7 +78,7 @@ def test_a_run_does_not_go_on_as_another_model(
 
 def test_a_run_does_not_go_on_with_other_rows(tmp_path: Path, run: RunConfig, data: Dataset) -> None:
     train(run, data, out=tmp_path / "run", show_progress=False)
-    other = tiny(tmp_path / "other", run, rows=900)
+    other = tiny_data(tmp_path / "other", run, rows={"train": 900, "valid": 200, "test": 200})
     with pytest.raises(DataError, match="other rows"):
         train(run.override("train.max_steps=20"), other, out=tmp_path / "run", show_progress=False)
     assert RunFolder(tmp_path / "run").manifest().split("train").rows == 1000
@@ -331,7 +299,7 @@ def test_one_process_trains_without_pyspark_and_its_log_ends_with_what_this_run_
     tmp_path: Path, run: RunConfig
 ) -> None:
     run = run.override("features.dense.0.ops=[{fill: 0}, {clip: {min: 0}}, log1p]")
-    data, config = tiny(tmp_path / "data", run), tmp_path / "run.yaml"
+    data, config = tiny_data(tmp_path / "data", run), tmp_path / "run.yaml"
     config.write_text(run.to_yaml())
     code = (
         "import sys\n"

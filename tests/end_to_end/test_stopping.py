@@ -10,23 +10,12 @@ import pytest
 
 from jobs import Dataset, RunConfig, train
 from jobs.ranks.interrupts import StopRequest
-from tests.end_to_end.tiny import CONFIG, tiny_data
 from trainer import loop
 from trainer.checkpoint import latest_checkpoint, read_progress
 from trainer.recording import Recorder
 from trainer.run_folder import RunFolder
 
 STOPPING = ("train.evaluate_every_steps=4", "train.early_stopping={metric: auc, patience: 1, min_delta: 0.5}")
-
-
-@pytest.fixture
-def run() -> RunConfig:
-    return RunConfig.from_dict(CONFIG)
-
-
-@pytest.fixture
-def data(tmp_path: Path, run: RunConfig) -> Dataset:
-    return tiny_data(tmp_path / "data", run)
 
 
 def test_an_early_stop_is_told_with_the_checkpoint_that_is_used(

@@ -9,42 +9,11 @@ import pytest
 import torch
 
 from jobs import Cluster, Dataset, RunConfig, evaluate, train
-from tests.support.datasets import write_dataset
 
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU here"),
 ]
-STEPS = 20
-
-
-@pytest.fixture
-def run() -> RunConfig:
-    return RunConfig.from_dict(
-        {
-            "name": "gpu",
-            "data": {
-                "root": ".",
-                "source": {"path": "rows.csv"},
-                "label": {"column": "label"},
-                "num_lanes": 4,
-            },
-            "features": {
-                "dense": [{"columns": ["d*"]}],
-                "sparse": [{"columns": ["s*"], "ops": ["vocabulary"]}],
-            },
-            "model": {"name": "dlrm", "embedding_dim": 8},
-            "train": {"global_batch_size": 64, "max_steps": STEPS, "log_every_steps": 1},
-        }
-    )
-
-
-@pytest.fixture
-def data(run: RunConfig, tmp_path: Path) -> Dataset:
-    folder = tmp_path / "data"
-    written = write_dataset(folder, rows={"train": 2000, "test": 200}, num_lists=0, num_sequences=0)
-    written.manifest.model_copy(update={"config_hash": run.preparation_hash()}).save(folder)
-    return Dataset.open(folder)
 
 
 def losses(run_folder: Path) -> list[float]:
@@ -53,11 +22,12 @@ def losses(run_folder: Path) -> list[float]:
 
 
 def test_losses_and_metrics_on_a_gpu_are_those_on_cpu(run: RunConfig, data: Dataset, tmp_path: Path) -> None:
+    run = run.override("train.log_every_steps=1")
     on_cpu, on_gpu = (
         train(run, data, Cluster.local(1, device=device), out=tmp_path / device, show_progress=False)
         for device in ("cpu", "cuda")
     )
-    assert len(losses(on_cpu.path)) == STEPS
+    assert len(losses(on_cpu.path)) == 12
     assert losses(on_gpu.path) == pytest.approx(losses(on_cpu.path), rel=1e-3)
     expected = evaluate(on_cpu, cluster=Cluster.local(1, device="cpu")).metrics
     assert evaluate(on_gpu).metrics == pytest.approx(expected, rel=1e-2)

@@ -2,44 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import pytest
 import torch
 
 from jobs import Cluster, Dataset, RunConfig, plan
 from sharding.memory import dense_layers
 from sharding.topology import Cluster as Shape
-from tests.support.datasets import write_dataset
 from trainer.assembly import build_task
-
-
-@pytest.fixture
-def run() -> RunConfig:
-    return RunConfig.from_dict(
-        {
-            "name": "tiny",
-            "data": {
-                "root": ".",
-                "source": {"path": "rows.csv"},
-                "label": {"column": "label"},
-                "num_lanes": 4,
-            },
-            "features": {
-                "dense": [{"columns": ["d*"]}],
-                "sparse": [{"columns": ["s*"], "ops": ["vocabulary"]}],
-            },
-            "model": {"name": "dlrm"},
-            "train": {"global_batch_size": 64, "max_steps": 1},
-        }
-    )
-
-
-@pytest.fixture
-def data(run: RunConfig, tmp_path: Path) -> Dataset:
-    written = write_dataset(tmp_path, num_lists=0, num_sequences=0)
-    written.manifest.model_copy(update={"config_hash": run.preparation_hash()}).save(tmp_path)
-    return Dataset.open(tmp_path)
 
 
 def test_a_plan_for_ranks_that_training_refuses_says_so(run: RunConfig, data: Dataset) -> None:

@@ -13,7 +13,13 @@ CONFIG: dict[str, Any] = {
     "data": {"label": {"column": "y"}, "num_lanes": 4},
     "features": {"dense": [{"columns": "d*"}], "sparse": [{"columns": ["s*", "m*"], "pooling": "sum"}]},
     "model": {"name": "dlrm", "embedding_dim": 8},
-    "train": {"global_batch_size": 64, "max_steps": 12, "log_every_steps": 5, "checkpoint_every_steps": 4},
+    "train": {
+        "global_batch_size": 64,
+        "epochs": 2,
+        "max_steps": 12,
+        "log_every_steps": 5,
+        "checkpoint_every_steps": 4,
+    },
 }
 
 
