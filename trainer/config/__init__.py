@@ -1,17 +1,19 @@
 """The run config: one strict, typed YAML for every verb. Imports neither torch nor Spark."""
 
-from trainer.config.data import (
-    DataConfig,
-    FeatureGroup,
-    FeaturesConfig,
-    HistoryConfig,
-    JoinConfig,
+from trainer.config.data import DataConfig
+from trainer.config.derived import EarlierConfig, HistoryConfig, TargetEncodingConfig
+from trainer.config.features import FeatureGroup, FeaturesConfig, OpConfig
+from trainer.config.negatives import InBatchConfig, NegativesConfig, NegativesFile, SamplingConfig
+from trainer.config.rows import (
+    CleanConfig,
+    DownsampleConfig,
     LabelConfig,
-    OpConfig,
-    SourceConfig,
+    LeaveLastConfig,
     SplitConfig,
+    WeightsByConfig,
 )
 from trainer.config.run import ModelConfig, PlanConfig, RecommendConfig, RunConfig, TableConfig
+from trainer.config.source import JoinConfig, SourceConfig
 from trainer.config.train import (
     DenseOptimizerConfig,
     EarlyStoppingConfig,
@@ -21,23 +23,33 @@ from trainer.config.train import (
 )
 
 __all__ = [
+    "CleanConfig",
     "DataConfig",
     "DenseOptimizerConfig",
+    "DownsampleConfig",
+    "EarlierConfig",
     "EarlyStoppingConfig",
     "EmbeddingOptimizerConfig",
     "FeatureGroup",
     "FeaturesConfig",
     "HistoryConfig",
+    "InBatchConfig",
     "JoinConfig",
     "LabelConfig",
+    "LeaveLastConfig",
     "ModelConfig",
+    "NegativesConfig",
+    "NegativesFile",
     "OpConfig",
     "PlanConfig",
     "RecommendConfig",
     "RunConfig",
+    "SamplingConfig",
     "ScheduleConfig",
     "SourceConfig",
     "SplitConfig",
     "TableConfig",
+    "TargetEncodingConfig",
     "TrainConfig",
+    "WeightsByConfig",
 ]

@@ -16,8 +16,10 @@ import yaml
 from pydantic import ConfigDict, Field, ValidationError, model_validator
 
 from trainer.config.base import LARGEST_SEED, Section
-from trainer.config.data import DataConfig, FeaturesConfig, is_absolute
+from trainer.config.data import DataConfig
+from trainer.config.features import FeaturesConfig
 from trainer.config.messages import config_error, placed
+from trainer.config.source import is_absolute
 from trainer.config.train import TrainConfig
 from trainer.config.yaml_text import DuplicateKeyError, dump_yaml, parse_yaml
 from trainer.errors import ConfigError
@@ -34,6 +36,8 @@ ShardingType = Literal[
 ]
 ComputeKernel = Literal["dense", "fused", "fused_uvm", "fused_uvm_caching"]
 
+# Keys of `data` that decide which rows a data set holds, and their labels and weights.
+_ROW_KEYS = {"clean", "label", "weight", "weights_by", "downsample_negatives", "split", "negatives"}
 # Keys of a feature group that shape its table but not the prepared data.
 _TABLE_KEYS = {"__all__": {"embedding_dim", "pooling"}}
 
@@ -239,7 +243,7 @@ class RunConfig(Section):
         """Return the settings that decide what the prepared rows hold, wherever the raw rows lie."""
         kept: dict[str, Any] = self.model_dump(
             mode="json",
-            include={"features": True, "data": {"label", "weight", "split"}},
+            include={"features": True, "data": _ROW_KEYS},
             exclude={"features": dict.fromkeys(FeaturesConfig.model_fields, _TABLE_KEYS)},
         )
         return kept

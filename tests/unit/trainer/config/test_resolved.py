@@ -69,7 +69,7 @@ def config_file(tmp_path: Path) -> Path:
         (["train.max_step=3"], "--set train.max_step=3: train.max_step"),
         (["train.epochs=x", "seed=2"], "--set train.epochs=x: train.epochs"),
         (["train.epochs=2", "train.epochs=x"], "--set train.epochs=x: train.epochs"),
-        (["data.label={}"], "--set data.label={}: data.label.column"),
+        (["data.weights_by={}"], "--set data.weights_by={}: data.weights_by.column"),
         (["features.dense.0.colums=I2"], "--set features.dense.0.colums=I2: features.dense.0.colums"),
     ],
 )

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from trainer.config import RunConfig
-from trainer.config.data import expand_range, java_charset
 from trainer.config.run import ComputeKernel, ShardingType
+from trainer.config.source import expand_range, java_charset
 from trainer.config.yaml_text import parse_yaml
 from trainer.errors import ConfigError
 
@@ -18,6 +18,7 @@ data: {source: {path: rows.csv, header: true}, label: {column: y}}
 features: {sparse: [{columns: "C*", ops: [fill: "", vocabulary: {min_count: 2}]}]}
 model: {name: dlrm}
 """
+NEGATIVES_FILE = "data.negatives={user: u, item: i, train: {file: {path: a, "
 
 
 @pytest.fixture
@@ -79,6 +80,16 @@ def test_a_misspelt_key_names_its_path_and_the_nearest_key(
         ("data.source={table: clicks, delimiter: ','}", "`delimiter` means nothing for a table"),
         ("data.source={path: a, format: tsv, multi_line: true}", "`multi_line` means nothing"),
         ("data.source={path: a, format: json, null_values: [NA]}", "`null_values` means nothing"),
+        ("data.source={table: clicks, row_number: n}", "`row_number` means nothing for a table"),
+        ("data.split.method=leave_last", "needs `leave_last`"),
+        ("data.split.leave_last={user: u, time: t}", "means nothing for `method: random`"),
+        (
+            "data.split={method: leave_last, leave_last: {user: u, time: t, test: 0, valid: 0}}",
+            "nothing is left",
+        ),
+        ("data.negatives={user: u, item: i, train: {alpha: 1}}", "give `per_positive` or `file`"),
+        (NEGATIVES_FILE + "format: ncf}, per_positive: 3}}", "leave out `per_positive`"),
+        (NEGATIVES_FILE + "format: csv}, alpha: 1}}", "nothing is drawn with a `file`: leave out `alpha`"),
     ],
 )
 def test_a_wrong_value_names_the_rule(config_file: Path, override: str, rule: str) -> None:
