@@ -24,8 +24,9 @@ import yaml
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from jobs.preparation.feature_ops import FeatureOp, feature_ops
 from trainer.config import ModelConfig, OpConfig, RunConfig
+from trainer.features.ops import feature_ops
+from trainer.features.registry import Example, FeatureOp, Takes
 from trainer.registry import ModelSection, RegisteredModel, models
 
 DOCS = Path(__file__).resolve().parent
@@ -56,13 +57,46 @@ features:
     - {columns: "I*", ops: [fill: 0, clip: {min: 0}, log1p]}
   sparse:
     - {columns: genres, ops: [split: "|", vocabulary: {min_count: 5}], pooling: mean}
+    - {columns: time, name: weekday, ops: [weekday: Europe/Berlin, vocabulary]}
+    - {cross: [city, device], name: city_device, ops: [hash: 100000]}
 ```
 
 An op is written as its name, as `name: value` for its first parameter, or as
 `name: {parameter: value, ...}`. What an op needs from the data (a mean, a vocabulary) is fitted on the
-training rows alone and stored in the manifest. An op that makes ids comes last. Sequence features take the
-ops of sparse features, item by item.
+training rows alone and stored in the manifest.
+
+The first op says how the column is read: as numbers, as times or as ids. Without ops, dense features are
+numbers and the others ids. A chain goes on with ops for what the op before gives:
+
+| features | start with ops for | and go on |
+| --- | --- | --- |
+| dense | numbers, times | times become numbers |
+| sparse, sequence | ids, times, numbers | times become numbers, and numbers ids |
+
+A number that becomes an id is written as text, whole ones as `7`. An op that makes ids (`vocabulary`, `hash`)
+comes last; without one, the column must hold whole numbers from 0, which are the ids themselves, and 0 means
+missing. Sequence features apply the ops item by item.
+
+The examples show raw values beside what the prepared column holds for them. The tests run each one.
 """
+
+OP_KINDS: dict[Takes, str] = {
+    "number": """## Numbers
+
+Integers, fractions, decimals, booleans (0 or 1), and text that reads as a number. Null, NaN and blank text
+are missing; a dense feature that has missing values needs `fill`.
+""",
+    "time": """## Times
+
+Timestamps, dates, numbers (seconds since 1970), and text such as `2024-12-31` or `2024-12-31 23:00:00+01:00`;
+one that names no zone is in UTC.
+""",
+    "token": """## Ids
+
+Text, numbers, booleans, dates, timestamps, and lists of them. Null, NaN and empty text are missing; in a list
+they are left out. Whole fractions count as integers (`7.0` is `7`), and timestamps are written in UTC.
+""",
+}
 
 MODELS_INTRO = """# Models
 
@@ -79,19 +113,42 @@ def config_page() -> str:
 
 def ops_page() -> str:
     """Return docs/feature-ops.md."""
-    parts = [NOTICE, OPS_INTRO, "## Dense features\n", *map(op_text, feature_ops("dense").values())]
-    parts += ["## Sparse and sequence features\n", *map(op_text, feature_ops("sparse").values())]
+    parts = [NOTICE, OPS_INTRO]
+    for takes, intro in OP_KINDS.items():
+        parts += [intro, *map(op_text, feature_ops(takes).values())]
     return "\n".join(parts)
 
 
 def op_text(op: FeatureOp) -> str:
-    """Return one op: what it does, its parameters, what it fits."""
+    """Return one op: what it does, its parameters, what it fits, its examples."""
     text = f"### `{op.name}`\n\n{' '.join((op.function.__doc__ or '').split())}\n"
     if op.from_train:
         text += f"\nFitted on the training rows: {', '.join(f'`{name}`' for name in op.from_train)}.\n"
     if op.section.model_fields:
         text += "\n" + section_table(op.section, {}).replace("| key |", "| parameter |", 1)
-    return text
+    return text + "".join(f"\n{example_text(example)}" for example in op.examples)
+
+
+def example_text(example: Example) -> str:
+    """Return the ops of an example as YAML, and a table of raw and prepared values."""
+    ops = example.op if isinstance(example.op, list) else [example.op]
+    shown = yaml.safe_dump(ops, default_flow_style=True, sort_keys=False, width=200)
+    rows = example.train if example.rows is None else example.rows
+    fitted = "" if example.rows is None else f"With training rows {values_text(example.train)}:\n\n"
+    raw = " | ".join(value_code(value) for value in rows)
+    prepared = " | ".join(value_code(value) for value in example.gives)
+    lines = f"| raw | {raw} |\n|{' --- |' * (len(rows) + 1)}\n| prepared | {prepared} |\n"
+    return f"```yaml\nops: {shown}```\n\n{fitted}{lines}"
+
+
+def values_text(values: list[Any]) -> str:
+    """Return raw values one after another."""
+    return ", ".join(value_code(value) for value in values)
+
+
+def value_code(value: Any) -> str:
+    """Return a value as code; a missing one as a word."""
+    return "missing" if value is None else f"`{cell(str(value))}`"
 
 
 def models_page() -> str:

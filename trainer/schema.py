@@ -15,6 +15,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import os
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,6 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sharding.files import write_atomically
 from trainer.errors import DataError, SpecMismatchError
+from trainer.storage import Place, as_place, read_text
 
 PADDING_ID = 0
 OUT_OF_VOCABULARY_ID = 1
@@ -29,7 +32,11 @@ FIRST_VOCABULARY_ID = 2
 LABEL_COLUMN = "label"
 WEIGHT_COLUMN = "weight"
 KEEP_PREFIX = "keep."
+GROUP_COLUMN = "keep.negatives.group"
+"""Shared by a positive and its negatives where `data.negatives` adds rows (int64)."""
 MANIFEST_FILE = "manifest.json"
+SYNTHETIC_FILE = "synthetic.json"
+"""Lies in a folder of raw rows that `shardrec synth` made up."""
 SPLITS = ("train", "valid", "test")
 SplitName = Literal["train", "valid", "test"]
 
@@ -51,7 +58,9 @@ class Feature(_Record):
     name: str
     kind: Literal["dense", "sparse", "sequence"]
     column: str
-    """Raw column; for a history the item column."""
+    """Raw column, or the column that `derived` made."""
+    derived: FittedOp | None = None
+    """What made the column of several rows (`history`, `earlier`, `target_encoding`), before the ops."""
     ops: tuple[FittedOp, ...] = ()
     is_list: bool = False
     """True where a row holds any number of ids (Parquet list), False where it holds one value."""
@@ -70,7 +79,7 @@ class FeatureSpec(_Record):
 
     features: tuple[Feature, ...]
     label: FittedOp
-    """`label` op: params `column` and `positive_at_least`."""
+    """`label` op: params `column` and `positive_at_least`, and `positive_values` or `implicit` where set."""
     weight: str | None = None
 
     @property
@@ -124,6 +133,8 @@ class Split(_Record):
     rows: int
     positives: int
     files: tuple[PartFile, ...]
+    negatives_kept: float = 1.0
+    """Share of the rows with label 0 that is left of those that were dealt into the split."""
 
 
 class FeatureStatistics(_Record):
@@ -144,6 +155,29 @@ class FeatureStatistics(_Record):
     max: float | None = None
 
 
+class CleaningStep(_Record):
+    """What one rule of `data.clean` did to the raw rows."""
+
+    name: str
+    """Key of the rule."""
+    dropped: int
+    left: int
+
+
+class Appended(_Record):
+    """Rows of a later day that were added to a data set."""
+
+    created: str
+    """UTC time, ISO 8601."""
+    mode: Literal["frozen", "grow"]
+    """Whether vocabularies stayed as they were, or got new values."""
+    rows: dict[SplitName, int]
+    fingerprint: str
+    """Digest of the set of raw rows."""
+    raw: dict[str, Any] | None = None
+    """As the manifest's own."""
+
+
 class Manifest(_Record):
     """What a data set folder holds; written last, so that a folder without it is no data set."""
 
@@ -161,25 +195,35 @@ class Manifest(_Record):
     statistics: dict[str, FeatureStatistics]
     raw: dict[str, Any] | None = None
     """`root`, `source` and `joins` of the raw rows, absolute; None when they came as a DataFrame."""
+    cleaning: tuple[CleaningStep, ...] = ()
+    """Rules of `data.clean` in their order."""
+    remarks: tuple[str, ...] = ()
+    """What is odd about the rows but was accepted, such as users with too few events."""
+    fingerprint: str = ""
+    """Digest of the set of raw rows, to know them again."""
+    appended: tuple[Appended, ...] = ()
+    """What was added to the first rows, in its order."""
     synthetic: bool = False
+    """Whether the raw rows were made up."""
     versions: dict[str, str] = Field(default_factory=dict)
 
     @classmethod
-    def load(cls, folder: str | Path) -> Manifest:
-        """Read `manifest.json` of a data set folder (or the file itself).
+    def load(cls, folder: str | Place) -> Manifest:
+        """Read `manifest.json` of a data set folder (or the file itself), local or on a store.
 
         Raises:
             DataError: the folder holds no manifest, or the manifest is damaged.
+            StoreError: the store cannot be read.
         """
-        path = Path(folder)
-        path = path / MANIFEST_FILE if path.suffix != ".json" else path
+        path = as_place(folder)
+        path = path if str(path).endswith(".json") else path / MANIFEST_FILE
         try:
-            return cls.model_validate_json(path.read_text(encoding="utf-8"))
+            return cls.model_validate_json(read_text(path))
         except (OSError, UnicodeDecodeError) as error:
             raise DataError(
                 "not a data set: it has no readable manifest",
                 where=str(path),
-                got=getattr(error, "strerror", None) or "not text",
+                got="not text" if isinstance(error, UnicodeDecodeError) else os.strerror(error.errno or 2),
                 fixes=["prepare it first: shardrec prepare CONFIG --out FOLDER"],
             ) from error
         except ValidationError as error:
@@ -211,6 +255,24 @@ class Manifest(_Record):
                 allowed=f"spec {self.spec.hash}",
                 fixes=["use the data set of the run", "train again on this data set"],
             )
+
+    def logit_shift(self, split: str, trained_on: Manifest) -> float:
+        """Return what to add to a model's logits on a split, so that they fit its share of positives.
+
+        A model that saw a share w of the negatives predicts odds that are 1/w of what they are among all
+        rows; the shift is log(w), less that of the split itself where it was down-sampled too.
+
+        Args:
+            split: split of this data set.
+            trained_on: manifest of the data set that the model was trained on.
+
+        Source: He et al. 2014, Practical Lessons from Predicting Clicks on Ads, section 6.3:
+        q = p / (p + (1 - p) / w).
+        """
+        return math.log(trained_on._negatives_kept("train") / self._negatives_kept(split))
+
+    def _negatives_kept(self, name: str) -> float:
+        return next((split.negatives_kept for key, split in self.splits.items() if key == name), 1.0)
 
     def split(self, name: str) -> Split:
         """Return one split.

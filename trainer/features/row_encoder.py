@@ -1,0 +1,125 @@
+"""Applies a fitted feature spec to raw columns: in Spark's tasks, and to single rows without Spark."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from trainer.errors import DataError
+from trainer.features import chains
+from trainer.features.ids import numbered
+from trainer.features.ops import entries
+from trainer.features.values import Codes, Tokens
+from trainer.features.vocabularies import Vocabulary, read_vocabularies
+from trainer.schema import Feature, FeatureSpec
+
+
+@dataclass(frozen=True)
+class RowEncoder:
+    """The features of a spec with their vocabularies.
+
+    Attributes:
+        features: to make, in order.
+        vocabularies: by folder.
+
+    Example:
+        >>> manifest = Manifest.load("prepared/movielens")  # doctest: +SKIP
+        >>> encoder = RowEncoder.load(manifest.spec, "prepared/movielens")  # doctest: +SKIP
+        >>> encoder.encode_rows([{"user_id": 7, "movie_id": 42}])  # doctest: +SKIP
+    """
+
+    features: tuple[Feature, ...]
+    vocabularies: Mapping[str, Vocabulary]
+
+    @classmethod
+    def load(
+        cls, spec: FeatureSpec, dataset: str | Path, features: Iterable[str] | None = None
+    ) -> RowEncoder:
+        """Read the vocabularies of a prepared data set.
+
+        Args:
+            spec: of the data set.
+            dataset: its folder.
+            features: make only these; default all.
+        """
+        names = None if features is None else set(features)
+        return cls.of([f for f in spec.features if names is None or f.name in names], dataset)
+
+    @classmethod
+    def of(cls, features: Sequence[Feature], dataset: str | Path) -> RowEncoder:
+        """Read the vocabularies of some features of a prepared data set."""
+        wanted = {(f.vocabulary, f.vocabulary_hash) for f in features if f.vocabulary is not None}
+        return cls(tuple(features), read_vocabularies(Path(dataset), frozenset(wanted)))
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Return the raw columns that `encode` needs; one made of several rows is `__derived_<feature>`."""
+        return tuple(dict.fromkeys(name for f in self.features for name in chains.raw_columns(f)))
+
+    def encode(self, columns: chains.RawColumns) -> dict[str, pa.Array]:
+        """Make the prepared columns of some raw ones.
+
+        Args:
+            columns: Arrow arrays of N rows, by name.
+
+        Returns:
+            By feature: float32 [N] for dense ones, int64 [N] or list<int64> [N] for the others.
+
+        Raises:
+            DataError: a column's type does not fit, or an id is outside its table.
+        """
+        return {feature.name: self._encoded(feature, columns) for feature in self.features}
+
+    def encode_rows(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, pa.Array]:
+        """Make the prepared columns of rows as dictionaries; a key that is absent is a missing value.
+
+        Raises:
+            DataError: see `encode`.
+        """
+        return self.encode({name: _column(name, [row.get(name) for row in rows]) for name in self.columns})
+
+    def _encoded(self, feature: Feature, columns: chains.RawColumns) -> pa.Array:
+        if feature.kind == "dense":
+            steps = list(entries(feature.ops, feature.kind))
+            value = chains.read(feature, columns).value
+            assert isinstance(value, np.ndarray)
+            made = chains.numbers(value, steps)
+            with np.errstate(over="ignore"):  # what is too large becomes infinite, and is refused later
+                return pa.array(made.astype(np.float32))
+        joined = columns.get(joined_ids(feature.name))
+        if joined is not None:  # a vocabulary too large for one process was joined to the rows
+            return joined
+        tokens = chains.tokens(feature, columns)
+        vocabulary = self.vocabularies.get(feature.vocabulary) if feature.vocabulary else None
+        return id_array(tokens, numbered(feature, tokens, vocabulary))
+
+
+def _column(name: str, values: list[Any]) -> pa.Array:
+    try:
+        return pa.array(values, from_pandas=True)  # NaN is missing
+    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as error:
+        kinds = sorted({type(value).__name__ for value in values if value is not None})
+        raise DataError(
+            f"column {name!r} holds values of several types",
+            where=f"column {name!r}",
+            got=kinds,
+            allowed="values of one type",
+        ) from error
+
+
+def joined_ids(feature: str) -> str:
+    """Return the raw column that holds a feature's ids where a join has made them already."""
+    return f"__ids_{feature}"
+
+
+def id_array(tokens: Tokens, ids: Codes) -> pa.Array:
+    """Return ids as a prepared column: int64 [N], or list<int64> [N] where a row holds a list of tokens."""
+    values = pa.array(ids, pa.int64())
+    if tokens.offsets is None:
+        return values
+    return pa.ListArray.from_arrays(pa.array(tokens.offsets, pa.int32()), values)

@@ -1,0 +1,124 @@
+"""Vocabularies in memory: from a text to its id, thousands at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+from numpy.typing import NDArray
+
+from trainer.features.values import Codes
+
+UNKNOWN = -1
+# Text that is the usual form of a 64-bit integer: no sign but minus, no leading zero.
+_INTEGER = "^(0|-?[1-9][0-9]{0,17})$"
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Values and their ids, found by binary search: 16 bytes per value beside its text.
+
+    A vocabulary of whole numbers is searched by the numbers themselves, any other by a 64-bit hash of the
+    text; texts are compared, so that equal hashes do no harm.
+
+    Attributes:
+        keys: sorted numbers or hashes.
+        ids: int64, in the order of `keys`.
+        texts: Arrow array of text in the order of `keys`; None where the keys are the numbers.
+        longest_run: most keys that are equal; 1 but for collisions.
+    """
+
+    keys: NDArray[Any]
+    ids: Codes
+    texts: pa.Array | None
+    longest_run: int = 1
+
+    @classmethod
+    def of(cls, values: pa.Array, ids: Codes) -> Vocabulary:
+        """Return the vocabulary of some distinct texts (Arrow array) and their ids."""
+        if len(values) and bool(pc.all(pc.match_substring_regex(values, _INTEGER)).as_py()):
+            numbers = values.cast(pa.int64()).to_numpy(zero_copy_only=False)
+            order = np.argsort(numbers)
+            return cls(numbers[order], ids[order], None)
+        hashes = _hashes(values)
+        order = np.argsort(hashes, kind="stable")
+        keys = hashes[order]
+        starts = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]]))
+        run = int(np.diff(np.append(starts, len(keys))).max(initial=1))
+        return cls(keys, ids[order], values.take(pa.array(order)), run)
+
+    def ids_of(self, values: pa.Array) -> Codes:
+        """Return the id of each value (Arrow array of text or int64), `UNKNOWN` where it has none."""
+        if self.texts is None:
+            numbers, known = _numbers(values)
+            return self._search(numbers, known)
+        texts = values if pa.types.is_string(values.type) else values.cast(pa.string())
+        hashes = _hashes(texts)
+        found = np.full(len(texts), UNKNOWN, dtype=np.int64)
+        first = np.searchsorted(self.keys, hashes)
+        for step in range(self.longest_run):
+            place = np.minimum(first + step, len(self.keys) - 1)
+            rows = np.flatnonzero((found == UNKNOWN) & (self.keys[place] == hashes))
+            if len(rows) == 0:
+                break
+            same = pc.equal(self.texts.take(pa.array(place[rows])), texts.take(pa.array(rows)))
+            hits = rows[same.to_numpy(zero_copy_only=False)]
+            found[hits] = self.ids[place[hits]]
+        return found
+
+    def _search(self, numbers: NDArray[np.int64], known: NDArray[np.bool_]) -> Codes:
+        place = np.minimum(np.searchsorted(self.keys, numbers), len(self.keys) - 1)
+        return np.where(known & (self.keys[place] == numbers), self.ids[place], UNKNOWN)
+
+
+@dataclass(frozen=True)
+class EmptyVocabulary(Vocabulary):
+    """A vocabulary without values, of a column that was missing in every training row."""
+
+    def ids_of(self, values: pa.Array) -> Codes:
+        """Return `UNKNOWN` for each value."""
+        return np.full(len(values), UNKNOWN, dtype=np.int64)
+
+
+def _numbers(values: pa.Array) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Return whole numbers, and which of the values are some."""
+    if pa.types.is_integer(values.type):
+        return values.to_numpy(zero_copy_only=False), np.ones(len(values), dtype=bool)
+    known = pc.match_substring_regex(values, _INTEGER).to_numpy(zero_copy_only=False)
+    plain = pc.if_else(pa.array(known), values, pa.scalar("0"))
+    return plain.cast(pa.int64()).to_numpy(zero_copy_only=False), known
+
+
+def _hashes(texts: pa.Array) -> NDArray[np.uint64]:
+    objects = texts.to_numpy(zero_copy_only=False)
+    hashes: NDArray[np.uint64] = pd.util.hash_array(objects, categorize=False)
+    return hashes
+
+
+def read_vocabulary(folder: Path) -> Vocabulary:
+    """Read a vocabulary folder (Parquet parts with the columns `value`, `id`, `count`)."""
+    table = ds.dataset(folder, format="parquet").to_table(columns=["value", "id"]).combine_chunks()
+    if table.num_rows == 0:
+        return EmptyVocabulary(np.empty(0, np.int64), np.empty(0, np.int64), None)
+    values = table["value"].cast(pa.string())
+    ids = table["id"].to_numpy()
+    return Vocabulary.of(pa.concat_arrays(values.chunks), ids)
+
+
+@lru_cache(maxsize=1)
+def read_vocabularies(dataset: Path, folders: frozenset[tuple[str, str | None]]) -> Mapping[str, Vocabulary]:
+    """Read the vocabularies of a data set, by folder; the last ones stay in memory for the next task.
+
+    Args:
+        dataset: its folder.
+        folders: inside it, each with the hash of the vocabulary, which tells a data set that was made anew.
+    """
+    return {folder: read_vocabulary(dataset / folder) for folder, _ in folders}
