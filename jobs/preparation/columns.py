@@ -19,8 +19,16 @@ if TYPE_CHECKING:
 SPLIT = "__split"
 HASH = "__hash"
 ORDER = "__order"
+# Set where negatives are added: whether a row is one, and the number that it shares with its positive.
+NEGATIVE = "__negative"
+GROUP = "__group"
 BAD_LINE = "__bad_line"
+LABEL = "__label"
+WEIGHT = "__weight"
+FILE = "__source_file"
 NUMBER = "__number_"
+# In `SPLIT`: a training row that no split holds, though histories still list its event.
+DOWNSAMPLED = "downsampled"
 
 _INTEGRAL = (T.ByteType, T.ShortType, T.IntegerType, T.LongType)
 _FRACTIONAL = (T.FloatType, T.DoubleType)
@@ -101,6 +109,21 @@ def token(frame: DataFrame, name: str) -> Column:
     return F.expr(_token_sql(quoted(name), kind, name))
 
 
+def single_token(frame: DataFrame, name: str, where: str) -> Column:
+    """Return `token` of a column that holds one value per row.
+
+    Raises:
+        DataError: it holds lists, or its type can be no id.
+    """
+    if is_list(frame, name):
+        raise DataError(
+            f"column {name!r} holds lists, one value per row is needed",
+            where=where,
+            got=frame.schema[name].dataType.simpleString(),
+        )
+    return token(frame, name)
+
+
 def _token_sql(sql: str, kind: T.DataType, name: str) -> str:
     if is_text(kind):
         return f"nullif({sql}, '')"
@@ -147,6 +170,24 @@ def time(frame: DataFrame, name: str) -> Column:
         got=kind.simpleString(),
         allowed="numbers, timestamps, dates, or text of them",
     )
+
+
+def missing(frame: DataFrame, name: str) -> Column:
+    """Return whether a raw value is missing: null, NaN or empty text."""
+    kind, x = frame.schema[name].dataType, column(name)
+    if is_text(kind):
+        return x.isNull() | (x == "")
+    return x.isNull() | F.isnan(x) if isinstance(kind, _FRACTIONAL) else x.isNull()
+
+
+def time_problems(frame: DataFrame, name: str) -> tuple[Column, Column]:
+    """Return whether a time is missing (null, NaN or empty text), and whether it is there but no time.
+
+    Raises:
+        DataError: the type of the column can be no time.
+    """
+    read, missing = time(frame, name), token(frame, name).isNull()
+    return missing, ~missing & read.isNull()
 
 
 def with_row_hashes(frame: DataFrame, names: list[str], seed: int) -> DataFrame:

@@ -1,9 +1,9 @@
-"""Puts a finished data set in place in one step, so that a kill at any moment leaves a whole one.
+"""Puts a finished folder in place in one step, so that a kill at any moment leaves a whole one.
 
-A data set is built in a sibling folder `<out>.tmp-<host>-<pid>-<n>`. When it is complete the two folders are
-exchanged by one system call (Linux `renameat2`), and the old one is deleted. File systems without that call
-take two renames; a kill between them leaves the old data set as `<out>.old-...`, and the next start puts it
-back.
+A data set (or another folder of ours, known by its marker file) is built in a sibling folder
+`<out>.tmp-<host>-<pid>-<n>`. When it is complete the two folders are exchanged by one system call (Linux
+`renameat2`), and the old one is deleted. File systems without that call take two renames; a kill between them
+leaves the old one as `<out>.old-...`, and the next start puts it back.
 """
 
 from __future__ import annotations
@@ -18,17 +18,29 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from jobs.preparation.failures import named_failures
-from jobs.preparation.files import local_path
 from trainer.errors import DataError, UserError
 from trainer.schema import MANIFEST_FILE
+from trainer.storage import local_path
 
 _FOREIGN_IS_DEAD_SECONDS = 24 * 3600
 _PATTERN = "*?[]{}\\"
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
+
+
+@dataclass(frozen=True)
+class FolderKind:
+    """A kind of folder: the file, written last, by which it is known, and what errors call it."""
+
+    marker: str
+    name: str
+
+
+DATA_SET = FolderKind(MANIFEST_FILE, "a data set")
 
 
 def output_folder(out: str | Path) -> Path:
@@ -42,7 +54,7 @@ def output_folder(out: str | Path) -> Path:
     path = local_path(str(out))
     if path is None:
         raise UserError(
-            "the data set must go to a folder that this machine can open",
+            "the output must go to a folder that this machine can open",
             where="--out",
             got=str(out),
             fixes=[
@@ -64,36 +76,40 @@ def output_folder(out: str | Path) -> Path:
 
 
 @contextmanager
-def staged_folder(target: Path) -> Iterator[Path]:
+def staged_folder(target: Path, kind: FolderKind = DATA_SET) -> Iterator[Path]:
     """Give an empty folder beside the target; on success it takes the target's place, else it is deleted.
 
+    Args:
+        target: the folder to make or to replace.
+        kind: what it becomes, and what may be replaced.
+
     Raises:
-        DataError: the target exists and is no data set.
+        DataError: the target exists and is of no such kind.
         UserError: no permission to write, or the disk is full.
     """
     with named_failures(str(target)):
         target.parent.mkdir(parents=True, exist_ok=True)
-        restore(target)
-        _check_replaceable(target)
+        restore(target, kind)
+        _check_replaceable(target, kind)
         staging = _sibling(target, "tmp")
         staging.mkdir()
     try:
         with named_failures(str(target)):
             yield staging
-            assert (staging / MANIFEST_FILE).exists(), "a data set is committed with its manifest"
+            assert (staging / kind.marker).exists(), f"{kind.name} is committed with its {kind.marker}"
             _swap(staging, target)
     finally:
-        shutil.rmtree(staging, ignore_errors=True)
+        _discard(staging, target)
 
 
-def restore(target: Path) -> None:
-    """Undo what killed runs left: put an old data set back, and delete folders of runs that are dead."""
+def restore(target: Path, kind: FolderKind = DATA_SET) -> None:
+    """Undo what killed runs left: put an old folder back, and delete folders of runs that are dead."""
     pattern = re.compile(re.escape(target.name) + r"\.(tmp|old)-(.+)-(\d+)-[0-9a-f]{8}")
     for path in sorted(target.parent.glob(_literal(target.name) + ".*-*")):
         found = pattern.fullmatch(path.name)
         if found is None or not _is_dead(path, host=found.group(2), process=int(found.group(3))):
             continue
-        if found.group(1) == "old" and not target.exists() and (path / MANIFEST_FILE).exists():
+        if found.group(1) == "old" and not target.exists() and (path / kind.marker).exists():
             path.rename(target)
         else:
             shutil.rmtree(path, ignore_errors=True)
@@ -125,15 +141,29 @@ def _is_dead(path: Path, host: str, process: int) -> bool:
     return False
 
 
-def _check_replaceable(target: Path) -> None:
+def _check_replaceable(target: Path, kind: FolderKind) -> None:
     if not target.exists():
         return
-    if not target.is_dir() or (any(target.iterdir()) and not (target / MANIFEST_FILE).exists()):
+    if not target.is_dir() or (any(target.iterdir()) and not (target / kind.marker).exists()):
         raise DataError(
-            "the output exists and is not a data set, so it is not replaced",
+            f"the output exists and is not {kind.name}, so it is not replaced",
             where=str(target),
             fixes=["choose another --out", "delete it yourself"],
         )
+
+
+def _discard(folder: Path, target: Path) -> None:
+    """Delete a folder into which tasks that were told to stop may still write.
+
+    Under another name they do not find it, so no file of theirs can come while it is being emptied.
+    """
+    doomed = _sibling(target, "tmp")
+    try:
+        folder.rename(doomed)
+    except OSError:  # It is gone already, or cannot be renamed.
+        doomed = folder
+    shutil.rmtree(doomed, ignore_errors=True)
+    shutil.rmtree(folder, ignore_errors=True)  # A task that makes missing folders may have made it anew.
 
 
 def _swap(staging: Path, target: Path) -> None:
@@ -141,7 +171,7 @@ def _swap(staging: Path, target: Path) -> None:
         staging.rename(target)
         return
     if _exchange(staging, target):
-        return  # the old data set is now in the staging folder, which the caller deletes
+        return  # the old one is now in the staging folder, which the caller deletes
     old = _sibling(target, "old")
     target.rename(old)
     staging.rename(target)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ from jobs.errors import first_line
 from sharding.errors import ShardrecError, UserError
 from trainer.errors import ConfigError, DataError
 
-# Expressions of ours raise this inside Spark; what follows is the message for the user.
+# Expressions and tasks of ours raise this inside Spark; what follows is the message, or an error as JSON.
 RAISED = "shardrec: "
 
 _FULL_DISK = re.compile(r"No space left on device|Disk quota exceeded|File too large")
@@ -93,13 +94,30 @@ def from_spark(error: BaseException, where: str, *, reading: bool = False) -> Us
     place = file.group(0).rstrip(".") if file else where
     raised = _RAISED.search(text)
     if raised:
-        return DataError(raised.group(1).strip(), where=where)
+        return _carried(raised.group(1).strip(), where)
     if _FULL_DISK.search(text):
         return full_disk(where)
     if _NO_PERMISSION.search(text) or _NO_WRITING.search(text):
         may_not_read = reading and not _NO_WRITING.search(text)
         return (no_read_permission if may_not_read else no_permission)(place, first_line(text))
     return _of_source(text, where, place)
+
+
+def _carried(text: str, where: str) -> UserError:
+    """Return the error that a task raised, as it was there."""
+    try:
+        said = json.loads(text)
+    except ValueError:
+        return DataError(text, where=where)
+    kind = ConfigError if said["kind"] == "ConfigError" else DataError
+    return kind(
+        said["error"],
+        where=said["where"] or where,
+        got=said.get("got"),
+        allowed=said.get("allowed"),
+        fixes=said["fixes"],
+        also=said.get("also", ()),
+    )
 
 
 def _of_source(text: str, where: str, place: str) -> UserError | None:

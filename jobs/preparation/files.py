@@ -21,8 +21,9 @@ import pyarrow.parquet as pq
 
 from jobs.preparation.failures import column_twice, no_read_permission
 from trainer.config import SourceConfig
-from trainer.config.data import is_absolute
+from trainer.config.source import is_absolute
 from trainer.errors import ConfigError, DataError
+from trainer.storage import local_path
 
 _FORMATS = {
     ".csv": "csv", ".tsv": "tsv", ".json": "json", ".jsonl": "json", ".ndjson": "json",
@@ -62,17 +63,6 @@ class SourceFiles:
     here: list[str]
 
 
-def local_path(path: str) -> str | None:
-    """Return the POSIX path behind a path or URL that this machine can open, else None."""
-    if path.startswith("file:"):
-        return re.sub(r"^file:/*", "/", path)
-    if path.startswith("dbfs:/Volumes/"):
-        return path.removeprefix("dbfs:")
-    if path.startswith("dbfs:/"):
-        return "/dbfs/" + path.removeprefix("dbfs:/").lstrip("/")
-    return None if _SCHEME.match(path) else path
-
-
 def find_files(source: SourceConfig, root: str, where: str, *, local: bool) -> SourceFiles:
     """Return the files of a source.
 
@@ -92,7 +82,7 @@ def find_files(source: SourceConfig, root: str, where: str, *, local: bool) -> S
         raise ConfigError("`path` is an empty list", where=f"{where}.path")
     paths: list[str] = []
     for path in given:
-        absolute = _absolute(path, root)
+        absolute = absolute_path(path, root)
         posix = local_path(absolute)
         # On a cluster a plain path may mean its own file system, which only Spark can look into.
         known = posix is not None and (local or absolute.startswith(("file:", "dbfs:")))
@@ -119,7 +109,8 @@ def _escaped(path: str) -> str:
     return re.sub(r"([*?\[\]{}\\])", r"\\\1", path)
 
 
-def _absolute(path: str, root: str) -> str:
+def absolute_path(path: str, root: str) -> str:
+    """Return a path or URL of a source under `data.root`."""
     if is_absolute(path):
         return path
     if _SCHEME.match(root):

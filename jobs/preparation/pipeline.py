@@ -5,8 +5,10 @@ from __future__ import annotations
 import datetime
 import logging
 import platform
+import shutil
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -16,24 +18,38 @@ from pydantic import TypeAdapter
 from pyspark.sql import functions as F
 
 from jobs.preparation import columns as C
-from jobs.preparation.checks import check_fitted, label_value, source_name, survey
 from jobs.preparation.commit import output_folder, staged_folder
+from jobs.preparation.dense_fit import fit_numbers_of_ids
+from jobs.preparation.derived import fit_derived, with_derived
 from jobs.preparation.failures import named_source
-from jobs.preparation.feature_ops import check_ops
 from jobs.preparation.fitting import fit_spec
-from jobs.preparation.histories import event_counts
-from jobs.preparation.planned import PlannedFeature, plan_features
+from jobs.preparation.item_log_q import write_item_log_q
+from jobs.preparation.labels import (
+    check_label_rule,
+    downsampled,
+    label_value,
+    negatives_kept,
+    require_two_classes,
+    weight_value,
+)
+from jobs.preparation.planned import PlannedFeature
+from jobs.preparation.raw_types import check_types
 from jobs.preparation.report import write_report
-from jobs.preparation.sources import require_columns, rows_and_columns
-from jobs.preparation.splits import with_split
+from jobs.preparation.row_checks import row_checks, source_name
+from jobs.preparation.rows import large_batches
+from jobs.preparation.sources import is_synthetic, require_columns
+from jobs.preparation.splits import require_filled, split_remarks, with_split
+from jobs.preparation.staging import Staged, of_source, stage
 from jobs.preparation.statistics import Answers, scan, statistics
-from jobs.preparation.transform import counts_column, input_columns, with_inputs
-from jobs.preparation.vocabulary import Vocabularies
-from jobs.preparation.writing import part_files, write_in_order, write_splits
+from jobs.preparation.survey import Survey, check_fitted, survey
+from jobs.preparation.transform import encodable
+from jobs.preparation.writing import Layout, part_files, write_in_order, write_splits
 from jobs.session import spark_session
 from trainer.config import RunConfig
 from trainer.errors import DataError
+from trainer.features.ops import check_ops
 from trainer.schema import (
+    GROUP_COLUMN,
     KEEP_PREFIX,
     LABEL_COLUMN,
     SPLITS,
@@ -46,8 +62,9 @@ from trainer.schema import (
 )
 
 if TYPE_CHECKING:
-    from pyspark.sql import Column, DataFrame, SparkSession
+    from pyspark.sql import DataFrame, SparkSession
 
+_SCRATCH = "_items"
 _LOGGER = logging.getLogger(__name__)  # What a person sees of it is `jobs.attended`'s.
 
 
@@ -88,52 +105,54 @@ def prepare_dataset(
     """
     start = time.perf_counter()
     check_ops(run)
+    check_label_rule(run)
     target = output_folder(out)
     spark = spark or (frame.sparkSession if frame is not None else spark_session("shardrec prepare"))
-    with staged_folder(target) as folder:
+    with staged_folder(target) as folder, large_batches(spark), ExitStack() as cached:
         _LOGGER.info("reading and checking the rows")
-        rows, features = _staged_rows(run, spark, frame)
-        rows = rows.persist()
-        try:
-            with named_source(source_name(run)):  # the first pass reads all there is
-                rows = with_split(rows, run.data.split)
-                counted = survey(rows, run, features)
-            _LOGGER.info(
-                "fitting %s features on %s training rows", len(features), f"{counted.rows['train']:,}"
-            )
-            spec = fit_spec(rows, run, features, counted, folder, spark)
-            check_fitted(rows, features, spec.features)
-            vocabularies = Vocabularies.load(spec, folder, spark)
-            made = with_inputs(rows, spec.features, vocabularies)
-            columns = [*input_columns(spec.features), *_other_columns(rows, run)]
-            _LOGGER.info("writing %s rows", f"{sum(counted.rows.values()):,}")
-            write_splits(
-                made,
-                columns,
-                counted.rows,
-                folder,
-                rows_per_file=run.data.rows_per_file,
-                rows_per_row_group=run.data.rows_per_row_group,
-            )
-        finally:
-            rows.unpersist()
+        staged = stage(run, spark, frame, folder / _SCRATCH, cached)
+        cached.callback(staged.rows.persist().unpersist)
+        with named_source(source_name(run)):  # the first pass reads all there is
+            rows, features = deal(staged, run, folder, spark)
+            cached.callback(rows.unpersist)
+            check_types(rows, features)
+            features = fit_numbers_of_ids(of_source(rows), features)
+            counted = survey(rows, run, features, row_checks(rows, run, features))
+            cached.callback(counted.cached.unpersist)
+        require_two_classes(counted.rows, counted.positives, run)
+        require_filled(counted.rows, run.data.split)
+        _LOGGER.info("fitting %s features on %s training rows", len(features), f"{counted.rows['train']:,}")
+        spec = fit_spec(of_source(rows), run, features, counted, folder, spark)
+        check_fitted(rows, features, spec.features)
+        _LOGGER.info("writing %s rows", f"{sum(counted.rows.get(name, 0) for name in SPLITS):,}")
+        write_rows(rows, run, spec, counted, folder, spark)
+        if run.data.negatives is not None and run.data.negatives.in_batch.log_q:
+            write_item_log_q(of_source(rows), run, spec, folder, spark)
+        shutil.rmtree(folder / _SCRATCH, ignore_errors=True)
         _LOGGER.info("checking what was written")
         answers = scan(folder, spec, spark)
-        _check_written(counted.rows, answers, source_name(run))
+        check_written(counted.rows, answers, source_name(run))
         manifest = Manifest(
             name=run.name,
-            created=_now(),
+            created=now(),
             seed=run.data.split.seed,
             config_hash=run.preparation_hash(),
             preparation=run.preparation(),
             spec=spec,
-            splits=_splits(folder, SPLITS, answers),
+            splits=_with_share_kept(
+                splits_in(folder, SPLITS, answers), negatives_kept(counted.rows, counted.positives)
+            ),
             statistics=statistics(spec, answers, counted.missing),
-            raw=_raw_places(run) if frame is None else None,
-            versions=_versions(spark),
+            fingerprint=counted.fingerprint,
+            cleaning=staged.cleaning,
+            remarks=tuple(staged.remarks),
+            raw=raw_places(run) if frame is None else None,
+            synthetic=frame is None and is_synthetic(run),
+            versions=versions(spark),
         )
         text = write_report(manifest, folder)
         manifest.save(folder)
+        write_page(folder)
     return Prepared(target, manifest, text, time.perf_counter() - start)
 
 
@@ -177,63 +196,87 @@ def write_inputs(
         answers = scan(folder, spec, spark)
         manifest = Manifest(
             name=name,
-            created=_now(),
+            created=now(),
             seed=0,
             config_hash="",
             spec=spec,
-            splits=_splits(folder, ("test",), answers),
+            splits=splits_in(folder, ("test",), answers),
             statistics=statistics(spec, answers, {}) if answers else _no_statistics(spec),
-            versions=_versions(spark),
+            versions=versions(spark),
         )
         manifest.save(folder)
     return manifest
 
 
-def _staged_rows(
-    run: RunConfig, spark: SparkSession, frame: DataFrame | None
+def deal(
+    staged: Staged, run: RunConfig, folder: Path, spark: SparkSession
 ) -> tuple[DataFrame, list[PlannedFeature]]:
-    """Return the raw columns that the run needs, with the row's hashes, and the planned features."""
-    rows, own = rows_and_columns(run, spark, frame)
-    data = run.data
-    have = [name for name in rows.columns if name != C.BAD_LINE]
-    require_columns([data.label.column], have, "data.label.column")
-    require_columns([data.weight] if data.weight else [], have, "data.weight")
-    require_columns(data.keep, have, "data.keep")
-    require_columns([data.split.column] if data.split.column else [], have, "data.split.column")
-    features = plan_features(run, rows)
-    needed = [data.label.column, *data.keep, *(f.column for f in features)]
-    needed += [name for name in (data.weight, data.split.column) if name is not None]
-    for feature in features:
-        if feature.history is not None:
-            needed += [feature.history.params["user"], feature.history.params["time"]]
-    rows = C.with_row_hashes(rows, own, run.data.split.seed)
-    numbers = [data.label.column, *(f.column for f in features if f.kind == "dense")]
-    rows = C.with_numbers(rows, [*numbers, *([data.weight] if data.weight else [])])
-    typed = [C.column(name) for name in rows.columns if name.startswith(C.NUMBER)]
-    kept = [C.column(name) for name in dict.fromkeys(needed)]
-    conditions = [
-        event_counts(rows, f.history.params["where"], f"{f.where}.history.where").alias(counts_column(f.name))
-        for f in features
-        if f.history is not None and f.history.params["where"] is not None
-    ]
-    return rows.select(*kept, *typed, *conditions, C.HASH, C.ORDER, C.BAD_LINE), features
+    """Return the rows with splits, labels and the columns of derived features, and the fitted features."""
+    rows = staged.rows
+    if C.SPLIT not in rows.columns:
+        staged.remarks.extend(split_remarks(rows, run.data.split))
+        rows = with_split(rows, run.data.split)
+    rows = downsampled(rows, run)
+    label = label_value(rows, run.data.label)
+    if C.NEGATIVE in rows.columns:  # nobody gave these labels, so no rate is made of them
+        label = F.when(~F.col(C.NEGATIVE), label)
+    features = fit_derived(rows, staged.features, label, folder, spark)
+    if any(feature.derived is not None for feature in features):
+        rows = with_derived(rows, features, label, folder, spark)
+    made = {C.LABEL: label_value(rows, run.data.label)}
+    weight = weight_value(rows, run.data)
+    if weight is not None:
+        made[C.WEIGHT] = weight.cast("float")
+    rows = rows.withColumns(made)
+    # A derived column costs a sort of the rows each time.
+    return (rows.persist() if any(feature.derived for feature in features) else rows), features
 
 
-def _raw_places(run: RunConfig) -> dict[str, Any]:
+def raw_places(run: RunConfig) -> dict[str, Any]:
     """Return where the raw rows lie, so that `recommend` finds them again from any folder."""
     root = run.data.root
     places = run.model_dump(mode="json", include={"data": {"source", "joins"}})["data"]
     return {"root": str(Path(root).absolute()) if ":" not in root else root, **places}
 
 
-def _other_columns(rows: DataFrame, run: RunConfig) -> list[Column]:
-    columns = [label_value(rows, run.data.label).alias(LABEL_COLUMN)]
-    if run.data.weight is not None:
-        columns.append(C.number(rows, run.data.weight).cast("float").alias(WEIGHT_COLUMN))
-    return columns + [C.column(name).alias(KEEP_PREFIX + name) for name in run.data.keep]
+def write_rows(
+    rows: DataFrame,
+    run: RunConfig,
+    spec: FeatureSpec,
+    counted: Survey,
+    folder: Path,
+    spark: SparkSession,
+    first_parts: Mapping[str, int] | None = None,
+) -> None:
+    """Write the splits: features, label, weight, and the raw columns to keep.
+
+    Args:
+        rows: what `deal` returned.
+        run: names the columns to keep, and the size of files and row groups.
+        spec: fitted.
+        counted: rows of each split.
+        folder: of the data set under construction.
+        spark: the session.
+        first_parts: number of the first part of each split, where the folder holds parts already.
+    """
+    marks = {C.LABEL: LABEL_COLUMN, C.WEIGHT: WEIGHT_COLUMN, C.GROUP: GROUP_COLUMN}
+    others = {raw: name for raw, name in marks.items() if raw in rows.columns}
+    others |= {name: KEEP_PREFIX + name for name in run.data.keep}
+    size = _bytes_per_row(spec, counted, len(others))
+    layout = Layout.of(counted.rows, run.data.rows_per_file, size, first_parts or {})
+    chosen = rows.where(F.col(C.SPLIT).isin(*SPLITS))
+    encoded = encodable(chosen, spec.features, folder, spark)
+    write_splits(encoded, others, layout, folder, rows_per_row_group=run.data.rows_per_row_group)
 
 
-def _splits(folder: Path, names: Sequence[str], answers: Answers) -> dict[SplitName, Split]:
+def _bytes_per_row(spec: FeatureSpec, counted: Survey, others: int) -> float:
+    """Return about what a prepared row takes in memory."""
+    tokens = sum(counted.tokens.values()) / max(1, sum(counted.rows.values()))
+    lists = sum(4 for feature in spec.features if feature.is_list)
+    return 4.0 * len(spec.dense) + 8.0 * tokens + lists + 16.0 * (1 + others)
+
+
+def splits_in(folder: Path, names: Sequence[str], answers: Answers) -> dict[SplitName, Split]:
     """Return what lies in the folder; the schema checks the names."""
     return TypeAdapter(dict[SplitName, Split]).validate_python(
         {name: _split(folder, name, answers) for name in names}
@@ -242,18 +285,23 @@ def _splits(folder: Path, names: Sequence[str], answers: Answers) -> dict[SplitN
 
 def _split(folder: Path, name: str, answers: Answers) -> Split:
     files = part_files(folder, name)
-    found = answers.get(name, {})
+    found = answers.get(name)
     return Split(
-        rows=sum(file.rows for file in files), positives=int(found.get("positives") or 0), files=files
+        rows=sum(file.rows for file in files), positives=found.positives if found else 0, files=files
     )
 
 
-def _check_written(counted: Mapping[str, int], answers: Answers, source: str) -> None:
+def _with_share_kept(splits: dict[SplitName, Split], kept: float) -> dict[SplitName, Split]:
+    """Record the share of the negatives that down-sampling left in the training split."""
+    return {**splits, "train": splits["train"].model_copy(update={"negatives_kept": kept})}
+
+
+def check_written(counted: Mapping[str, int], answers: Answers, source: str) -> None:
     """Check that every row that was counted was written, once.
 
     Spark reads the source again where cached rows were lost, so one that has changed meanwhile gives others.
     """
-    written = {name: int(answers[name]["rows"]) if name in answers else 0 for name in SPLITS}
+    written = {name: answers[name].rows if name in answers else 0 for name in SPLITS}
     expected = {name: counted.get(name, 0) for name in SPLITS}
     if written != expected:
         raise DataError(
@@ -268,11 +316,23 @@ def _check_written(counted: Mapping[str, int], answers: Answers, source: str) ->
         )
 
 
+def write_page(folder: Path) -> None:
+    """Write the data report's page; whatever goes wrong there, the data set is worth keeping."""
+    _LOGGER.info("looking at the data for its report")
+    try:
+        from trainer.reporting.data import write_data_report  # matplotlib, which only the driver needs
+
+        write_data_report(folder)
+    except Exception as error:
+        _LOGGER.warning("no report.html, the data set is complete without it: %s", error)
+
+
 def _no_statistics(spec: FeatureSpec) -> dict[str, FeatureStatistics]:
     return {feature.name: FeatureStatistics() for feature in spec.features}
 
 
-def _versions(spark: SparkSession) -> dict[str, str]:
+def versions(spark: SparkSession) -> dict[str, str]:
+    """Return what a data set is made with."""
     try:
         own = metadata.version("shardrec")
     except metadata.PackageNotFoundError:  # run from a checkout
@@ -285,5 +345,6 @@ def _versions(spark: SparkSession) -> dict[str, str]:
     }
 
 
-def _now() -> str:
+def now() -> str:
+    """Return the time in UTC, ISO 8601."""
     return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")

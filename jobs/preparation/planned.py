@@ -6,21 +6,22 @@ import fnmatch
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from jobs.preparation.columns import is_list
-from jobs.preparation.feature_ops import feature_ops, resolve_ops
 from jobs.preparation.sources import require_columns
 from trainer.config import FeatureGroup, RunConfig
 from trainer.config.messages import did_you_mean
 from trainer.errors import ConfigError
+from trainer.features import chains
+from trainer.features.ops import Kind, entries, resolve_ops
 from trainer.schema import KEEP_PREFIX, LABEL_COLUMN, WEIGHT_COLUMN, FittedOp
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
-Kind = Literal["dense", "sparse", "sequence"]
 HISTORY = "history"
+DERIVED_PREFIX = "__derived_"
 _GLOB = re.compile(r"[*?\[]")
 
 
@@ -31,11 +32,12 @@ class PlannedFeature:
     Attributes:
         name: of the feature and its prepared column.
         kind: dense, sparse or sequence.
-        column: raw column; the item column of a history.
+        column: raw column, or the column that `derived` makes.
         ops: checked ops with their parameters; statistics of the training rows are not in yet.
         is_list: whether a row holds any number of ids.
         table: name of the embedding table: its own, or that of the feature it shares with.
         where: key path of its group, for errors.
+        derived: what makes the column of several rows, with the section of the config as its parameters.
     """
 
     name: str
@@ -45,22 +47,23 @@ class PlannedFeature:
     is_list: bool
     table: str
     where: str
+    derived: FittedOp | None = None
 
     @property
     def id_op(self) -> FittedOp | None:
         """Return `vocabulary` or `hash`, or None where the column holds ids already."""
-        last = self.ops[-1] if self.ops and self.kind != "dense" else None
-        return last if last is not None and last.name in {"vocabulary", "hash"} else None
-
-    @property
-    def history(self) -> FittedOp | None:
-        """Return the op that collects the earlier events, or None."""
-        return self.ops[0] if self.ops and self.ops[0].name == HISTORY else None
+        return chains.id_op(self)
 
     @property
     def owns_vocabulary(self) -> bool:
-        """Return whether a vocabulary is made of this feature's own values."""
+        """Return whether the vocabulary is this feature's, perhaps used by others that share its table."""
         return self.table == self.name and self.id_op is not None and self.id_op.name == "vocabulary"
+
+    @property
+    def counts_values(self) -> bool:
+        """Return whether this feature's values make the vocabulary of its table, alone or with others."""
+        joint = self.id_op is not None and bool(self.id_op.params.get("joint"))
+        return self.owns_vocabulary or (joint and self.id_op is not None and self.id_op.name == "vocabulary")
 
 
 def plan_features(run: RunConfig, frame: DataFrame) -> list[PlannedFeature]:
@@ -73,7 +76,6 @@ def plan_features(run: RunConfig, frame: DataFrame) -> list[PlannedFeature]:
             or the label as a feature.
         DataError: a column that is not there.
     """
-    names = [name for name in frame.columns if not name.startswith("__")]
     kinds: tuple[Kind, ...] = ("dense", "sparse", "sequence")
     planned: list[PlannedFeature] = []
     for kind in kinds:
@@ -81,15 +83,16 @@ def plan_features(run: RunConfig, frame: DataFrame) -> list[PlannedFeature]:
         for number, group in enumerate(getattr(run.features, kind)):
             where = f"features.{kind}.{number}"
             _check_group(group, kind, where)
-            matched = _matched(run, group, names, where)
+            matched = _matched(run, group, frame, where)
             twice = [name for name in matched if name in seen]
-            if twice:
+            if twice and group.name is None:  # a second feature of a column has a name of its own
                 raise ConfigError(
                     f"column {twice[0]!r} is matched twice among the {kind} features",
                     where=f"{where}.columns",
                     got=f"also in {seen[twice[0]]}",
+                    fixes=["give one of the two features a `name`"],
                 )
-            seen.update(dict.fromkeys(matched if group.history is None else [], where))
+            seen.update(dict.fromkeys(matched if group.columns is not None else [], where))
             planned += [_planned(group, kind, name, frame, where) for name in matched]
     _check_names(planned)
     _check_leaks(run, planned)
@@ -97,21 +100,29 @@ def plan_features(run: RunConfig, frame: DataFrame) -> list[PlannedFeature]:
 
 
 def _check_group(group: FeatureGroup, kind: Kind, where: str) -> None:
-    if group.history is not None and kind != "sequence":
+    if group.cross is not None and kind != "sparse":
+        raise ConfigError("a cross is a sparse feature", where=where, fixes=["move it to features.sparse"])
+    wanted = "sequence" if group.history is not None else "dense"
+    if group.derived is not None and kind != wanted:
+        what = HISTORY if group.history is not None else "number"
         raise ConfigError(
-            "a history is a sequence feature", where=where, fixes=["move it to features.sequence"]
+            f"a {what} is a {wanted} feature", where=where, fixes=[f"move it to features.{wanted}"]
         )
     if kind == "dense" and (group.table or group.embedding_dim):
         raise ConfigError("a dense feature has no table", where=where, got=group.table or group.embedding_dim)
 
 
-def _matched(run: RunConfig, group: FeatureGroup, names: Sequence[str], where: str) -> list[str]:
-    """Return the raw columns of a group, in the order of the source within each glob."""
-    if group.history is not None:
-        require_columns(
-            [group.history.user, group.history.item, group.history.time], names, f"{where}.history"
-        )
-        return [group.history.item]
+def _matched(run: RunConfig, group: FeatureGroup, frame: DataFrame, where: str) -> list[str]:
+    """Return the columns of a group, in the order of the source within each glob."""
+    if group.derived is not None:
+        assert group.name is not None
+        _check_sources(group, run.data.label.column or "", frame, where)
+        return [DERIVED_PREFIX + group.name]
+    names = raw_names(frame)
+    if group.cross is not None:
+        assert group.name is not None
+        _check_cross(group, run.data.label.column or "", frame, where)
+        return [group.name]
     free = [name for name in names if name not in (run.data.label.column, run.data.weight)]
     matched: list[str] = []
     for pattern in group.patterns():
@@ -137,19 +148,19 @@ def _matched(run: RunConfig, group: FeatureGroup, names: Sequence[str], where: s
 
 
 def _planned(group: FeatureGroup, kind: Kind, column: str, frame: DataFrame, where: str) -> PlannedFeature:
-    takes: Literal["dense", "sparse"] = "dense" if kind == "dense" else "sparse"
-    ops = resolve_ops(group.ops, takes, where)
-    splits = takes == "sparse" and any(feature_ops(takes)[op.name].gives == "list" for op in ops)
-    if splits:
-        _check_fills(ops, where)
+    ops = resolve_ops(group.ops, kind, where, group.cross)
+    splits = any(entry.gives == "list" for _, entry in entries(ops, kind))
     name = group.name or column
-    if group.history is not None:
+    if group.derived is not None:
         if splits:
             raise ConfigError(
                 "the item of a history is one value: `split` cannot cut it", where=f"{where}.ops"
             )
-        ops = (FittedOp(name=HISTORY, params=group.history.model_dump()), *ops)
-        return PlannedFeature(name, kind, column, ops, True, group.table or name, where)
+        made = FittedOp(name=derivation(group), params=group.derived.model_dump())
+        listed = group.history is not None
+        return PlannedFeature(name, kind, column, ops, listed, group.table or name, where, made)
+    if group.cross is not None:
+        return _crossed(group, ops, where)
     raw_list = is_list(frame, column)
     if splits and raw_list:
         raise ConfigError(f"column {column!r} holds lists already: drop `split`", where=f"{where}.ops")
@@ -163,21 +174,84 @@ def _planned(group: FeatureGroup, kind: Kind, column: str, frame: DataFrame, whe
     return PlannedFeature(name, kind, column, ops, splits or raw_list, group.table or name, where)
 
 
-def _check_fills(ops: Sequence[FittedOp], where: str) -> None:
-    names = [op.name for op in ops]
-    if "fill" in names[names.index("split") :]:
+def _crossed(group: FeatureGroup, ops: tuple[FittedOp, ...], where: str) -> PlannedFeature:
+    assert group.name is not None
+    assert group.cross is not None
+    ends = [entry.gives for _, entry in entries(ops, "sparse")]
+    if group.table is None and ends[-1:] != ["ids"]:
         raise ConfigError(
-            "`fill` after `split` fills nothing: a missing value is an empty list then",
+            "the values of a cross are no ids",
             where=f"{where}.ops",
-            got=names,
-            fixes=["put `fill` before `split`"],
+            fixes=["ops: vocabulary", "ops: {hash: 100000}"],
         )
+    table = group.table or group.name
+    return PlannedFeature(group.name, "sparse", group.name, ops, "list" in ends, table, where)
+
+
+def _check_cross(group: FeatureGroup, label: str, frame: DataFrame, where: str) -> None:
+    """Check that a cross's columns are there, hold one id per row, and are not the label."""
+    assert group.cross is not None
+    require_columns(group.cross, raw_names(frame), f"{where}.cross")
+    for name in group.cross:
+        if is_list(frame, name):
+            raise ConfigError(
+                f"column {name!r} holds lists: a cross needs one id per row", where=f"{where}.cross"
+            )
+        if name.lower() == label.lower():
+            raise ConfigError("the label cannot be part of a feature", where=f"{where}.cross", got=name)
+
+
+def derivation(group: FeatureGroup) -> str:
+    """Return which of the keys `history`, `earlier` and `target_encoding` a group has."""
+    return next(name for name in (HISTORY, "earlier", "target_encoding") if getattr(group, name) is not None)
+
+
+def raw_names(frame: DataFrame) -> list[str]:
+    """Return the raw columns, without those of our own."""
+    return [name for name in frame.columns if not name.startswith("__")]
+
+
+def id_columns(derived: FittedOp) -> list[str]:
+    """Return the columns of the ids whose rows a derived feature is made of."""
+    return [derived.params["user"]] if derived.name == HISTORY else list(derived.params["by"])
+
+
+def source_columns(derived: FittedOp) -> list[str]:
+    """Return the raw columns that a derived feature is made of, the label's and its condition's aside."""
+    others = [derived.params.get(key) for key in ("item", "time", "of")]
+    return list(dict.fromkeys(name for name in [*id_columns(derived), *others] if name is not None))
+
+
+def _check_sources(group: FeatureGroup, label: str, frame: DataFrame, where: str) -> None:
+    """Check that a derived feature's columns are there, and that its name is no column's."""
+    assert group.derived is not None
+    assert group.name is not None
+    names, key = raw_names(frame), derivation(group)
+    made = FittedOp(name=key, params=group.derived.model_dump())
+    require_columns(source_columns(made), names, f"{where}.{key}")
+    if group.name.lower() in {name.lower() for name in names}:
+        # Rows to be scored may bring the ready value in a column of the feature's name.
+        raise ConfigError(
+            "a feature made of several rows cannot have the name of a raw column",
+            where=f"{where}.name",
+            got=group.name,
+            fixes=["give it another name"],
+        )
+    ids = [*id_columns(made), *([made.params["item"]] if key == HISTORY else [])]
+    for name in ids:
+        if is_list(frame, name):
+            raise ConfigError(
+                f"column {name!r} holds lists, not one id per row", where=f"{where}.{key}", got=name
+            )
+    if key == "target_encoding" and label.lower() in {name.lower() for name in ids}:
+        raise ConfigError("the label cannot encode itself", where=f"{where}.{key}.by", got=label)
 
 
 def _check_leaks(run: RunConfig, planned: Sequence[PlannedFeature]) -> None:
-    """Check that no feature is the label itself; a history holds it of earlier rows only."""
+    """Check that no feature is the label itself; derived ones hold it of earlier or other rows only."""
+    label = (run.data.label.column or "").lower()
     for feature in planned:
-        if feature.column.lower() == run.data.label.column.lower() and feature.history is None:
+        if feature.column.lower() == label:
             raise ConfigError(
                 "the label cannot be a feature: the model would only copy it",
                 where=f"{feature.where}.columns",

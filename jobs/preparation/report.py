@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from trainer.schema import SPLITS, Feature, FeatureStatistics, Manifest
+from trainer.schema import SPLITS, CleaningStep, Feature, FeatureStatistics, Manifest
 
 REPORT_TEXT = "report.txt"
 REPORT_JSON = "report.json"
@@ -25,7 +27,8 @@ _CAUSES = {
 
 def report_text(manifest: Manifest) -> str:
     """Return the report as aligned plain text."""
-    lines = [f"data set {manifest.name}   spec {manifest.spec.hash}   seed {manifest.seed}", ""]
+    name = f"{manifest.name} (synthetic)" if manifest.synthetic else manifest.name
+    lines = [f"data set {name}   spec {manifest.spec.hash}   seed {manifest.seed}", ""]
     rows = [["split", "rows", "positives", "share", "files", "MiB"]]
     for name, split in manifest.splits.items():
         share = f"{split.positives / split.rows:.4f}" if split.rows else "-"
@@ -34,6 +37,9 @@ def report_text(manifest: Manifest) -> str:
             [name, f"{split.rows:,}", f"{split.positives:,}", share, str(len(split.files)), f"{size:.1f}"]
         )
     lines += [*_table(rows), ""]
+    if manifest.cleaning:
+        head = ["cleaning", "rows dropped", "rows left"]
+        lines += [*_table([head, *map(_cleaning_cells, manifest.cleaning)]), ""]
     dense = [[f.name, *_dense_cells(manifest.statistics[f.name])] for f in manifest.spec.dense]
     if dense:
         lines += [*_table([["dense feature", "missing", "mean", "std", "min", "max"], *dense]), ""]
@@ -45,28 +51,57 @@ def report_text(manifest: Manifest) -> str:
 
 
 def _remarks(manifest: Manifest) -> list[str]:
-    return [*_share_notes(manifest), *_leak_notes(manifest)]
+    return [
+        *_share_notes(manifest),
+        *_leak_notes(manifest),
+        *_downsampling_notes(manifest),
+        *manifest.remarks,
+    ]
+
+
+def _cleaning_cells(step: CleaningStep) -> list[str]:
+    return [step.name, f"{step.dropped:,}", f"{step.left:,}"]
+
+
+def _downsampling_notes(manifest: Manifest) -> list[str]:
+    """Return a remark on each split that lacks some of its negatives."""
+    return [
+        f"{name}: {100 * split.negatives_kept:.2f} % of the negatives were kept; evaluation and scoring add "
+        f"{math.log(split.negatives_kept):.4f} to logits of other splits"
+        for name, split in manifest.splits.items()
+        if split.negatives_kept != 1.0
+    ]
 
 
 def _leak_notes(manifest: Manifest) -> list[str]:
-    """Return a remark on each history whose training rows tell of rows that another split holds."""
+    """Return a remark on each feature whose training rows tell of rows that another split holds."""
     preparation = manifest.preparation
-    if preparation.get("data", {}).get("split", {}).get("method") != "random":
+    split = preparation.get("data", {}).get("split", {})
+    if split.get("method") not in ("random", "k_fold"):
         return []
-    groups = preparation.get("features", {}).get("sequence", [])
+    features = preparation.get("features", {})
+    told = {"history": "histories of training rows list", "earlier": "numbers of training rows count"}
     return [
-        f"{group['name']}: under a random split, histories of training rows list earlier events that "
+        f"{group['name']}: under a {split['method'].replace('_', '-')} split, {what} earlier events that "
         "valid and test are to predict; data.split.method: time keeps them apart"
-        for group in groups
-        if group.get("history")
+        for group in [*features.get("dense", []), *features.get("sequence", [])]
+        for key, what in told.items()
+        # Rows of one user in one split tell nothing of another split's rows.
+        if group.get(key) and split.get("by") not in _ids(group[key])
     ]
+
+
+def _ids(section: Mapping[str, Any]) -> list[str]:
+    """Return the columns of the ids whose earlier rows a feature is made of."""
+    return [section["user"]] if "user" in section else list(section["by"])
 
 
 def _share_notes(manifest: Manifest) -> list[str]:
     """Return a remark on each split whose share of the rows is far from the share asked for."""
     asked = manifest.preparation.get("data", {}).get("split", {})
     rows = sum(split.rows for split in manifest.splits.values())
-    if not rows or "fractions" not in asked:
+    dealt_by_share = asked.get("method") in _CAUSES and not asked.get("until")
+    if not rows or "fractions" not in asked or not dealt_by_share:
         return []
     notes: list[str] = []
     for name, fraction in zip(SPLITS, asked["fractions"], strict=True):
@@ -75,15 +110,21 @@ def _share_notes(manifest: Manifest) -> list[str]:
             notes.append(
                 f"{name}: {100 * found:.1f} % of the rows, data.split.fractions asks for {100 * fraction:g} %"
             )
-    return [*notes, f"  likely cause: {_CAUSES[asked['method']]}"] if notes else []
+    cause = f"rows of one {asked['by']} share a split" if asked.get("by") else _CAUSES[asked["method"]]
+    return [*notes, f"  likely cause: {cause}"] if notes else []
 
 
 def report_json(manifest: Manifest) -> dict[str, Any]:
     """Return rows and positives by split, and the statistics by feature."""
     return {
         "name": manifest.name,
+        "synthetic": manifest.synthetic,
         "spec_hash": manifest.spec.hash,
-        "splits": {name: {"rows": s.rows, "positives": s.positives} for name, s in manifest.splits.items()},
+        "splits": {
+            name: {"rows": s.rows, "positives": s.positives, "negatives_kept": s.negatives_kept}
+            for name, s in manifest.splits.items()
+        },
+        "cleaning": [step.model_dump() for step in manifest.cleaning],
         "features": {
             f.name: {
                 "kind": f.kind,

@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
 from pyspark.sql import functions as F
 
-from jobs.preparation.columns import BAD_LINE, column, quoted, token
+from jobs.preparation.columns import BAD_LINE, FILE, column, quoted, token
 from jobs.preparation.failures import column_twice, named_failures
-from jobs.preparation.files import UNNAMED, SourceFiles, checked_text, common_header, find_files
+from jobs.preparation.files import (
+    UNNAMED,
+    SourceFiles,
+    absolute_path,
+    checked_text,
+    common_header,
+    find_files,
+)
+from jobs.preparation.row_numbers import with_row_numbers
 from trainer.config import JoinConfig, RunConfig, SourceConfig
-from trainer.config.data import java_charset
 from trainer.config.messages import did_you_mean
+from trainer.config.source import java_charset
 from trainer.errors import ConfigError, DataError
+from trainer.schema import SYNTHETIC_FILE
+from trainer.storage import local_path
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame, SparkSession
@@ -38,13 +49,15 @@ def raw_rows(run: RunConfig, spark: SparkSession, frame: DataFrame | None = None
         DataError: a source is missing, unreadable or empty of columns, or a join key is not unique.
     """
     joined, _ = rows_and_columns(run, spark, frame)
-    return joined.drop(BAD_LINE)
+    return joined.drop(BAD_LINE, FILE)
 
 
 def rows_and_columns(
     run: RunConfig, spark: SparkSession, frame: DataFrame | None
 ) -> tuple[DataFrame, list[str]]:
     """Return the joined rows with `BAD_LINE` (null where the line is sound), and the source's own columns.
+
+    Where files decide the split, `FILE` says which one a row comes from.
 
     Raises:
         ConfigError, DataError: see `raw_rows`; or the frame has two columns of one name.
@@ -57,13 +70,32 @@ def rows_and_columns(
                 fixes=["set data.source.path", "pass a DataFrame"],
             )
         frame = read_source(run.data.source, run.data.root, spark, where="data.source")
+        if run.data.split.method == "files" and run.data.source.table is None:
+            frame = frame.withColumn(FILE, F.col("_metadata.file_path"))
     else:
         _check_distinct(frame, "the DataFrame")
         frame = frame.withColumn(BAD_LINE, F.lit(None).cast("string"))
-    own = [name for name in frame.columns if name != BAD_LINE]
+    own = [name for name in frame.columns if name not in (BAD_LINE, FILE)]
+    return with_side_tables(frame, run, spark), own
+
+
+def with_side_tables(
+    frame: DataFrame, run: RunConfig, spark: SparkSession, *, check: bool = True
+) -> DataFrame:
+    """Join the side tables to rows.
+
+    Args:
+        frame: rows with the columns of the source.
+        run: names the joins.
+        spark: the session.
+        check: False where the same tables were joined and checked before.
+
+    Raises:
+        ConfigError, DataError: see `raw_rows`.
+    """
     for number, join in enumerate(run.data.joins):
-        frame = _joined(frame, join, run.data.root, spark, where=f"data.joins.{number}")
-    return frame, own
+        frame = _joined(frame, join, run.data.root, spark, f"data.joins.{number}", check)
+    return frame
 
 
 def read_source(source: SourceConfig, root: str, spark: SparkSession, where: str) -> DataFrame:
@@ -93,7 +125,17 @@ def read_source(source: SourceConfig, root: str, spark: SparkSession, where: str
             return _read_text(files, source, spark, where)
         if files.format == "json":
             return _read_json(files, source, spark)
-        return spark.read.parquet(*files.paths).withColumn(BAD_LINE, F.lit(None).cast("string"))
+        rows = _numbered(spark.read.parquet(*files.paths), files, source)
+        return rows.withColumn(BAD_LINE, F.lit(None).cast("string"))
+
+
+def is_synthetic(run: RunConfig) -> bool:
+    """Return whether rows or side tables lie in a folder that `shardrec synth` made, as its marker tells."""
+    sources = [run.data.source, *(join.source for join in run.data.joins)]
+    paths = [path for source in sources if source is not None for path in source.paths()]
+    here = [local for path in paths if (local := local_path(absolute_path(path, run.data.root))) is not None]
+    folders = {folder for path in here for folder in (Path(path), *Path(path).parents)}
+    return any((folder / SYNTHETIC_FILE).is_file() for folder in folders)
 
 
 def _check_distinct(frame: DataFrame, where: str) -> None:
@@ -154,7 +196,12 @@ def _read_text(files: SourceFiles, source: SourceConfig, spark: SparkSession, wh
         .option("enforceSchema", str(heads is not None).lower())
         .csv(files.paths)
     )
-    return _without_words(_with_file_name(rows, files.format), source.null_values or [])
+    rows = _numbered(_with_file_name(rows, files.format), files, source)
+    return _without_words(rows, source.null_values or [])
+
+
+def _numbered(rows: DataFrame, files: SourceFiles, source: SourceConfig) -> DataFrame:
+    return rows if source.row_number is None else with_row_numbers(rows, files, source.row_number)
 
 
 def _line_charset(source: SourceConfig, where: str) -> str:
@@ -186,8 +233,8 @@ def _read_json(files: SourceFiles, source: SourceConfig, spark: SparkSession) ->
     if [name for name in rows.columns if name != BAD_LINE] == []:
         raise DataError("no line of the source is a JSON object", where=files.shown)
     if BAD_LINE not in rows.columns:
-        return rows.withColumn(BAD_LINE, F.lit(None).cast("string"))
-    return _with_file_name(rows, "json")
+        return _numbered(rows, files, source).withColumn(BAD_LINE, F.lit(None).cast("string"))
+    return _numbered(_with_file_name(rows, "json"), files, source)
 
 
 def _with_file_name(rows: DataFrame, kind: str) -> DataFrame:
@@ -209,7 +256,9 @@ def bad_line_error(count: int, line: str) -> DataError:
     return DataError(what, where=unquote(file), got=text[:300], fixes=fixes)
 
 
-def _joined(frame: DataFrame, join: JoinConfig, root: str, spark: SparkSession, where: str) -> DataFrame:
+def _joined(
+    frame: DataFrame, join: JoinConfig, root: str, spark: SparkSession, where: str, check: bool
+) -> DataFrame:
     side = read_source(join.source, root, spark, where=f"{where}.source")
     columns = [name for name in side.columns if name != BAD_LINE and not name.startswith(UNNAMED)]
     require_columns(join.on, frame.columns, f"{where}.on (rows)")
@@ -225,7 +274,8 @@ def _joined(frame: DataFrame, join: JoinConfig, root: str, spark: SparkSession, 
         )
     place = join.source.table or str(join.source.path)
     with named_failures(place, reading=True):
-        _check_side(side, join.on, f"{where}: {place}")
+        if check:
+            _check_side(side, join.on, f"{where}: {place}")
     keys = [f"__key_{number}" for number in range(len(join.on))]
     matches: list[Column] = []
     for key, name in zip(keys, join.on, strict=True):

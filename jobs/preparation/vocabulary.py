@@ -1,4 +1,4 @@
-"""Vocabularies: fitted on the training rows in one pass, stored as Parquet, looked up by joins."""
+"""Vocabularies: numbered by a distributed sort of the counted values, and stored as Parquet."""
 
 from __future__ import annotations
 
@@ -14,16 +14,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyspark.sql import functions as F
 
-from trainer.schema import FIRST_VOCABULARY_ID, OUT_OF_VOCABULARY_ID, PADDING_ID, FeatureSpec
+from trainer.schema import FIRST_VOCABULARY_ID
 
 if TYPE_CHECKING:
-    from pyspark.sql import Column, DataFrame, SparkSession
+    from pyspark.sql import DataFrame, SparkSession
 
 VOCABULARY_FOLDER = "vocabulary"
 _SCHEMA = "value string, id bigint, count bigint"
-# Values of the vocabularies that one broadcast join table holds together (about 100 MB); vocabularies that
-# do not fit in are joined on their own, by whatever join Spark finds best.
-BROADCAST_VALUES = 1_000_000
 # Values sorted by one task.
 _VALUES_PER_PARTITION = 2_000_000
 
@@ -38,70 +35,111 @@ class FittedVocabulary:
 
 
 @dataclass(frozen=True)
-class VocabularyColumn:
-    """What to make a vocabulary of: tokens of the training rows (one or a list per row), and the limits."""
+class WantedVocabulary:
+    """What to make of the counted values of a table: the limits, and the id of the most frequent value."""
 
     table: str
-    tokens: Column
-    is_list: bool
     min_count: int
     max_size: int | None
+    first_id: int = FIRST_VOCABULARY_ID
 
 
-def vocabulary_folders(tables: Sequence[str]) -> dict[str, str]:
-    """Return a folder for each table: its name, with characters outside A-Z a-z 0-9 _ . - replaced."""
+@dataclass(frozen=True)
+class GrownVocabulary:
+    """A stored vocabulary to be grown: its folder, its limits, and the id of its first new value."""
+
+    folder: str
+    wanted: WantedVocabulary
+    first_new: int
+
+
+def plain_folders(names: Sequence[str], parent: str) -> dict[str, str]:
+    """Return a folder below `parent` for each name, with characters outside A-Z a-z 0-9 _ . - replaced."""
     folders: dict[str, str] = {}
-    for table in tables:
-        plain = re.sub(r"[^A-Za-z0-9_.-]", "_", table).lstrip("._") or "table"
+    for own in names:
+        plain = re.sub(r"[^A-Za-z0-9_.-]", "_", own).lstrip("._") or "table"
         name, number = plain, 1
-        while f"{VOCABULARY_FOLDER}/{name}" in folders.values():
+        while f"{parent}/{name}" in folders.values():
             number += 1
             name = f"{plain}_{number}"
-        folders[table] = f"{VOCABULARY_FOLDER}/{name}"
+        folders[own] = f"{parent}/{name}"
     return folders
 
 
 def fit_vocabularies(
-    train: DataFrame, wanted: Sequence[VocabularyColumn], dataset: Path, spark: SparkSession
+    values: DataFrame, wanted: Sequence[WantedVocabulary], dataset: Path, spark: SparkSession
 ) -> dict[str, FittedVocabulary]:
-    """Count the tokens of all tables in one pass, number them, and write `vocabulary/<table>/`.
+    """Number the values of all tables and write `vocabulary/<table>/`; no value passes through the driver.
 
     Args:
-        train: the training rows.
+        values: columns `table`, `value`, `count` of the training rows; a value may stand in several rows.
         wanted: one per table.
         dataset: folder of the data set under construction.
         spark: the session.
 
     Returns:
-        The vocabularies by table. Ids start at 2, most frequent value first, ties by value.
+        The vocabularies by table: ids in order of frequency, ties by value.
     """
     if not wanted:
         return {}
-    counts = _counts(train, wanted).persist()
+    counts = _counts(values, wanted).persist()
     try:
-        sizes = {
-            row["table"]: row["n"]
-            for row in counts.groupBy("table").agg(F.count(F.lit(1)).alias("n")).collect()
-        }
-        numbered = _numbered(counts, sizes)
+        sizes = _sizes(counts)
+        numbered = _numbered(counts, sizes, {v.table: v.first_id for v in wanted})
         for v in wanted:
             if v.max_size is not None:
-                frequent = F.col("id") < FIRST_VOCABULARY_ID + v.max_size
+                frequent = F.col("id") < v.first_id + v.max_size
                 numbered = numbered.where((F.col("table") != v.table) | frequent)
-        folders = vocabulary_folders([v.table for v in wanted])
+        folders = plain_folders([v.table for v in wanted], VOCABULARY_FOLDER)
         _write(numbered, folders, dataset)
     finally:
         counts.unpersist()
     return _digests(folders, dataset, spark)
 
 
-def _counts(train: DataFrame, wanted: Sequence[VocabularyColumn]) -> DataFrame:
+def grow_vocabularies(
+    values: DataFrame, grown: Sequence[GrownVocabulary], dataset: Path, spark: SparkSession
+) -> dict[str, FittedVocabulary]:
+    """Give the values that vocabularies lack the ids after their last ones, and add them as new parts.
+
+    Args:
+        values: as of `fit_vocabularies`, of the new rows.
+        grown: one per table.
+        dataset: folder of the data set under construction, which holds the vocabularies.
+        spark: the session.
+
+    Returns:
+        The vocabularies by table: old ids as they were, new ones in order of frequency, ties by value.
+    """
+    if not grown:
+        return {}
+    tables = {g.folder: g.wanted.table for g in grown}
+    known = _read(list(tables), dataset, spark)
+    table_of = F.create_map(*[F.lit(x) for folder, table in tables.items() for x in (folder, table)])
+    known = known.select(table_of[F.col("folder")].alias("table"), "value")
+    counts = _counts(values, [g.wanted for g in grown]).join(known, ["table", "value"], "left_anti").persist()
+    try:
+        sizes = _sizes(counts)
+        numbered = _numbered(counts, sizes, {g.wanted.table: g.first_new for g in grown})
+        for g in grown:
+            if g.wanted.max_size is not None:
+                fits = F.col("id") < g.wanted.first_id + g.wanted.max_size
+                numbered = numbered.where((F.col("table") != g.wanted.table) | fits)
+        folders = {table: folder for folder, table in tables.items()}
+        _write(numbered, folders, dataset)
+    finally:
+        counts.unpersist()
+    return _digests(folders, dataset, spark)
+
+
+def _sizes(counts: DataFrame) -> dict[str, int]:
+    found = counts.groupBy("table").agg(F.count(F.lit(1)).alias("n")).collect()
+    return {row["table"]: row["n"] for row in found}
+
+
+def _counts(values: DataFrame, wanted: Sequence[WantedVocabulary]) -> DataFrame:
     """Return table, value, count of the tokens that are frequent enough."""
-    single = [_pair(v.table, v.tokens) for v in wanted if not v.is_list]
-    lists = [_pairs(v.table, v.tokens) for v in wanted if v.is_list]
-    pairs = F.concat(*([F.array(*single)] if single else []), *lists)
-    long = train.select(F.explode(pairs).alias("pair")).select("pair.*").where(F.col("value").isNotNull())
-    counts = long.groupBy("table", "value").agg(F.count(F.lit(1)).alias("count"))
+    counts = values.groupBy("table", "value").agg(F.sum("count").alias("count"))
     enough = F.lit(False)
     for least in sorted({v.min_count for v in wanted}):
         tables = [v.table for v in wanted if v.min_count == least]
@@ -109,15 +147,7 @@ def _counts(train: DataFrame, wanted: Sequence[VocabularyColumn]) -> DataFrame:
     return counts.where(enough)
 
 
-def _pair(table: str, token: Column) -> Column:
-    return F.struct(F.lit(table).alias("table"), token.alias("value"))
-
-
-def _pairs(table: str, tokens: Column) -> Column:
-    return F.transform(tokens, lambda token: _pair(table, token))
-
-
-def _numbered(counts: DataFrame, sizes: Mapping[str, int]) -> DataFrame:
+def _numbered(counts: DataFrame, sizes: Mapping[str, int], first_ids: Mapping[str, int]) -> DataFrame:
     """Number the values of each table by one global sort, which scales where a window per table would not."""
     order = [F.col("table"), F.col("count").desc(), F.col("value")]
     partitions = max(1, math.ceil(sum(sizes.values()) / _VALUES_PER_PARTITION))
@@ -139,8 +169,10 @@ def _numbered(counts: DataFrame, sizes: Mapping[str, int]) -> DataFrame:
     first: dict[str, int] = {}
     for table in sorted(sizes, key=lambda name: name.encode()):
         first[table] = sum(sizes[name] for name in first)
-    starts_by_table = F.create_map(*[F.lit(x) for table, start in first.items() for x in (table, start)])
-    number = position - starts_by_table[F.col("table")] + FIRST_VOCABULARY_ID
+    shifts = {table: first_ids[table] - start for table, start in first.items()}
+    pairs = [x for table, shift in shifts.items() for x in (F.lit(table), F.lit(shift).cast("bigint"))]
+    # No table has a value where all values are missing: there is no map without entries.
+    number = position + F.create_map(*pairs)[F.col("table")] if pairs else position
     return placed.select("table", "value", number.cast("bigint").alias("id"), "count")
 
 
@@ -156,11 +188,12 @@ def _write(numbered: DataFrame, folders: Mapping[str, str], dataset: Path) -> No
     schema = pa.schema([("value", pa.string()), ("id", pa.int64()), ("count", pa.int64())])
     for place, folder in enumerate(folders.values()):
         target = dataset / folder
-        target.mkdir(parents=True)
+        target.mkdir(parents=True, exist_ok=True)
+        there = len(list(target.glob("part-*.parquet")))
         parts = sorted((raw / f"n={place}").glob("*.parquet"))
-        for part, file in enumerate(parts):
+        for part, file in enumerate(parts, start=there):
             file.replace(target / f"part-{part:05d}.parquet")
-        if not parts:
+        if not parts and not there:
             pq.write_table(schema.empty_table(), target / "part-00000.parquet")
     shutil.rmtree(raw)
 
@@ -188,80 +221,3 @@ def _digests(folders: Mapping[str, str], dataset: Path, spark: SparkSession) -> 
         digest = f"{row['a'] & mask:016x}{row['b'] & mask:016x}" if row else "0" * 32
         result[table] = FittedVocabulary(folder, row["size"] if row else 0, digest)
     return result
-
-
-@dataclass(frozen=True)
-class Vocabularies:
-    """The vocabularies of a data set, ready to be joined.
-
-    Attributes:
-        shared: columns `key` (folder and value) and `id` of all small vocabularies, broadcast once however
-            many features look into it; None when there are none.
-        alone: `value` and `id` of each vocabulary too large for that, by folder.
-    """
-
-    shared: DataFrame | None
-    alone: Mapping[str, DataFrame]
-
-    @classmethod
-    def load(cls, spec: FeatureSpec, dataset: str | Path, spark: SparkSession) -> Vocabularies:
-        """Read the vocabularies that a spec names."""
-        sizes = {f.vocabulary: f.num_embeddings or 0 for f in spec.features if f.vocabulary is not None}
-        small: list[str] = []
-        for folder in sorted(sizes, key=lambda name: (sizes[name], name)):
-            if sum(sizes[name] for name in small) + sizes[folder] <= BROADCAST_VALUES:
-                small.append(folder)
-        shared = None
-        if small:
-            rows = _read(small, Path(dataset), spark)
-            shared = F.broadcast(rows.select(_key(F.col("folder"), F.col("value")).alias("key"), "id"))
-        alone = {
-            folder: _read([folder], Path(dataset), spark).select("value", "id")
-            for folder in sizes
-            if folder not in small
-        }
-        return cls(shared, alone)
-
-    def lookup(self, frame: DataFrame, wanted: Sequence[tuple[str, str, str]]) -> DataFrame:
-        """Turn token columns into id columns: 0 for a missing token, 1 for one the vocabulary lacks.
-
-        Args:
-            frame: the rows.
-            wanted: token column, vocabulary folder, id column (which may replace the token column).
-        """
-        for number, (tokens, folder, _) in enumerate(wanted):
-            key, found = f"__key_{number}", f"__found_{number}"
-            if folder in self.alone:
-                side = self.alone[folder].select(F.col("value").alias(key), F.col("id").alias(found))
-                match = F.col(tokens) == F.col(key)
-            else:
-                assert self.shared is not None, f"no vocabulary {folder}"
-                side = self.shared.select(F.col("key").alias(key), F.col("id").alias(found))
-                match = _key(F.lit(folder), F.col(tokens)) == F.col(key)
-            frame = frame.join(side, match, "left").drop(key)
-        numbered: dict[str, Column] = {}
-        for number, (tokens, _, ids) in enumerate(wanted):
-            known = F.coalesce(F.col(f"__found_{number}"), F.lit(OUT_OF_VOCABULARY_ID))
-            numbered[ids] = F.when(F.col(tokens).isNull(), F.lit(PADDING_ID)).otherwise(known).cast("bigint")
-        frame = frame.withColumns(numbered) if numbered else frame
-        return frame.drop(*[f"__found_{number}" for number in range(len(wanted))])
-
-    def lookup_lists(self, frame: DataFrame, lists: str, folder: str) -> DataFrame:
-        """Turn a column of token lists into id lists of the same length and order.
-
-        Every distinct list is looked up once: lists such as genres or tags repeat a lot.
-        """
-        distinct = frame.select(F.col(lists).alias("list")).where(F.size("list") > 0).distinct()
-        long = distinct.select("list", F.posexplode("list").alias("place", "token"))
-        long = self.lookup(long, [("token", folder, "id")])
-        numbered = long.groupBy("list").agg(
-            F.sort_array(F.collect_list(F.struct("place", "id"))).alias("ids")
-        )
-        numbered = numbered.select(F.col("list").alias("__list"), F.col("ids")["id"].alias("__ids"))
-        joined = frame.join(numbered, F.col(lists) == F.col("__list"), "left")
-        ids = F.coalesce(F.col("__ids"), F.array().cast("array<bigint>"))
-        return joined.withColumn(lists, ids).drop("__list", "__ids")
-
-
-def _key(folder: Column, value: Column) -> Column:
-    return F.concat(folder, F.lit("\n"), value)

@@ -3,69 +3,166 @@
 from __future__ import annotations
 
 import math
+import os
 import shutil
-from collections.abc import Mapping, Sequence
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from pyspark.sql import functions as F
 
 from jobs.preparation.columns import HASH, ORDER, SPLIT, column
-from trainer.schema import SPLITS, PartFile
+from jobs.preparation.rows import RawColumns, mapped
+from jobs.preparation.transform import Encodable, encoder
+from trainer.schema import SPLITS, Feature, PartFile
 
 if TYPE_CHECKING:
-    from pyspark.sql import Column, DataFrame
-    from pyspark.sql.readwriter import DataFrameWriter
+    import pandas as pd
+    from pyspark.sql import DataFrame
 
-_FILE = "__file"
 _RAW = "_rows"
+_PIECES = "file int, rows binary"
+# One part at most, in memory: a task sorts a part as a whole, and Arrow's binary columns end at 2 GiB.
+_PART_BYTES = 256 * 2**20
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How many parts each split gets, numbered through: those of train first.
+
+    Attributes:
+        parts: of each split, in the order of `SPLITS`.
+        first: number of each split's first part in its folder, which may hold others.
+    """
+
+    parts: tuple[int, ...]
+    first: tuple[int, ...] = (0,) * len(SPLITS)
+
+    @classmethod
+    def of(
+        cls,
+        counts: Mapping[str, int],
+        rows_per_file: int,
+        bytes_per_row: float,
+        first: Mapping[str, int],
+    ) -> Layout:
+        """Return as many parts as rows per file or the bytes of a part ask for."""
+        most = max(1, min(rows_per_file, int(_PART_BYTES / max(bytes_per_row, 1.0))))
+        parts = tuple(math.ceil(counts.get(split, 0) / most) for split in SPLITS)
+        return cls(parts, tuple(first.get(split, 0) for split in SPLITS))
+
+    def place(self, number: int) -> tuple[str, int]:
+        """Return the split of a part, and its number in the split's folder."""
+        for split, parts, first in zip(SPLITS, self.parts, self.first, strict=True):
+            if number < parts:
+                return split, first + number
+            number -= parts
+        raise AssertionError("no such part")
+
+    def part_of(self, splits: pa.Array, orders: np.ndarray[Any, np.dtype[np.int64]]) -> Any:
+        """Return the part of each row: ranges of its hash, which rises through the parts of a split."""
+        share = orders.astype(np.float64) / 2.0**64 + 0.5
+        part = np.zeros(len(orders), dtype=np.int64)
+        first = 0
+        for split, parts in zip(SPLITS, self.parts, strict=True):
+            mine = pc.equal(splits, split).to_numpy(zero_copy_only=False)
+            within = np.minimum((share * parts).astype(np.int64), max(parts - 1, 0))
+            part[mine] = first + within[mine]
+            first += parts
+        return part
 
 
 def write_splits(
-    rows: DataFrame,
-    columns: Sequence[Column],
-    counts: Mapping[str, int],
+    rows: Encodable,
+    others: Mapping[str, str],
+    layout: Layout,
     dataset: Path,
     *,
-    rows_per_file: int,
     rows_per_row_group: int,
 ) -> None:
     """Write `train/`, `valid/` and `test/`, rows ordered by their seeded hash.
 
     A row's hash says which part it belongs to and where, so the parts are the same however Spark divided the
-    work; their lengths differ a little from each other.
+    work; their lengths differ a little from each other. A part is written under a name of its own and
+    renamed, so a task that runs twice does no harm.
 
     Args:
         rows: with `SPLIT`, `HASH`, `ORDER`.
-        columns: what to write.
-        counts: rows of each split.
-        dataset: folder of the data set under construction.
-        rows_per_file: aimed at.
+        others: columns of the rows to write beside the features, and their names in the data set.
+        layout: parts of each split.
+        dataset: folder of the data set under construction, which all executors reach.
         rows_per_row_group: of every row group but the last of each part.
     """
-    files = {split: math.ceil(counts.get(split, 0) / rows_per_file) for split in SPLITS}
-    of_split = F.create_map(*[F.lit(x) for split, number in files.items() for x in (split, max(1, number))])
-    # The signed hash as a number in [0, 1], rising with it, cut into as many ranges as there are files.
-    share = F.col(ORDER).cast("double") / F.lit(2.0**64) + 0.5
-    number = of_split[F.col(SPLIT)]
-    file = F.least(F.floor(share * number), number - 1).cast("int")
-    keys = [SPLIT, _FILE, ORDER, HASH]
-    placed = rows.select(F.col(SPLIT), file.alias(_FILE), F.col(ORDER), F.col(HASH), *columns)
-    placed = placed.repartition(max(1, sum(files.values())), SPLIT, _FILE).sortWithinPartitions(*keys)
-    raw = dataset / _RAW
-    _parquet(placed.drop(ORDER, HASH), rows_per_row_group).partitionBy(SPLIT, _FILE).parquet(str(raw))
     for split in SPLITS:
-        folder = dataset / split
-        folder.mkdir()
-        for part in range(files[split]):
-            written = sorted((raw / f"{SPLIT}={split}" / f"{_FILE}={part}").glob("*.parquet"))
-            # A task that holds one file's rows writes them as one part.
-            assert len(written) <= 1, written
-            for path in written:
-                path.replace(folder / f"part-{len(list(folder.iterdir())):05d}.parquet")
-    shutil.rmtree(raw)
+        (dataset / split).mkdir(exist_ok=True)
+    needed = [*rows.columns, *others, SPLIT, HASH, ORDER]
+    encode = _Encode(rows.features, str(dataset), dict(others), layout)
+    pieces = mapped(rows.rows, needed, encode, _PIECES)
+    write = _Write(str(dataset), layout, rows_per_row_group)
+    # Spark counts the parameters, and would count `self` as one.
+    pieces.groupBy("file").applyInPandas(lambda rows: write.part(rows), "file int").collect()
+
+
+@dataclass(frozen=True)
+class _Encode:
+    """Makes the prepared columns, and hands on the rows of each part as an Arrow stream."""
+
+    features: tuple[Feature, ...]
+    dataset: str
+    others: Mapping[str, str]
+    layout: Layout
+
+    def __call__(self, batches: Iterator[RawColumns]) -> Iterator[pa.RecordBatch]:
+        for columns in batches:
+            made = encoder(self.features, self.dataset, tuple(columns)).encode(columns)
+            made |= {name: columns[raw] for raw, name in self.others.items()}
+            table = pa.table({**made, ORDER: columns[ORDER], HASH: columns[HASH]})
+            parts = self.layout.part_of(columns[SPLIT], columns[ORDER].to_numpy(zero_copy_only=False))
+            by_part = np.argsort(parts, kind="stable")
+            table = table.take(pa.array(by_part))
+            numbers, starts = np.unique(parts[by_part], return_index=True)
+            for number, start, stop in zip(numbers, starts, [*starts[1:], len(parts)], strict=True):
+                yield pa.RecordBatch.from_arrays(
+                    [pa.array([number], pa.int32()), pa.array([_stream(table.slice(start, stop - start))])],
+                    ["file", "rows"],
+                )
+
+
+def _stream(table: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return sink.getvalue().to_pybytes()  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True)
+class _Write:
+    """Sorts the rows of one part and writes them."""
+
+    dataset: str
+    layout: Layout
+    rows_per_row_group: int
+
+    def part(self, pieces: pd.DataFrame) -> pd.DataFrame:
+        """Write the part that some pieces make up; return its number."""
+        table = pa.concat_tables([pa.ipc.open_stream(rows).read_all() for rows in pieces["rows"]])
+        order = np.lexsort((table[HASH].to_numpy(), table[ORDER].to_numpy()))
+        table = table.drop([ORDER, HASH]).combine_chunks().take(pa.array(order))
+        split, number = self.layout.place(int(pieces["file"].iloc[0]))
+        path = Path(self.dataset) / split / f"part-{number:05d}.parquet"
+        unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+        try:
+            pq.write_table(table, unfinished, row_group_size=self.rows_per_row_group, compression="zstd")
+            os.replace(unfinished, path)
+        finally:
+            unfinished.unlink(missing_ok=True)
+        return pieces[["file"]].head(1)
 
 
 def write_in_order(
@@ -84,7 +181,15 @@ def write_in_order(
         keys = [column(name) for name in order_by]
         rows = rows.repartitionByRange(partitions, *keys).sortWithinPartitions(*keys)
     raw = folder.with_name(_RAW)
-    _parquet(rows, rows_per_row_group).parquet(str(raw))
+    # parquet-java has no setting for rows per row group. It looks at the size every so many rows, and closes
+    # the group when it is over the limit: with a limit of one byte, looking every n rows gives groups of n.
+    writer = (
+        rows.write.option("compression", "zstd")
+        .option("parquet.block.size", 1)
+        .option("parquet.page.size.row.check.min", rows_per_row_group)
+        .option("parquet.page.size.row.check.max", rows_per_row_group)
+    )
+    writer.parquet(str(raw))
     folder.mkdir()
     # Spark numbers the parts by partition, and partitions are in order.
     written = sorted(raw.glob("part-*.parquet"))
@@ -109,15 +214,4 @@ def _part_file(path: Path, dataset: Path) -> PartFile:
         rows=footer.num_rows,
         row_groups=groups,
         bytes=path.stat().st_size,
-    )
-
-
-def _parquet(rows: DataFrame, rows_per_row_group: int) -> DataFrameWriter:
-    # parquet-java has no setting for rows per row group. It looks at the size every so many rows, and closes
-    # the group when it is over the limit: with a limit of one byte, looking every n rows gives groups of n.
-    return (
-        rows.write.option("compression", "zstd")
-        .option("parquet.block.size", 1)
-        .option("parquet.page.size.row.check.min", rows_per_row_group)
-        .option("parquet.page.size.row.check.max", rows_per_row_group)
     )

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import pytest
 from pyspark.sql import SparkSession
 
 from jobs.preparation.pipeline import Prepared, prepare_dataset
-from tests.spark.prepared import make_run, read_all
-from tests.spark.xxh64 import xxh64
+from jobs.preparation.planned import plan_features
+from tests.spark.prepared import make_run, read_all, read_vocabulary
+from tests.support.xxh64 import xxh64
+from trainer.errors import DataError, UserError
 
 ROWS = 400
 DENSE = [
@@ -22,12 +27,23 @@ DENSE = [
     {"columns": "zero_gaps", "ops": {"fill": 0}},
     {"columns": "constant", "ops": "standardise"},
     {"columns": "rare", "ops": ["standardise", "log1p"]},
+    {"columns": "scaled", "ops": "min_max"},
+    {"columns": "amount", "ops": [{"bucketise": {"quantiles": 5}}]},
+    {"columns": "time", "name": "hour", "ops": [{"hour": "America/New_York"}]},
 ]
 SPARSE = [
     {"columns": "colour", "ops": [{"hash": 50}]},
     {"columns": "genres", "ops": [{"split": "|"}, {"hash": {"num_buckets": 1000, "seed": 3}}]},
     {"columns": "small_id"},
     {"columns": "missing_colour", "ops": [{"fill": "none"}, "vocabulary"]},
+    {"columns": "amount", "name": "amount_bucket", "ops": ["standardise", {"bucketise": {"quantiles": 5}}]},
+    {"columns": "time", "name": "weekday", "ops": ["weekday", "vocabulary"]},
+    {"columns": "time", "name": "month", "ops": ["month"]},
+    {"columns": "amount", "name": "wide_bucket", "ops": [{"bucketise": [0.1, 1000, 2000]}]},
+    {"cross": ["colour", "small_id"], "name": "colour_id", "ops": ["vocabulary"]},
+    {"cross": ["small_id", "home", "time"], "name": "wide_cross", "ops": [{"hash": 100}]},
+    {"columns": "home", "ops": [{"vocabulary": {"joint": True, "min_count": 3}}]},
+    {"columns": "away", "table": "home"},
 ]
 
 
@@ -53,6 +69,11 @@ def raw() -> pd.DataFrame:
             "genres": random.choice(["a|b", "b", "", "c|a|zz"], ROWS),
             "small_id": random.integers(0, 9, ROWS),
             "missing_colour": random.choice(["red", ""], ROWS, p=[0.3, 0.7]),
+            "scaled": x,
+            "amount": random.lognormal(size=ROWS).round(4),
+            "time": pd.to_datetime(random.integers(1.5e9, 1.6e9, ROWS), unit="s"),
+            "home": random.choice(["Ajax", "PSV", "Sparta", "NEC"], ROWS, p=[0.5, 0.3, 0.19, 0.01]),
+            "away": random.choice(["Ajax", "PSV", "Sparta", "Twente"], ROWS, p=[0.1, 0.2, 0.69, 0.01]),
         }
     )
 
@@ -109,15 +130,70 @@ def test_log1p_takes_standardised_values_above_minus_one(rows: pd.DataFrame, raw
     np.testing.assert_allclose(rows["rare"], expected, atol=1e-5)
 
 
-def test_hash_is_documented_xxh64_modulo_buckets(rows: pd.DataFrame, raw: pd.DataFrame) -> None:
-    def expected(token: str, buckets: int, seed: int) -> int:
-        unsigned = xxh64(f"{seed}:{token}".encode(), seed=42)
-        signed = unsigned - (1 << 64) if unsigned >> 63 else unsigned
-        return signed % buckets + 1
+def bucket(token: str, buckets: int, seed: int) -> int:
+    unsigned = xxh64(f"{seed}:{token}".encode(), seed=42)
+    return (unsigned - (unsigned >> 63 << 64)) % buckets + 1
 
-    assert rows["colour"].tolist() == [expected(c, 50, 0) if c else 0 for c in raw["colour"]]
-    lists = [[expected(t, 1000, 3) for t in text.split("|") if t] for text in raw["genres"]]
+
+def test_hash_is_documented_xxh64_modulo_buckets(rows: pd.DataFrame, raw: pd.DataFrame) -> None:
+    assert rows["colour"].tolist() == [bucket(c, 50, 0) if c else 0 for c in raw["colour"]]
+    lists = [[bucket(t, 1000, 3) for t in text.split("|") if t] for text in raw["genres"]]
     assert [list(ids) for ids in rows["genres"]] == lists
+
+
+def test_min_max_and_quantiles_use_training_rows_only(rows: pd.DataFrame, raw: pd.DataFrame) -> None:
+    train = (rows["split"] == "train").to_numpy()
+    low, high = raw["scaled"][train].min(), raw["scaled"][train].max()
+    np.testing.assert_allclose(rows["scaled"], (raw["scaled"] - low) / (high - low), atol=1e-6)
+    edges = raw["amount"][train].quantile([0.2, 0.4, 0.6, 0.8])
+    expected = np.searchsorted(edges, raw["amount"], side="right") + 1
+    assert rows["amount"].tolist() == expected.tolist()
+    assert rows["amount_bucket"].tolist() == expected.tolist()
+
+
+def test_parts_of_timestamps(rows: pd.DataFrame, raw: pd.DataFrame) -> None:
+    local = raw["time"].dt.tz_localize("UTC").dt.tz_convert("America/New_York")
+    assert rows["hour"].tolist() == local.dt.hour.tolist()
+    same = pd.DataFrame({"id": rows["weekday"].to_numpy(), "day": raw["time"].dt.dayofweek}).drop_duplicates()
+    assert sorted(same["id"]) == [2, 3, 4, 5, 6, 7, 8]
+    assert rows["month"].tolist() == raw["time"].dt.month.tolist()
+
+
+def test_tables_of_numbers_have_room_for_all_of_them(prepared: Prepared) -> None:
+    rows = {f.name: f.num_embeddings for f in prepared.manifest.spec.features}
+    assert (rows["month"], rows["wide_bucket"], rows["amount_bucket"]) == (13, 5, 6)
+
+
+def test_crosses_have_a_value_for_each_combination(
+    rows: pd.DataFrame, raw: pd.DataFrame, prepared: Prepared
+) -> None:
+    joined = raw["colour"] + " & " + raw["small_id"].astype(str)
+    counts = joined[(rows["split"] == "train").to_numpy() & (raw["colour"] != "")].value_counts()
+    order = sorted(counts.index, key=lambda value: (-counts[value], value))
+    assert read_vocabulary(prepared.path, "colour_id")["value"].tolist() == order
+    ids = {value: 2 + place for place, value in enumerate(order)}
+    expected = [
+        0 if not colour else ids.get(value, 1) for colour, value in zip(raw["colour"], joined, strict=True)
+    ]
+    assert rows["colour_id"].tolist() == expected
+    parts = zip(raw["small_id"], raw["home"], raw["time"].dt.strftime("%Y-%m-%d %H:%M:%S"), strict=True)
+    wide = [bucket(" & ".join(map(str, part)), 100, 0) for part in parts]
+    assert rows["wide_cross"].tolist() == wide
+
+
+def test_a_joint_vocabulary_counts_every_feature_of_its_table(
+    rows: pd.DataFrame, raw: pd.DataFrame, prepared: Prepared
+) -> None:
+    train = (rows["split"] == "train").to_numpy()
+    counts = pd.concat([raw["home"][train], raw["away"][train]]).value_counts()
+    order = [value for value in sorted(counts.index, key=lambda v: (-counts[v], v)) if counts[value] >= 3]
+    vocabulary = read_vocabulary(prepared.path, "away")
+    assert vocabulary["value"].tolist() == order
+    assert vocabulary["count"].tolist() == counts[order].tolist()
+    assert order[0] == "Sparta"  # the most frequent of both columns, not of `home`
+    ids = {value: 2 + place for place, value in enumerate(order)}
+    for name in ("home", "away"):
+        assert rows[name].tolist() == [ids.get(value, 1) for value in raw[name]]
 
 
 def test_ids_without_ops_are_used_as_they_are(
@@ -155,6 +231,50 @@ def test_statistics_describe_the_training_rows(
     assert found["colour"].null_share == pytest.approx((raw["colour"][train] == "").mean())
     positives = {s: int(raw["label"][rows["split"] == s].sum()) for s in ("train", "valid", "test")}
     assert {name: split.positives for name, split in prepared.manifest.splits.items()} == positives
+
+
+@pytest.mark.parametrize(
+    ("kind", "group", "words"),
+    [
+        ("sparse", {"cross": ["a", "b"], "ops": "lower"}, ["no ids", "features.sparse.0.ops"]),
+        ("sparse", {"cross": ["a", "b"]}, ["no ids"]),
+        ("sequence", {"cross": ["a", "b"], "ops": "vocabulary"}, ["a cross is a sparse feature"]),
+        ("sparse", {"cross": ["a", "gone"], "ops": "vocabulary"}, ["gone", "features.sparse.0.cross"]),
+        ("sparse", {"cross": ["a", "tags"], "ops": "vocabulary"}, ["'tags' holds lists"]),
+        ("sparse", {"cross": ["a", "label"], "ops": "vocabulary"}, ["the label cannot be part"]),
+        ("sparse", {"columns": "tags", "ops": "words"}, ["'tags' holds lists already"]),
+        ("sequence", {"columns": "a", "ops": "vocabulary"}, ["a sequence needs a list"]),
+    ],
+)
+def test_features_that_the_columns_cannot_make_are_refused(
+    spark: SparkSession, kind: str, group: dict[str, Any], words: list[str]
+) -> None:
+    frame = spark.createDataFrame([], "label int, a string, b int, tags array<string>")
+    run = make_run(**{kind: [{"name": "made", **group}]})
+    with pytest.raises(UserError) as error:
+        plan_features(run, frame)
+    assert [word for word in words if word not in str(error.value)] == []
+
+
+def test_times_outside_the_calendar_are_refused_in_sparse_features_too(
+    spark: SparkSession, tmp_path: Path
+) -> None:
+    rows = [(1, 1616893200, "2024-01-01"), (0, 1616893200500, "soon"), (1, None, None)]
+    frame = spark.createDataFrame(rows, "label int, t bigint, text string")
+    sparse = [
+        {"columns": "t", "ops": ["hour", {"hash": 30}]},
+        {"columns": "text", "ops": ["hour", {"hash": 30}]},
+    ]
+    with pytest.raises(DataError) as error:
+        prepare_dataset(make_run(sparse=sparse), tmp_path / "data", frame=frame, spark=spark)
+    words = [
+        "'t' has 1 value(s) that `hour` cannot take",
+        "1616893200500",
+        "milliseconds",
+        "'text'",
+        "no times",
+    ]
+    assert [word for word in words if word not in str(error.value)] == []
 
 
 def test_the_report_names_every_feature(prepared: Prepared) -> None:

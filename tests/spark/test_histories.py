@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import resource
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from pyspark.sql import SparkSession
 
-from jobs.preparation.histories import event_counts, history_as_of_now
+from jobs.preparation.derived import history_as_of_now, with_derived
+from jobs.preparation.histories import event_counts
 from jobs.preparation.pipeline import Prepared, prepare_dataset
 from jobs.preparation.report import report_text
+from tests.spark.derived_rows import HISTORIES, derived_frame, earlier_items
 from tests.spark.prepared import make_run, read_all, read_vocabulary
 from trainer.config import RunConfig
 from trainer.errors import ConfigError
+from trainer.schema import Feature, FittedOp
 
 LENGTH = 4
 
@@ -90,7 +97,7 @@ def test_events_of_the_same_moment_are_not_in_each_others_history(
             "user": ["u"] * 5,
             "item": ["first", "p", "q", "r", "last"],
             "time": [1, 2, 2, 2, 3],
-            "rating": [5, 5, 5, 5, 5],
+            "rating": [5, 5, 5, 5, 1],
         }
     )
     run = make_history_run().override("data.split.fractions=[1.0, 0.0, 0.0]")
@@ -100,13 +107,28 @@ def test_events_of_the_same_moment_are_not_in_each_others_history(
     assert histories == [[], ["first"], ["first"], ["first"], ["first", "p", "q", "r"]]
 
 
+@pytest.mark.parametrize("name", list(HISTORIES))
+def test_items_have_histories_as_users_do_with_ties_and_missing_items_as_asked(
+    derived: Prepared, name: str
+) -> None:
+    frame, ids = derived_frame(), read_vocabulary(derived.path, HISTORIES[name]["item"])
+    names = ids.set_index("id")["value"]
+    lists = [earlier_items(frame, row, name) for row in frame.itertuples()]
+    known = set(names)
+    expected = [[item if item in known else None for item in items] for items in lists]
+    found = [[names.get(number) for number in ids] for ids in read_all(derived.path, "row")[name]]
+    assert found == expected
+    assert any("nothing" in items for items in lists) == (name == "tied")
+    assert {len(items) for items in lists} == set(range(HISTORIES[name]["max_length"] + 1))
+
+
 @pytest.mark.parametrize("kind", ["timestamp", "text of timestamps", "text of numbers", "date"])
 def test_times_of_any_type_order_the_events(spark: SparkSession, tmp_path: Path, kind: str) -> None:
     days = pd.to_datetime(["2024-01-09", "2024-01-10", "2024-03-01"])
     numbers = {"text of numbers": ["9", "10", "100.5"], "text of timestamps": days.astype(str).tolist()}
     times = numbers.get(kind, days.date.tolist() if kind == "date" else days)
     raw = pd.DataFrame(
-        {"row": range(3), "user": [1, 1, 1], "item": ["a", "b", "c"], "time": times, "rating": [5, 5, 5]}
+        {"row": range(3), "user": [1, 1, 1], "item": ["a", "b", "c"], "time": times, "rating": [5, 5, 1]}
     )
     run = make_history_run().override("data.split.fractions=[1.0, 0.0, 0.0]")
     prepared = prepare_dataset(run, tmp_path / "data", frame=spark.createDataFrame(raw), spark=spark)
@@ -171,3 +193,33 @@ def test_history_as_of_now_names_the_histories_there_are(spark: SparkSession) ->
     with pytest.raises(ConfigError) as error:
         history_as_of_now(make_history_run(), "history_of_user", spark)
     assert "history" in str(error.value)
+
+
+def peak_and_wrong(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Return how many rows are wrong, and the peak memory of the worker that made their lists."""
+    wrong = sum(pc.sum(pc.invert(batch.column("right")).cast("int64")).as_py() or 0 for batch in batches)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    yield pa.RecordBatch.from_pydict({"wrong": [wrong], "peak": [peak]})
+
+
+@pytest.mark.slow
+def test_a_user_with_a_million_events_needs_little_memory(spark: SparkSession) -> None:
+    params = {
+        "user": "user",
+        "item": "id",
+        "time": "id",
+        "max_length": 50,
+        "where": None,
+        "include_ties": False,
+    }
+    history = FittedOp(name="history", params=params)
+    feature = Feature(name="seen", kind="sequence", column="found", derived=history, is_list=True)
+    events = spark.range(1, 1_000_001).selectExpr("id", "if(id % 100 = 0, id, -1) as user")
+    made = with_derived(events, [feature], None, "", spark)
+    before = "filter(sequence(greatest(id - 51, 0), id - 1), x -> x % 100 != 0)"
+    newest = f"transform(reverse(slice(reverse({before}), 1, 50)), x -> cast(x as string))"
+    right = made.selectExpr(f"found = if(user = -1, {newest}, cast(array() as array<string>)) as right")
+    rows = right.mapInArrow(peak_and_wrong, "wrong bigint, peak bigint").collect()
+    assert sum(row["wrong"] for row in rows) == 0
+    # All lists together are 50 million texts; a worker is about 100 MiB as it starts.
+    assert max(row["peak"] for row in rows) < 300 * 1024

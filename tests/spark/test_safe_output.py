@@ -58,7 +58,7 @@ def test_killed_prepare_leaves_the_old_data_set_and_the_next_one_works(
         env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
     )
     deadline = time.monotonic() + 300
-    while not list(tmp_path.glob("data.tmp-*/_rows")):  # until the parts are being written
+    while not list(tmp_path.glob("data.tmp-*/train")):  # until the parts are being written
         assert process.poll() is None, "the other process ended before it could be killed"
         assert time.monotonic() < deadline
         time.sleep(0.05)

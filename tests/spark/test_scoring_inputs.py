@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from pyspark.sql import SparkSession
 
-from jobs.preparation.histories import history_as_of_now
+from jobs.preparation.derived import history_as_of_now
 from jobs.preparation.pipeline import Prepared, prepare_dataset, write_inputs
 from jobs.preparation.transform import apply_spec
 from tests.spark.prepared import make_run, read_all, read_split, read_vocabulary

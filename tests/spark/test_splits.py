@@ -1,14 +1,16 @@
-"""Rows are dealt into splits by hash or by time; the same input always gives the same data."""
+"""Rows are dealt into splits by hash, time, group, fold, column or file; equal input gives equal data."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
-from pyspark.sql import SparkSession
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
 
 from jobs.preparation import splits
 from jobs.preparation.columns import with_row_hashes
@@ -17,7 +19,7 @@ from jobs.preparation.report import report_text
 from jobs.preparation.splits import with_split
 from tests.spark.prepared import make_run, read_all, read_split, read_vocabulary
 from trainer.config import SplitConfig
-from trainer.errors import DataError
+from trainer.errors import ConfigError, DataError
 from trainer.schema import Manifest
 
 
@@ -173,3 +175,117 @@ def test_an_empty_split_is_in_the_manifest(spark: SparkSession, tmp_path: Path) 
     assert "valid: 0.0 % of the rows" in text
     assert "test: 0.0 %" not in text
     assert "likely cause: equal rows share a split" in text
+
+
+@pytest.fixture(scope="module")
+def dealt(spark: SparkSession) -> DataFrame:
+    """Rows with hashes, in many partitions; `day` is a timestamp, `when` the same as text."""
+    frame = frame_of(300).assign(part=lambda rows: np.array(["tr", "va", "te"])[rows["row"] % 3])
+    frame["day"] = pd.to_datetime("2024-01-01") + pd.to_timedelta(frame["row"], "h")
+    frame["when"] = frame["day"].astype(str)
+    rows = spark.createDataFrame(frame.drop(columns="x")).repartition(5)
+    return with_row_hashes(rows, rows.columns, seed=1).persist()
+
+
+def deal(rows: DataFrame, **split: Any) -> pd.DataFrame:
+    """Return row, user and split of each row, by row number."""
+    found = with_split(rows, SplitConfig.model_validate(split)).select("row", "user", "__split").toPandas()
+    return found.set_index("row").sort_index()
+
+
+def test_rows_of_one_group_share_a_split(dealt: DataFrame) -> None:
+    found = deal(dealt, by="user", fractions=[0.5, 0.25, 0.25])
+    of_user = found.groupby("user")["__split"].agg(set)
+    assert (of_user.map(len) == 1).all()
+    assert {split for splits in of_user for split in splits} == {"train", "valid", "test"}
+    # A missing value elsewhere makes floats of integers; the groups stay.
+    floats = deal(
+        dealt.withColumn("user", dealt["user"].cast("double")), by="user", fractions=[0.5, 0.25, 0.25]
+    )
+    assert floats["__split"].equals(found["__split"])
+    other = deal(dealt, by="user", fractions=[0.5, 0.25, 0.25], seed=2)
+    assert not other["__split"].equals(found["__split"])
+
+
+@pytest.mark.parametrize("by", [None, "user"])
+def test_each_row_is_a_test_row_in_exactly_one_fold(dealt: DataFrame, by: str | None) -> None:
+    folds = [deal(dealt, method="k_fold", by=by, k_fold={"k": 3, "fold": fold}) for fold in range(3)]
+    for place, fold in enumerate(folds):
+        following = folds[(place + 1) % 3]
+        assert (fold["__split"] == "valid").equals(following["__split"] == "test")
+    tested = sum((fold["__split"] == "test").astype(int) for fold in folds)
+    assert (tested == 1).all()
+    shared = deal(dealt, method="k_fold", by=by, k_fold={"k": 3, "fold": 0, "valid_share": 0.3})["__split"]
+    assert (shared == "test").equals(folds[0]["__split"] == "test")
+    assert {"train", "valid"} < set(shared)
+
+
+@pytest.mark.parametrize(
+    ("column", "until"),
+    [
+        ("day", ["2024-01-05", "2024-01-05 12:00:00"]),
+        ("when", ["2024-01-05", "2024-01-05 12:00"]),
+        ("row", [96, 108.0]),
+    ],
+)
+def test_given_times_cut_before_them(dealt: DataFrame, column: str, until: list[Any]) -> None:
+    found = deal(dealt, method="time", column=column, until=until)["__split"]
+    assert found.tolist() == ["train"] * 96 + ["valid"] * 12 + ["test"] * 192
+    if column == "row":
+        assert "valid" not in set(deal(dealt, method="time", column=column, until=[96, 96])["__split"])
+        with pytest.raises(ConfigError, match="second time is before the first"):
+            deal(dealt, method="time", column=column, until=[97, 96])
+
+
+def test_a_column_names_the_split_and_only_its_training_rows_are_fitted(
+    spark: SparkSession, dealt: DataFrame, tmp_path: Path
+) -> None:
+    part, row = dealt["part"], dealt["row"]
+    values = {"train": ["tr"], "valid": ["va"], "test": ["te"]}
+    rows = dealt.select("row", "part", "label")
+    # A token and a number that training never sees.
+    rows = rows.withColumn("token", F.when(part == "te", "new").otherwise("old"))
+    rows = rows.withColumn("number", F.when(part == "tr", row % 2).otherwise(F.lit(1000)))
+    run = make_run(
+        data={"keep": ["row"], "split": {"method": "column", "column": "part", "values": values}},
+        dense=[{"columns": "number", "ops": "standardise"}],
+        sparse=[{"columns": "token", "ops": "vocabulary"}],
+    )
+    prepared = prepare_dataset(run, tmp_path / "data", frame=rows, spark=spark)
+    found = read_all(prepared.path, "row")
+    assert found["split"].tolist() == ["train", "valid", "test"] * 100
+    assert found.index.tolist() == list(range(300))  # no row twice, none lost
+    assert read_vocabulary(prepared.path, "token")["value"].tolist() == ["old"]
+    assert set(found.loc[found["split"] == "test", "token"]) == {1}
+    fitted = prepared.manifest.spec.dense[0].ops[0].params
+    assert (fitted["mean"], fitted["std"]) == (0.5, 0.5)
+
+
+def test_files_name_the_split(spark: SparkSession, tmp_path: Path) -> None:
+    for folder, start in (("day 1", 0), ("day 2", 10), ("day 3", 20)):
+        (tmp_path / folder).mkdir()
+        lines = [f"{n},{n % 2}" for n in range(start, start + 10)]
+        (tmp_path / folder / "clicks.csv").write_text("\n".join(["row,label", *lines]) + "\n")
+
+    def prepare(**files: list[str]) -> pd.DataFrame:
+        run = make_run(
+            data={
+                "keep": ["row"],
+                "root": str(tmp_path),
+                "source": {"path": "day */*.csv", "header": True},
+                "split": {"method": "files", "files": files},
+            },
+            sparse=[{"columns": "row"}],
+        )
+        return read_all(prepare_dataset(run, tmp_path / "out" / "data", spark=spark).path, "row")
+
+    found = prepare(train=["day 1/*"], test=["day [23]/*.csv"])
+    assert found["split"].to_dict() == {str(n): "train" if n < 10 else "test" for n in range(30)}
+    for files, kind, words in (
+        ({"train": ["day 1/*"]}, DataError, ["belongs to no split", "day 2/clicks.csv"]),
+        ({"train": ["day*/*"], "test": ["day 3/*"]}, DataError, ["train and test", "day 3"]),
+        ({"train": ["*.csv"], "test": ["day 4/*"]}, ConfigError, ["files.test", "day 4/*"]),
+    ):
+        with pytest.raises(kind) as caught:
+            prepare(**files)
+        assert [word for word in words if word not in str(caught.value)] == []

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from pyspark.sql import SparkSession
 
-from jobs.preparation import vocabulary
+from jobs.preparation import joined_ids, vocabulary
 from jobs.preparation.pipeline import Prepared, prepare_dataset
 from tests.spark.prepared import make_run, read_all, read_vocabulary
 
@@ -139,7 +139,7 @@ def test_large_vocabularies_take_other_joins_and_sorts_but_give_the_same_data(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(vocabulary, "BROADCAST_VALUES", 0)
+    monkeypatch.setattr(joined_ids, "HELD_BYTES", 0)
     monkeypatch.setattr(vocabulary, "_VALUES_PER_PARTITION", 7)
     again = prepare(spark, raw, tmp_path / "data")
     assert again.manifest.spec == prepared.manifest.spec

@@ -1,4 +1,4 @@
-"""XXH64 in plain Python, written from its specification, to check Spark's hash against."""
+"""XXH64 in plain Python, written from its specification, to check hashes against."""
 
 from __future__ import annotations
 

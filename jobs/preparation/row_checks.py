@@ -1,0 +1,153 @@
+"""What can be wrong with a raw row outside its features, as Spark sees it: lines, label, weight, times."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pyspark.sql import functions as F
+
+from jobs.preparation import columns as C
+from jobs.preparation.labels import label_value, weight_value
+from jobs.preparation.ordered import id_key
+from jobs.preparation.planned import PlannedFeature, id_columns
+from jobs.preparation.sources import bad_line_error
+from trainer.config import RunConfig
+from trainer.errors import DataError
+
+if TYPE_CHECKING:
+    from pyspark.sql import Column, DataFrame
+
+LARGEST_FLOAT = 3.4028234e38
+_FOUND = "__bad_"
+
+ErrorOf = Callable[[int, str], DataError]
+
+
+@dataclass(frozen=True)
+class RowCheck:
+    """One thing that can be wrong with a row.
+
+    Attributes:
+        bad: whether it is.
+        shown: value to quote.
+        error: makes the error of the number of bad rows and one of their values.
+    """
+
+    bad: Column
+    shown: Column
+    error: ErrorOf
+
+
+def found_column(number: int) -> str:
+    """Return the column that holds what a row check has to quote, null where the row is fine."""
+    return f"{_FOUND}{number}"
+
+
+def with_row_checks(frame: DataFrame, checks: Sequence[RowCheck]) -> DataFrame:
+    """Add one column per check (see `found_column`)."""
+    return frame.withColumns(
+        {
+            found_column(n): F.when(check.bad, F.coalesce(check.shown.cast("string"), F.lit("")))
+            for n, check in enumerate(checks)
+        }
+    )
+
+
+def row_checks(rows: DataFrame, run: RunConfig, features: Sequence[PlannedFeature]) -> list[RowCheck]:
+    """Return all checks of rows with `BAD_LINE`, the most basic first."""
+    line = RowCheck(F.col(C.BAD_LINE).isNotNull(), F.col(C.BAD_LINE), bad_line_error)
+    return [line, *_label_checks(rows, run), *_time_checks(rows, features)]
+
+
+def _label_checks(rows: DataFrame, run: RunConfig) -> list[RowCheck]:
+    name = run.data.label.column
+    if name is None:
+        return _weight_checks(rows, run)
+    where, graded = f"data.label.column: {name}", run.data.label.positive_at_least is not None
+    label, raw = label_value(rows, run.data.label), C.column(name)
+    if run.data.label.positive_values is not None:
+        missing = label.isNull()
+    else:
+        missing = C.number(rows, name).isNull() & C.not_a_number(rows, name).isNull()
+    return [
+        RowCheck(
+            missing,
+            F.lit(None),
+            lambda n, _: DataError(
+                f"{n} row(s) have no label",
+                where=where,
+                fixes=[f"data.clean.drop_missing: [{name}]", "remove those rows"],
+            ),
+        ),
+        RowCheck(
+            ~missing & label.isNull(),
+            raw,
+            lambda n, value: DataError(
+                f"{n} row(s) have a label that is {'no number' if graded else 'not 0 or 1'}",
+                where=where,
+                got=value,
+                allowed="numbers" if graded else "0, 1",
+                fixes=[] if graded else ["data.label.positive_at_least: 4 makes 1 of values >= 4"],
+            ),
+        ),
+        *_weight_checks(rows, run),
+    ]
+
+
+def _weight_checks(rows: DataFrame, run: RunConfig) -> list[RowCheck]:
+    weight, name, by = weight_value(rows, run.data), run.data.weight_column, run.data.weights_by
+    if weight is None or name is None:
+        return []
+
+    def error(count: int, value: str) -> DataError:
+        if by is not None:
+            return DataError(
+                f"{count} row(s) have no weight: `values` does not name theirs",
+                where=f"data.weights_by.column: {name}",
+                got=value or "missing",
+                allowed=list(by.values),
+                fixes=["add it under data.weights_by.values", "data.weights_by.other: 1"],
+            )
+        return DataError(
+            f"{count} row(s) have a weight that is missing, negative, or not finite",
+            where=f"data.weight: {name}",
+            got=value,
+            allowed="finite numbers >= 0",
+        )
+
+    return [RowCheck(weight.isNull() | (weight < 0) | (weight > LARGEST_FLOAT), C.column(name), error)]
+
+
+def _time_checks(rows: DataFrame, features: Sequence[PlannedFeature]) -> list[RowCheck]:
+    """Check the time of every row that has the ids of a derived feature; rows without them have no value."""
+    checks: dict[tuple[tuple[str, ...], str, str], RowCheck] = {}
+    for feature in features:
+        if feature.derived is not None and "time" in feature.derived.params:
+            ids, name = id_columns(feature.derived), feature.derived.params["time"]
+            there = id_key(rows, ids).isNotNull()
+            place = f"{feature.where}.{feature.derived.name}.time: {name}"
+            missing, unreadable = C.time_problems(rows, name)
+            for bad, what in ((missing, "no time"), (unreadable, "a time that cannot be read")):
+                checks.setdefault((tuple(ids), name, what), _time_check(there & bad, what, place, name))
+    return list(checks.values())
+
+
+def _time_check(bad: Column, what: str, place: str, name: str) -> RowCheck:
+    def error(count: int, value: str) -> DataError:
+        return DataError(
+            f"{count} row(s) have an id but {what}",
+            where=place,
+            got=value or None,
+            allowed="numbers, timestamps, dates, or text of them",
+            fixes=["remove those rows", "name another column"],
+        )
+
+    return RowCheck(bad, C.column(name), error)
+
+
+def source_name(run: RunConfig) -> str:
+    """Return what the rows come from, for errors."""
+    source = run.data.source
+    return "the DataFrame" if source is None else f"data.source: {source.path or source.table}"

@@ -1,0 +1,176 @@
+"""Single rows of real data, encoded without Spark, are exactly what Spark wrote of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+from pyspark.sql import SparkSession
+
+from jobs.preparation.pipeline import prepare_dataset
+from tests.parity.plain_scorer import PlainScorer
+from tests.spark.prepared import make_run, read_all
+from trainer.features.row_encoder import RowEncoder
+from trainer.schema import Manifest
+
+SAMPLE = 250
+VOCABULARY = [{"vocabulary": {"min_count": 2}}]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A data set: how to read it with pandas (all text, missing as None), and what to make of it."""
+
+    name: str
+    read: Any
+    dense: list[dict[str, Any]]
+    sparse: list[dict[str, Any]]
+    label: dict[str, Any]
+
+
+def criteo(root: Path) -> pd.DataFrame:
+    names = ["label", *(f"I{i}" for i in range(1, 14)), *(f"C{i}" for i in range(1, 27))]
+    return _csv(root / "criteo-10k" / "train_examples.txt", sep="\t", names=names)
+
+
+def avazu(root: Path) -> pd.DataFrame:
+    return _csv(root / "avazu-10k" / "avazu-ctr-prediction_train_1w.csv")
+
+
+def taobao(root: Path) -> pd.DataFrame:
+    return _csv(root / "taobao-10k" / "taobao_data_sample_1w.csv")
+
+
+def movielens_1m(root: Path) -> pd.DataFrame:
+    folder = root / "ml-1m"
+    ratings = _csv(folder / "ratings_no_timestamp.dat", sep="::", names=["user_id", "movie_id", "rating"])
+    users = ["user_id", "gender", "age", "occupation", "zip_code"]
+    movies = ["movie_id", "title", "genres"]
+    joined = ratings.merge(_csv(folder / "users.dat", sep="::", names=users), on="user_id", how="left")
+    titles = _csv(folder / "movies.dat", sep="::", names=movies, encoding="latin-1")
+    return joined.merge(titles, on="movie_id", how="left")
+
+
+CASES = [
+    Case(
+        "criteo",
+        criteo,
+        [
+            {"columns": ["I1", "I2", "I3"], "ops": [{"fill": 0}, {"clip": {"min": 0}}, "log1p"]},
+            {"columns": ["I4", "I5"], "ops": [{"fill": "mean"}, {"clip": {"max": 500}}, "standardise"]},
+        ],
+        [
+            {"columns": "C*", "ops": VOCABULARY},
+            {"name": "C1_C2", "cross": ["C1", "C2"], "ops": VOCABULARY},
+        ],
+        {"column": "label"},
+    ),
+    Case(
+        "avazu",
+        avazu,
+        [{"columns": ["C15", "C16", "banner_pos"], "ops": ["standardise"]}],
+        [
+            {"columns": ["site_*", "app_*", "C1", "C14", "C17", "C18", "C19", "C2*"], "ops": VOCABULARY},
+            {"columns": ["device_*"], "ops": [{"hash": {"num_buckets": 1000, "seed": 7}}]},
+        ],
+        {"column": "click"},
+    ),
+    Case(
+        "taobao",
+        taobao,
+        [{"columns": "price", "ops": [{"fill": "median"}, "log1p", "standardise"]}],
+        [
+            {"columns": ["adgroup_id", "cate_id", "brand", "pid", "*_level"], "ops": VOCABULARY},
+            {"columns": "user_id", "ops": [{"hash": 5000}]},
+            {"columns": "tag_category_list", "ops": [{"split": "|"}, "vocabulary"]},
+            {"columns": "tag_brand_list", "ops": [{"fill": "none"}, {"split": "|"}, {"hash": 3000}]},
+        ],
+        {"column": "clk"},
+    ),
+    Case(
+        "movielens_1m",
+        movielens_1m,
+        [],
+        [
+            {"columns": ["user_id", "movie_id", "gender", "occupation", "zip_code"], "ops": VOCABULARY},
+            {"columns": "genres", "ops": [{"split": "|"}, "vocabulary"]},
+        ],
+        {"column": "rating", "positive_at_least": 4},
+    ),
+]  # fmt: skip
+
+
+def _csv(path: Path, sep: str = ",", **options: Any) -> pd.DataFrame:
+    engine = "python" if len(sep) > 1 else "c"
+    frame = pd.read_csv(path, sep=sep, dtype=str, keep_default_na=False, engine=engine, **options)
+    return frame.replace({"": None, "NULL": None})
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(c, marks=pytest.mark.slow if c.name == "movielens_1m" else (), id=c.name) for c in CASES
+    ],
+)
+def rows(
+    request: pytest.FixtureRequest,
+    spark: SparkSession,
+    shared_data: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[pd.DataFrame, pd.DataFrame, Manifest, Path]:
+    """Return some raw rows, the same rows prepared, the manifest, and the data set's folder."""
+    case: Case = request.param
+    folder = tmp_path_factory.mktemp(case.name)
+    raw = case.read(shared_data).assign(row=lambda frame: np.arange(len(frame)))
+    raw.to_parquet(folder / "raw.parquet", row_group_size=100_000)
+    data = {"root": str(folder), "source": {"path": "raw.parquet"}, "label": case.label, "keep": ["row"]}
+    run = make_run(name=case.name, data=data, dense=case.dense, sparse=case.sparse)
+    path = prepare_dataset(run, folder / "data", spark=spark).path
+    chosen = raw.sample(SAMPLE, random_state=1).sort_values("row")
+    prepared = read_all(path, "row").loc[chosen["row"]]
+    assert set(prepared["split"]) == {"train", "valid", "test"}
+    return chosen, prepared, Manifest.load(path), path
+
+
+def test_one_row_at_a_time_gives_the_written_tensors(
+    rows: tuple[pd.DataFrame, pd.DataFrame, Manifest, Path],
+) -> None:
+    raw, prepared, manifest, path = rows
+    encoder = RowEncoder.load(manifest.spec, path)
+    for record, (_, expected) in zip(raw.to_dict("records"), prepared.iterrows(), strict=True):
+        found = encoder.encode_rows([record])
+        for feature in manifest.spec.features:
+            _assert_equal(found[feature.name], expected[feature.name], feature.name)
+
+
+def test_a_scorer_in_plain_python_gives_the_written_tensors(
+    rows: tuple[pd.DataFrame, pd.DataFrame, Manifest, Path],
+) -> None:
+    raw, prepared, manifest, path = rows
+    scorer = PlainScorer(manifest.spec, path)
+    for record, (_, expected) in zip(raw.to_dict("records"), prepared.iterrows(), strict=True):
+        found = scorer.inputs(record)
+        for feature in manifest.spec.features:
+            value, written = found[feature.name], expected[feature.name]
+            if feature.kind == "dense":
+                # The two logarithms may round apart in the last of a float64's digits.
+                assert abs(value - written) <= np.spacing(np.float32(abs(written))), feature.name
+            elif feature.is_list:
+                assert value == list(written), feature.name
+            else:
+                assert value == written, feature.name
+
+
+def _assert_equal(found: pa.Array, written: Any, feature: str) -> None:
+    assert len(found) == 1
+    if pa.types.is_list(found.type):
+        assert found[0].as_py() == list(written), feature
+    elif pa.types.is_floating(found.type):
+        assert found.to_numpy().tobytes() == np.float32(written).tobytes(), feature
+    else:
+        assert found[0].as_py() == written, feature
