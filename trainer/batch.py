@@ -10,6 +10,9 @@ from torch import Tensor
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 from torchrec.streamable import Pipelineable
 
+SKIPPED_ROW = -2
+"""`Batch.rows_B` of a row of zeros that stands in for one that could not be read."""
+
 
 @dataclass
 class Batch(Pipelineable):
@@ -19,9 +22,9 @@ class Batch(Pipelineable):
         dense_BF: float32 [B, F_dense], columns in the order of `FeatureSpec.dense`; F_dense may be 0.
         sparse: ids (int64) of all sparse and sequence features, keys in the order of `FeatureSpec.sparse`.
         labels_BT: float32 [B, T], T tasks (1 today).
-        weights_B: float32 [B]; 0 marks a padding row.
+        weights_B: float32 [B]; 0 marks a padding row, or one that could not be read.
         rows_B: int64 [B], number of the row in its split; -1 for padding, or everywhere where the reader
-            does not know it.
+            does not know it; `SKIPPED_ROW` for one that could not be read.
     """
 
     dense_BF: Tensor

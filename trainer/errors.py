@@ -7,10 +7,12 @@ from sharding.errors import PlanError, ShardrecError, UserError
 __all__ = [
     "CheckpointError",
     "ConfigError",
+    "DamagedError",
     "DataError",
     "PlanError",
     "ShardrecError",
     "SpecMismatchError",
+    "StoreError",
     "TrainingError",
     "UserError",
 ]
@@ -22,6 +24,14 @@ class ConfigError(UserError):
 
 class DataError(UserError):
     """A source or a data set is missing, empty, damaged, or holds values that cannot be used."""
+
+
+class DamagedError(DataError):
+    """Rows of a part file cannot be read: the file is missing, truncated, or has damaged bytes."""
+
+
+class StoreError(DataError):
+    """An object store cannot be reached, refuses access, or keeps failing."""
 
 
 class SpecMismatchError(DataError):

@@ -10,19 +10,20 @@ for batch in prefetched(reader.batches(epoch=0), depth=8):
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Literal
 
 from trainer.data.arrow import ArrowReader
+from trainer.data.policy import ReadPolicy
 from trainer.data.prefetch import prefetched
 from trainer.data.reader import BatchReader, Share, Tail, check_layout
 from trainer.schema import Manifest
+from trainer.storage import Place
 
-__all__ = ["BatchReader", "check_layout", "open_reader", "prefetched"]
+__all__ = ["BatchReader", "ReadPolicy", "check_layout", "open_reader", "prefetched"]
 
 
 def open_reader(
-    dataset: str | Path,
+    dataset: str | Place,
     manifest: Manifest,
     split: str,
     *,
@@ -35,11 +36,12 @@ def open_reader(
     shuffle: bool,
     tail: Tail,
     shuffle_window_row_groups: int = 4,
+    policy: ReadPolicy | None = None,
 ) -> BatchReader:
     """Open one rank's share of a split.
 
     Args:
-        dataset: data set folder: local path, URI that pyarrow knows, or `dbfs:/...`.
+        dataset: data set folder, local or on a store (see `trainer.storage`).
         manifest: its manifest.
         split: `train`, `valid` or `test`.
         reader: `arrow`, or `petastorm` (make_batch_reader), which cannot resume inside an epoch.
@@ -52,9 +54,11 @@ def open_reader(
         tail: `drop` leaves out the rows after the last full batch, `pad` fills it with zero-weight rows.
         shuffle_window_row_groups: row groups per lane whose rows are shuffled together, at most; wide rows
             in large row groups get smaller windows, so that one rank with all lanes needs about 1 GiB.
+        policy: what to do about damaged part files and a slow or failing store; default `ReadPolicy()`.
 
     Raises:
         DataError: the split is empty or a part file is missing.
+        StoreError: the store cannot be read.
         UserError: rows, lanes, batch size and ranks do not fit each other, or petastorm is not installed.
     """
     share = Share(rank, world_size, global_batch_size, num_lanes, tail)
@@ -69,6 +73,7 @@ def open_reader(
             seed=seed,
             shuffle=shuffle,
             window_row_groups=shuffle_window_row_groups,
+            policy=policy,
         )
     return ArrowReader(
         dataset,
@@ -78,4 +83,5 @@ def open_reader(
         seed=seed,
         shuffle=shuffle,
         window_row_groups=shuffle_window_row_groups,
+        policy=policy,
     )

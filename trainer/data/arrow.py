@@ -5,21 +5,25 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
-from pathlib import Path
 
-from trainer.batch import Batch
+from trainer.batch import SKIPPED_ROW, Batch
 from trainer.data.batching import BatchAssembler
 from trainer.data.blocks import RowBlock, Source, concatenate, pack
-from trainer.data.columns import Columns
-from trainer.data.order import LaneOrder, SplitOrder
+from trainer.data.columns import Columns, DecodedRows
+from trainer.data.order import LaneOrder, Piece, SplitOrder
+from trainer.data.part_files import PartFiles
+from trainer.data.policy import BlankRows, ReadPolicy
 from trainer.data.prefetch import in_background
 from trainer.data.reader import Share, check_layout, check_step
-from trainer.data.row_groups import PartFiles, RowGroupReader
+from trainer.data.row_groups import RowGroupReader
 from trainer.schema import Manifest
+from trainer.storage import Place
 
 # What the shuffle windows of all lanes together may take where one rank holds every lane. Windows shrink to
 # fit, the same way at every world size; a window never gets smaller than one row group.
 _WINDOW_BYTES = 1 << 30
+# Decoded row groups that wait for their rows to be put in order.
+_DECODED_AHEAD = 2
 
 
 class ArrowReader:
@@ -36,7 +40,7 @@ class ArrowReader:
 
     def __init__(
         self,
-        dataset: str | Path,
+        dataset: str | Place,
         manifest: Manifest,
         split: str,
         share: Share,
@@ -44,6 +48,7 @@ class ArrowReader:
         seed: int,
         shuffle: bool,
         window_row_groups: int,
+        policy: ReadPolicy | None = None,
     ) -> None:
         self.steps_per_epoch = check_layout(
             manifest,
@@ -57,7 +62,7 @@ class ArrowReader:
         self.rows = entry.rows
         self._share = share
         self._columns = Columns(manifest.spec)
-        self._files = PartFiles(dataset, entry)
+        self._files = PartFiles(dataset, entry, policy)
         largest = max(rows for file in entry.files for rows in file.row_groups)
         budget = _WINDOW_BYTES // (share.num_lanes * largest * self._columns.bytes_per_row(manifest))
         self.window_row_groups = max(1, min(window_row_groups, budget))
@@ -76,6 +81,7 @@ class ArrowReader:
 
         Raises:
             DataError: a part file is missing, damaged, or holds values that cannot be used.
+            StoreError: the store cannot be read.
             UserError: the place lies outside the epoch.
         """
         check_step(epoch, first_step, self.steps_per_epoch)
@@ -97,23 +103,36 @@ class ArrowReader:
                 yield from assembler.assemble(blocks, last - first)
 
     def _windows(self, lanes: list[LaneOrder], cuts: list[tuple[int, int]]) -> Iterator[RowBlock]:
-        reader = RowGroupReader(self._files, self._columns, self._shared)
+        # Row groups are decoded while the rows of those before are put in order.
+        with closing(in_background(self._row_groups(lanes, cuts), _DECODED_AHEAD)) as decoded:
+            for lane, window in _in_order(lanes, cuts):
+                sources = [_source(next(decoded), piece) for piece in lane.pieces(window)]
+                yield pack(self._columns, sources, lane.permutation(window))
+
+    def _row_groups(self, lanes: list[LaneOrder], cuts: list[tuple[int, int]]) -> Iterator[DecodedRows]:
+        coming = (piece.row_group for lane, n in _in_order(lanes, cuts) for piece in lane.pieces(n))
+        reader = RowGroupReader(self._files, self._columns, self._shared, coming)
         try:
-            for number, (start, stop) in enumerate(cuts):
-                for lane in lanes:
-                    for window in lane.windows_between(start, stop):
-                        # A window that an earlier cut has reached into is loaded already.
-                        if number == 0 or lane.window_starts[window] >= start:
-                            yield self._load(reader, lane, window)
+            for lane, window in _in_order(lanes, cuts):
+                for piece in lane.pieces(window):
+                    yield reader.read(piece.row_group)
         finally:
             reader.close()
 
-    def _load(self, reader: RowGroupReader, lane: LaneOrder, window: int) -> RowBlock:
-        sources = [
-            Source(reader.read(piece.row_group), piece.start, piece.stop, piece.first_row)
-            for piece in lane.pieces(window)
-        ]
-        return pack(self._columns, sources, lane.permutation(window))
+
+def _source(rows: DecodedRows, piece: Piece) -> Source:
+    first_row = SKIPPED_ROW if isinstance(rows, BlankRows) else piece.first_row
+    return Source(rows, piece.start, piece.stop, first_row)
+
+
+def _in_order(lanes: list[LaneOrder], cuts: list[tuple[int, int]]) -> Iterator[tuple[LaneOrder, int]]:
+    """Yield the windows of all lanes in the order in which the cuts come to need them."""
+    for number, (start, stop) in enumerate(cuts):
+        for lane in lanes:
+            for window in lane.windows_between(start, stop):
+                # A window that an earlier cut has reached into is loaded already.
+                if number == 0 or lane.window_starts[window] >= start:
+                    yield lane, window
 
 
 class _LaneCursor:

@@ -14,7 +14,7 @@ from trainer.data.order import Index
 
 
 class Source(NamedTuple):
-    """Rows `start` to `stop - 1` of decoded columns; `first_row` is the number of the first, -1 unknown."""
+    """Rows `start` to `stop - 1` of decoded columns; `first_row` numbers the first, or all if < 0."""
 
     columns: DecodedRows
     start: int
@@ -32,7 +32,7 @@ class RowBlock:
         lists: one entry for each feature with a list of ids per row.
         labels: float32 [n].
         weights: float32 [n].
-        rows: int64 [n] row numbers, -1 for padding.
+        rows: int64 [n] row numbers, -1 for padding, `SKIPPED_ROW` for rows that could not be read.
     """
 
     dense: Floats
@@ -137,7 +137,7 @@ def _weights(source: Source) -> Floats:
 def _row_numbers(source: Source) -> Index:
     size = source.stop - source.start
     if source.first_row < 0:
-        return np.full(size, -1, dtype=np.int64)
+        return np.full(size, source.first_row, dtype=np.int64)
     return np.arange(source.first_row, source.first_row + size, dtype=np.int64)
 
 

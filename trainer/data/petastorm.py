@@ -16,7 +16,6 @@ import re
 import warnings
 from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,10 +26,13 @@ from trainer.data.batching import BatchAssembler
 from trainer.data.blocks import RowBlock, Source, concatenate, pack
 from trainer.data.columns import Columns, DecodedRows
 from trainer.data.order import seeded_permutation
+from trainer.data.part_files import PartFiles
+from trainer.data.policy import ReadPolicy
 from trainer.data.reader import Share, check_layout, check_step
-from trainer.data.row_groups import PartFiles, RowGroupReader
-from trainer.errors import DataError, ShardrecError, UserError
+from trainer.data.row_groups import RowGroupReader
+from trainer.errors import ConfigError, DataError, ShardrecError, UserError
 from trainer.schema import Manifest, Split
+from trainer.storage import Place, StorePath, as_place
 
 # With several workers row groups come in the order in which they happen to be ready, whatever the seed; and
 # decoding is no slower with one, since pyarrow decodes columns in parallel.
@@ -53,7 +55,7 @@ class PetastormReader:
 
     def __init__(
         self,
-        dataset: str | Path,
+        dataset: str | Place,
         manifest: Manifest,
         split: str,
         share: Share,
@@ -61,8 +63,10 @@ class PetastormReader:
         seed: int,
         shuffle: bool,
         window_row_groups: int,
+        policy: ReadPolicy | None = None,
     ) -> None:
         self._petastorm = _import_petastorm()
+        _check_reach(dataset, policy)
         check_layout(
             manifest,
             split,
@@ -86,12 +90,9 @@ class PetastormReader:
         self.steps_per_epoch = _steps(self._shard_rows, share, split)
         if share.rank == 0:
             _warn_of_lost_rows(entry, self.steps_per_epoch, share, split)
-        self._files = PartFiles(dataset, entry)
-        remote = isinstance(dataset, str) and "://" in dataset
-        self._where = f"{dataset}, split {split!r} (petastorm does not name the file)"
-        self._urls = [
-            f"{dataset}/{p.path}" if remote else f"file://{self._files.path(p)}" for p in entry.files
-        ]
+        self._files = PartFiles(dataset, entry, policy)
+        self._where = f"{self._files.folder}, split {split!r} (petastorm does not name the file)"
+        self._urls = [f"file://{self._files.path(number)}" for number in range(len(entry.files))]
 
     def batches(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
         """Yield the batches of an epoch.
@@ -269,6 +270,24 @@ def _import_petastorm() -> Any:
             got=f"{type(error).__name__}: {error}",
             fixes=["pip install 'shardrec[petastorm]' (needs pyarrow < 15)", "data.reader: arrow"],
         ) from error
+
+
+def _check_reach(dataset: str | Place, policy: ReadPolicy | None) -> None:
+    place = as_place(dataset)
+    if isinstance(place, StorePath):
+        # It opens fsspec's file systems with a keyword that ParquetDataset takes of old file systems only.
+        raise ConfigError(
+            "petastorm cannot read object stores with the pyarrow that it is installed with",
+            where=f"data.reader: petastorm, {place}",
+            allowed="local and mounted folders",
+            fixes=["data.reader: arrow", "copy the data set to a folder that every rank sees"],
+        )
+    if policy is not None and policy.on_corrupt == "skip":
+        raise ConfigError(
+            "petastorm stops at a damaged row group: it cannot skip one",
+            where="data.on_corrupt: skip",
+            fixes=["data.reader: arrow", "data.on_corrupt: fail"],
+        )
 
 
 def _check_names(columns: Columns) -> None:

@@ -1,72 +1,23 @@
-"""Opens the part files of a split, checks them against the manifest, and decodes row groups."""
+"""Decodes row groups, from local files or from the bytes that were fetched of a store."""
 
 from __future__ import annotations
 
+import warnings
 from collections import OrderedDict
-from pathlib import Path
+from collections.abc import Iterable, Iterator
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pyarrow import fs
 
-from trainer.data.columns import Columns, DecodedRows, type_name
-from trainer.errors import DataError
-from trainer.schema import PartFile, Split
+from trainer.data.columns import Columns, DecodedRows
+from trainer.data.fetching import RowGroupFetcher
+from trainer.data.part_files import PartFiles, damaged_row_group, one_line, unreadable_part
+from trainer.data.policy import BlankRows
+from trainer.errors import DamagedError, DataError
 
 _OPEN_FILES = 64
-_PREPARE_AGAIN = "prepare the data set again"
-
-
-def locate(dataset: str | Path) -> tuple[fs.FileSystem, str]:
-    """Return the file system and the path inside it of a data set folder.
-
-    Args:
-        dataset: local path, `file://` or another URI that pyarrow knows (`s3://`, `gs://`, `hdfs://`), or
-            `dbfs:/...`, which clusters mount as a local folder.
-    """
-    text = str(dataset)
-    if text.startswith("dbfs:/"):
-        path = "/" + text.removeprefix("dbfs:").lstrip("/")
-        return fs.LocalFileSystem(), path if path.startswith("/Volumes/") else f"/dbfs{path}"
-    if isinstance(dataset, str) and "://" in text:
-        filesystem, path = fs.FileSystem.from_uri(text)
-        return filesystem, path
-    return fs.LocalFileSystem(), str(Path(dataset).absolute())
-
-
-class PartFiles:
-    """The part files of one split.
-
-    Args:
-        dataset: data set folder.
-        split: its entry in the manifest.
-
-    Raises:
-        DataError: a part file is missing.
-    """
-
-    def __init__(self, dataset: str | Path, split: Split) -> None:
-        self.filesystem, self._root = locate(dataset)
-        self.remote = not isinstance(self.filesystem, fs.LocalFileSystem)
-        self.parts = split.files
-        self.places = [
-            (part, group) for part, file in enumerate(self.parts) for group in range(len(file.row_groups))
-        ]
-        self._check_present()
-
-    def path(self, part: PartFile) -> str:
-        """Return the full path of a part file."""
-        return f"{self._root}/{part.path}"
-
-    def _check_present(self) -> None:
-        paths = [self.path(part) for part in self.parts]
-        for info in self.filesystem.get_file_info(paths):
-            if info.type != fs.FileType.File:
-                raise DataError(
-                    "a part file that the manifest names is missing",
-                    where=info.path,
-                    fixes=["copy the data set folder again, whole", _PREPARE_AGAIN],
-                )
+# A lane shares at most its first and its last row group with its neighbours.
+_KEPT = 2
 
 
 class RowGroupReader:
@@ -76,116 +27,136 @@ class RowGroupReader:
         files: part files of the split.
         columns: what to load.
         shared: row groups that several lanes need; the last two decoded are kept.
+        coming: the row groups that will be read, in order, so that a store is read ahead.
     """
 
-    def __init__(self, files: PartFiles, columns: Columns, shared: frozenset[int] = frozenset()) -> None:
+    def __init__(
+        self,
+        files: PartFiles,
+        columns: Columns,
+        shared: frozenset[int] = frozenset(),
+        coming: Iterable[int] = (),
+    ) -> None:
         self._files = files
         self._columns = columns
         self._shared = shared
         self._open: OrderedDict[int, pq.ParquetFile] = OrderedDict()
         self._kept: OrderedDict[int, DecodedRows] = OrderedDict()
+        self._fetcher: RowGroupFetcher | None = None
+        if files.remote:
+            self._fetcher = RowGroupFetcher(files, columns, _decoded(coming, shared))
 
     def read(self, row_group: int) -> DecodedRows:
-        """Return a decoded row group, by its number in the split.
+        """Return a decoded row group, by its number in the split; `BlankRows` where it is skipped.
 
         Raises:
-            DataError: the file is missing or damaged, differs from the manifest, or holds unusable values.
+            DamagedError: the file is missing or damaged, or holds unusable values, and is not to be skipped.
+            DataError: the file differs from the manifest.
+            StoreError: the store cannot be read.
         """
         if row_group in self._kept:
             self._kept.move_to_end(row_group)
             return self._kept[row_group]
-        decoded = self._decode(row_group)
+        decoded = self._decode_or_skip(row_group)
         if row_group in self._shared:
             self._kept[row_group] = decoded
-            # A lane shares at most its first and its last row group with its neighbours.
-            if len(self._kept) > 2:
+            if len(self._kept) > _KEPT:
                 self._kept.popitem(last=False)
         return decoded
+
+    def table(self, row_group: int) -> pa.Table:
+        """Return the columns of a row group as they are.
+
+        Raises:
+            DamagedError: the file is missing or damaged.
+            DataError: the file differs from the manifest.
+            StoreError: the store cannot be read.
+        """
+        number, group = self._files.places[row_group]
+        file = self._file(number) if self._fetcher is None else self._fetcher.take(row_group)
+        try:
+            return file.read_row_group(group, columns=list(self._columns.types))
+        except (pa.ArrowException, OSError) as error:
+            raise damaged_row_group(self._files.where(row_group), error) from error
+
+    def schema(self, number: int) -> pa.Schema:
+        """Return the schema of a part file, checked.
+
+        Raises:
+            DataError: it cannot be read, or differs from the manifest in rows, columns or types.
+            StoreError: the store cannot be read.
+        """
+        return (
+            self._file(number) if self._fetcher is None else self._fetcher.footer(number)
+        ).schema.to_arrow_schema()
 
     def check_files(self) -> None:
         """Check the footer of every part file.
 
         Raises:
             DataError: a file cannot be read, or differs from the manifest in rows, columns or types.
+            StoreError: the store cannot be read.
         """
         for number in range(len(self._files.parts)):
-            self._file(number)
+            self.schema(number)
 
     def close(self) -> None:
         """Close all files."""
         while self._open:
             self._open.popitem()[1].close(force=True)
         self._kept.clear()
+        if self._fetcher is not None:
+            self._fetcher.close()
+
+    def _decode_or_skip(self, row_group: int) -> DecodedRows:
+        try:
+            return self._decode(row_group)
+        except DamagedError as error:
+            if self._files.policy.on_corrupt == "fail":
+                raise
+            rows = self._files.rows(row_group)
+            # Python shows a warning of the same words once, not in every epoch.
+            warnings.warn(f"skipping {rows:,} rows: {one_line(error)}", stacklevel=2)
+            return BlankRows(self._columns, rows)
 
     def _decode(self, row_group: int) -> DecodedRows:
-        number, group = self._files.places[row_group]
-        file = self._file(number)
-        path = self._files.path(self._files.parts[number])
-        where = f"{path}, row group {group}"
+        table = self.table(row_group)
         try:
-            table = file.read_row_group(group, columns=list(self._columns.types))
-        except (pa.ArrowException, OSError) as error:
-            raise DataError(
-                "a row group cannot be decoded: the file is damaged",
-                where=where,
-                got=_first_line(error),
-                fixes=["copy the file again", _PREPARE_AGAIN],
+            get, where = lambda name: _one_array(table.column(name)), self._files.where(row_group)
+            return DecodedRows(self._columns, get, where)
+        except DataError as error:  # flipped bytes that still decode show as values that cannot be
+            raise DamagedError(
+                error.what, where=error.where, got=error.got, allowed=error.allowed, fixes=error.fixes
             ) from error
-        return DecodedRows(self._columns, lambda name: _one_array(table.column(name)), where)
 
     def _file(self, number: int) -> pq.ParquetFile:
         file = self._open.get(number)
         if file is None:
-            part = self._files.parts[number]
-            path = self._files.path(part)
-            file = self._open[number] = self._opened(path)
-            _check_rows(file, part, path)
-            _check_types(file.schema_arrow, self._columns, path)
+            path = self._files.path(number)
+            try:
+                file = pq.ParquetFile(str(path))
+            except (pa.ArrowException, OSError) as error:
+                raise unreadable_part(path, error) from error
+            self._open[number] = file
+            self._files.check(file, number, self._columns)
             if len(self._open) > _OPEN_FILES:
                 self._open.popitem(last=False)[1].close(force=True)
         self._open.move_to_end(number)
         return file
 
-    def _opened(self, path: str) -> pq.ParquetFile:
-        try:
-            source = self._files.filesystem.open_input_file(path)
-            # Remote reads are merged and issued ahead; local ones are faster without the extra copy.
-            return pq.ParquetFile(source, pre_buffer=self._files.remote)
-        except (pa.ArrowException, OSError) as error:
-            raise DataError(
-                "a part file cannot be read: it is missing, truncated or no Parquet file",
-                where=path,
-                got=_first_line(error),
-                fixes=["copy the file again", _PREPARE_AGAIN],
-            ) from error
 
-
-def _check_rows(file: pq.ParquetFile, part: PartFile, path: str) -> None:
-    metadata = file.metadata
-    found = tuple(metadata.row_group(group).num_rows for group in range(metadata.num_row_groups))
-    if found != part.row_groups or sum(found) != part.rows:
-        raise DataError(
-            "a part file differs from the manifest",
-            where=path,
-            got=f"{sum(found)} rows in {len(found)} row groups",
-            allowed=f"{part.rows} rows in {len(part.row_groups)} row groups",
-            fixes=["restore the file that belongs to this manifest", _PREPARE_AGAIN],
-        )
-
-
-def _check_types(schema: pa.Schema, columns: Columns, path: str) -> None:
-    for name, expected in columns.types.items():
-        places = schema.get_all_field_indices(name)
-        found = [type_name(schema.field(place).type) for place in places]
-        if found != [expected]:
-            what = {0: "is missing", 1: "has the wrong type"}.get(len(found), "occurs twice")
-            raise DataError(
-                f"a prepared column {what}",
-                where=f"{path}, column {name!r}",
-                got=", ".join(found) or f"columns {', '.join(schema.names[:20])}",
-                allowed=expected,
-                fixes=[_PREPARE_AGAIN],
-            )
+def _decoded(row_groups: Iterable[int], shared: frozenset[int]) -> Iterator[int]:
+    """Yield the row groups that `RowGroupReader.read` will decode, since it has not kept them."""
+    kept: OrderedDict[int, None] = OrderedDict()
+    for row_group in row_groups:
+        if row_group in kept:
+            kept.move_to_end(row_group)
+            continue
+        yield row_group
+        if row_group in shared:
+            kept[row_group] = None
+            if len(kept) > _KEPT:
+                kept.popitem(last=False)
 
 
 def _one_array(column: pa.ChunkedArray) -> pa.Array:
@@ -193,7 +164,3 @@ def _one_array(column: pa.ChunkedArray) -> pa.Array:
         return column.chunk(0)
     joined = column.combine_chunks()
     return joined.chunk(0) if isinstance(joined, pa.ChunkedArray) else joined
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

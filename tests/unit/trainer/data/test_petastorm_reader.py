@@ -11,11 +11,12 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from tests.support.datasets import WrittenDataset, write_dataset
 from tests.unit.trainer.data.reading import counted, open_tiny, rows_of_table
-from tests.unit.trainer.data.test_damaged_data import put, rewrite, second_file
+from tests.unit.trainer.data.test_damaged_data import Change, put, rewrite, second_file
 from trainer.errors import DataError, UserError
 
 installed = pytest.mark.skipif(
@@ -69,6 +70,32 @@ def test_scalar_only_data_is_read_without_a_transform(tmp_path: Path) -> None:
     written = write_dataset(tmp_path, rows=300, num_lists=0, num_sequences=0)
     reader = open_tiny(written, reader="petastorm", tail="pad")
     assert counted(reader.batches(0), ["s0", "s1"]) == Counter(rows_of_table(written))
+
+
+@installed
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_several_lists_and_sequences_are_read_as_arrow_reads_them(tmp_path: Path, shuffle: bool) -> None:
+    written = write_dataset(
+        tmp_path, rows=700, num_dense=0, num_sparse=1, num_lists=3, num_sequences=2, mean_length=20.0
+    )
+    # The second file holds no id at all in one of the lists, as a rare column does.
+    rewrite(second_file(written), _without_ids("m1"))
+    keys = [feature.name for feature in written.manifest.spec.sparse]
+    readers = [
+        open_tiny(written, reader=reader, tail="pad", shuffle=shuffle) for reader in ("arrow", "petastorm")
+    ]
+    arrow, petastorm = (counted(reader.batches(0), keys) for reader in readers)
+    assert petastorm == arrow
+    assert sum(arrow.values()) == 700
+    assert sum(not row[1][keys.index("m1")] for row in arrow.elements()) >= 256
+
+
+def _without_ids(name: str) -> Change:
+    def change(table: pa.Table) -> pa.Table:
+        place = table.schema.get_field_index(name)
+        return table.set_column(place, name, pa.array([[]] * len(table), pa.list_(pa.int64())))
+
+    return change
 
 
 @installed

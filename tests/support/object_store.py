@@ -1,0 +1,152 @@
+"""An S3 server (moto) on loopback that checks credentials, records requests, and fails when it is told to."""
+
+from __future__ import annotations
+
+import json
+import threading
+import urllib.request
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+from moto.server import DomainDispatcherApplication, create_backend_app
+from werkzeug.serving import WSGIRequestHandler, make_server
+
+BUCKET = "ads-bucket"
+REGION = "us-east-1"
+_ERROR = b"<?xml version='1.0'?><Error><Code>InternalError</Code><Message>Internal error</Message></Error>"
+
+Start = Callable[..., Any]
+
+
+@dataclass
+class Request:
+    """What a client asked for."""
+
+    method: str
+    path: str
+    bytes: int | None
+    """Length of the range; None for all."""
+
+
+@dataclass
+class ObjectStore:
+    """A running server.
+
+    Attributes:
+        url: its endpoint.
+        key: access key that may do everything.
+        secret: its secret.
+        requests: what was asked for, in order.
+        failures: path endings and how many more requests for each get a 500.
+    """
+
+    url: str = ""
+    key: str = ""
+    secret: str = ""
+    requests: list[Request] = field(default_factory=list)
+    failures: dict[str, int] = field(default_factory=dict)
+
+    def use(self, patch: pytest.MonkeyPatch, **changes: str) -> None:
+        """Set the AWS_* variables for this server; `changes` come last."""
+        values = {
+            "AWS_ENDPOINT_URL": self.url,
+            "AWS_ACCESS_KEY_ID": self.key,
+            "AWS_SECRET_ACCESS_KEY": self.secret,
+            "AWS_REGION": REGION,
+            "AWS_EC2_METADATA_DISABLED": "true",
+        }
+        for name, value in (values | changes).items():
+            patch.setenv(name, value)
+        patch.delenv("AWS_SESSION_TOKEN", raising=False)
+
+    def client(self, service: str = "s3") -> Any:
+        """Return a boto3 client."""
+        return boto3.client(
+            service,
+            endpoint_url=self.url,
+            region_name=REGION,
+            aws_access_key_id=self.key or "first",
+            aws_secret_access_key=self.secret or "first",
+        )
+
+    def upload(self, folder: Path, prefix: str) -> str:
+        """Upload a folder; return its URL."""
+        client = self.client()
+        for path in sorted(folder.rglob("*")):
+            if path.is_file():
+                client.put_object(
+                    Bucket=BUCKET,
+                    Key=f"{prefix}/{path.relative_to(folder).as_posix()}",
+                    Body=path.read_bytes(),
+                )
+        return f"s3://{BUCKET}/{prefix}"
+
+    def fetched(self, ending: str) -> list[int | None]:
+        """Return the lengths of the ranges that were got of a file."""
+        return [r.bytes for r in self.requests if r.method == "GET" and r.path.endswith(ending)]
+
+    def __call__(
+        self, environ: dict[str, Any], start: Start, app: Callable[..., Iterable[bytes]]
+    ) -> Iterable[bytes]:
+        """Answer one request."""
+        path = environ["PATH_INFO"]
+        first, _, last = environ.get("HTTP_RANGE", "").removeprefix("bytes=").partition("-")
+        size = int(last) - int(first) + 1 if first and last else None
+        self.requests.append(Request(environ["REQUEST_METHOD"], path, size))
+        for ending, left in self.failures.items():
+            if path.endswith(ending) and left > 0:
+                self.failures[ending] = left - 1
+                start("500 Internal Server Error", [("Content-Type", "application/xml")])
+                return [_ERROR]
+        return app(environ, start)
+
+
+class _Silent(WSGIRequestHandler):
+    def log(self, *_: Any) -> None:
+        pass
+
+
+@contextmanager
+def object_store() -> Iterator[ObjectStore]:
+    """Start a server with an empty bucket, and stop it."""
+    store = ObjectStore()
+    app = DomainDispatcherApplication(create_backend_app)
+    server = make_server(
+        "127.0.0.1", 0, lambda e, s: store(e, s, app), threaded=True, request_handler=_Silent
+    )
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    store.url = f"http://127.0.0.1:{server.port}"
+    try:
+        _allow_one_user(store)
+        store.client().create_bucket(Bucket=BUCKET)
+        yield store
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def _allow_one_user(store: ObjectStore) -> None:
+    # moto keeps contents and whether it checks keys in the process, where an earlier server left them.
+    _ask(store, "reset-auth", b"inf")
+    _ask(store, "reset", b"")
+    iam = store.client("iam")
+    iam.create_user(UserName="trainer")
+    rule = {"Effect": "Allow", "Action": "*", "Resource": "*"}
+    policy = json.dumps({"Version": "2012-10-17", "Statement": [rule]})
+    iam.put_user_policy(UserName="trainer", PolicyName="all", PolicyDocument=policy)
+    made = iam.create_access_key(UserName="trainer")["AccessKey"]
+    store.key, store.secret = made["AccessKeyId"], made["SecretAccessKey"]
+    # From now on moto checks keys and signatures.
+    _ask(store, "reset-auth", b"0")
+
+
+def _ask(store: ObjectStore, what: str, content: bytes) -> None:
+    header = {"Content-Type": "text/plain"}
+    urllib.request.urlopen(urllib.request.Request(f"{store.url}/moto-api/{what}", content, header)).close()

@@ -1,0 +1,194 @@
+"""The arrow reader on a real S3 server: the same batches, few bytes, and clear errors."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+
+from tests.support.damage import flip_bytes, truncate
+from tests.support.datasets import WrittenDataset, write_dataset, write_split
+from tests.support.object_store import ObjectStore, object_store
+from tests.unit.trainer.data.reading import open_tiny
+from trainer.batch import Batch
+from trainer.data import BatchReader, ReadPolicy
+from trainer.data.columns import Columns
+from trainer.data.fetching import RowGroupFetcher
+from trainer.data.kept import KeptColumns
+from trainer.data.part_files import PartFiles
+from trainer.errors import ConfigError, DamagedError, DataError, StoreError
+from trainer.schema import Manifest
+from trainer.storage import as_place
+
+
+@pytest.fixture(scope="module")
+def store() -> Iterator[ObjectStore]:
+    with object_store() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> WrittenDataset:
+    return write_dataset(tmp_path_factory.mktemp("whole"), rows=1003, weight=True)
+
+
+@pytest.fixture(scope="module")
+def url(store: ObjectStore, whole: WrittenDataset) -> str:
+    return store.upload(whole.folder, "prepared/whole")
+
+
+@pytest.fixture(autouse=True)
+def _environment(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.use(monkeypatch)
+    store.failures.clear()
+
+
+def open_url(url: str, rank: int = 0, world_size: int = 1, **options: object) -> BatchReader:
+    place = as_place(url)
+    found = WrittenDataset(place, Manifest.load(url), {})  # type: ignore[arg-type]
+    return open_tiny(found, rank, world_size, **options)
+
+
+def assert_equal(batches: Iterator[Batch], others: Iterator[Batch]) -> None:
+    for batch, other in zip(batches, others, strict=True):
+        for name in ("dense_BF", "labels_BT", "weights_B", "rows_B"):
+            assert torch.equal(getattr(batch, name), getattr(other, name))
+        assert torch.equal(batch.sparse.values(), other.sparse.values())
+        assert torch.equal(batch.sparse.lengths(), other.sparse.lengths())
+
+
+@pytest.mark.parametrize(("ahead", "world_size"), [(0, 1), (1, 2), (8, 1)])
+def test_batches_equal_local_ones(whole: WrittenDataset, url: str, ahead: int, world_size: int) -> None:
+    policy = ReadPolicy(remote_prefetch_row_groups=ahead)
+    for rank in range(world_size):
+        local, remote = open_tiny(whole, rank, world_size), open_url(url, rank, world_size, policy=policy)
+        assert_equal(remote.batches(1, first_step=4), local.batches(1, first_step=4))
+
+
+def test_batches_equal_local_ones_through_fsspec(whole: WrittenDataset) -> None:
+    import fsspec
+
+    fsspec.filesystem("memory").put(str(whole.folder), "prepared/whole", recursive=True)
+    assert_equal(open_url("memory://prepared/whole").batches(0), open_tiny(whole).batches(0))
+
+
+def test_reader_left_early_leaves_no_thread(url: str) -> None:
+    import threading
+
+    batches = open_url(url).batches(0)
+    next(batches)
+    batches.close()  # type: ignore[attr-defined]
+    assert not [t.name for t in threading.enumerate() if t.name.startswith("shardrec")]
+
+
+def test_columns_that_no_feature_uses_are_not_fetched(store: ObjectStore, tmp_path: Path) -> None:
+    written = write_dataset(tmp_path, rows=256, rows_per_row_group=128)
+    noise = np.random.default_rng(0).bytes(256 * 4096)
+    wide = pa.array([noise[i * 4096 : (i + 1) * 4096] for i in range(256)])
+    table = written.tables["train"].append_column("keep.picture", wide)
+    split = write_split(tmp_path, "train", table, 128, 256)
+    manifest = written.manifest.model_copy(update={"splits": {"train": split}})
+    manifest.save(tmp_path)
+    reader = open_url(store.upload(tmp_path, "prepared/wide"))
+    store.requests.clear()
+    assert_equal(reader.batches(0), open_tiny(replace(written, manifest=manifest)).batches(0))
+    fetched = [size for size in store.fetched("part-00000.parquet") if size is not None]
+    assert split.files[0].bytes > 1 << 20
+    assert sum(fetched) < 200_000
+
+
+def test_memory_of_what_is_fetched_ahead_is_bounded(
+    store: ObjectStore, whole: WrittenDataset, url: str
+) -> None:
+    """Row groups that the manifest calls large are fetched one by one, however many may be fetched ahead."""
+    entry = whole.manifest.splits["train"]
+    large = entry.model_copy(
+        update={"files": tuple(file.model_copy(update={"bytes": 1 << 32}) for file in entry.files)}
+    )
+    fetcher = RowGroupFetcher(PartFiles(url, large), Columns(whole.manifest.spec), range(16))
+    store.requests.clear()
+    for row_group in range(4):
+        assert fetcher.take(row_group).metadata.num_rows == 256
+    fetcher.close()
+    assert len(store.fetched("part-00000.parquet")) <= 1 + 4
+    assert len(store.fetched("part-00001.parquet")) <= 1 + 1
+    assert not store.fetched("part-00002.parquet")
+
+
+def test_server_errors_inside_an_epoch_are_borne(store: ObjectStore, whole: WrittenDataset, url: str) -> None:
+    reader = open_url(url)
+    store.failures["part-00001.parquet"] = 4
+    assert_equal(reader.batches(0), open_tiny(whole).batches(0))
+    assert store.failures.pop("part-00001.parquet") == 0
+
+
+def test_server_errors_that_stay_name_file_and_row_group(store: ObjectStore, url: str) -> None:
+    reader = open_url(url, shuffle=False, policy=ReadPolicy("skip", 1, 1))
+    store.failures["part-00002.parquet"] = 1000
+    with pytest.raises(StoreError) as caught:
+        list(reader.batches(0))
+    for words in ("1 try failed", f"{url}/train/part-00002.parquet, row group 0", "HTTP status 500"):
+        assert words in str(caught.value)
+
+
+def test_lost_access_inside_an_epoch_names_the_bucket(
+    store: ObjectStore, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader = open_url(url, policy=ReadPolicy("skip"))
+    store.use(monkeypatch, AWS_SECRET_ACCESS_KEY="hunter2")
+    with pytest.raises(StoreError, match=r"refuses access to bucket 'ads-bucket'[\s\S]*part-0000") as caught:
+        list(reader.batches(0))
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.fixture(scope="module")
+def damaged(store: ObjectStore, whole: WrittenDataset, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The data set with a damaged row group, a truncated file, and a column of another type."""
+    folder = shutil.copytree(whole.folder, tmp_path_factory.mktemp("damaged") / "copy")
+    parts = [folder / file.path for file in whole.manifest.splits["train"].files]
+    flip_bytes(parts[0], 2, "m0")
+    truncate(parts[1], 5000)
+    parts[2].unlink()
+    return store.upload(folder, "prepared/damaged")
+
+
+@pytest.mark.filterwarnings("ignore:skipping .* rows:UserWarning")
+def test_damaged_row_groups_are_skipped(whole: WrittenDataset, damaged: str) -> None:
+    lost = {*range(128, 192), *range(256, 768)}
+    batches = open_url(damaged, shuffle=False, policy=ReadPolicy("skip")).batches(0)
+    for batch, other in zip(batches, open_tiny(whole, shuffle=False).batches(0), strict=True):
+        for position, row in enumerate(other.rows_B.tolist()):
+            skipped = row in lost
+            assert batch.rows_B[position] == (-2 if skipped else row)
+            assert batch.weights_B[position] == (0 if skipped else other.weights_B[position])
+
+
+def test_damage_is_named(store: ObjectStore, whole: WrittenDataset, damaged: str, tmp_path: Path) -> None:
+    with pytest.raises(DamagedError, match=rf"missing[\s\S]*{damaged}/train/part-00002.parquet"):
+        open_url(damaged)
+    entry = whole.manifest.splits["train"]
+    shutil.copy(whole.folder / entry.files[2].path, tmp_path)
+    store.upload(tmp_path, "prepared/damaged/train")
+    batches = open_url(damaged, shuffle=False).batches(0)
+    with pytest.raises(DamagedError, match=rf"{damaged}/train/part-0000(0.parquet, row group 2|1.parquet\s)"):
+        list(batches)
+
+
+def test_kept_column_is_read_in_row_order(whole: WrittenDataset, url: str) -> None:
+    kept = KeptColumns(as_place(url), whole.manifest, "train", ReadPolicy())
+    assert kept.read("row").to_pylist() == list(range(1003))
+    kept.require("row")
+    with pytest.raises(DataError, match=r"does not hold this column[\s\S]*allowed: row"):
+        kept.require("rows")
+
+
+def test_petastorm_refuses_a_store(url: str) -> None:
+    pytest.importorskip("petastorm")
+    with pytest.raises(ConfigError, match=r"petastorm cannot read object stores[\s\S]*data.reader: arrow"):
+        open_url(url, reader="petastorm")
