@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -17,49 +15,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import NDArray
 
-from trainer.reporting.formats import compact
 from trainer.reporting.history import Curve
+from trainer.reporting.svg import STANDIN, STYLE, svg_element, tick
 
 Floats = NDArray[np.float64]
 MAX_POINTS = 800
-NUM_SERIES = 6
-# matplotlib knows no CSS variables: each stands in as a colour that nothing else uses.
-_COLOURS = {
-    "#010000": "var(--ink)",
-    "#010001": "var(--muted)",
-    "#010002": "var(--grid)",
-    "#010003": "var(--page)",
-    "#0100ff": "var(--series-other)",
-    **{f"#02000{number}": f"var(--series-{number})" for number in range(1, NUM_SERIES + 1)},
-}
-_STANDIN = {variable[6:-1]: colour for colour, variable in _COLOURS.items()}
 _ROUND = [1, 2, 5, 10]
-_STYLE = {
-    "svg.fonttype": "none",
-    "font.family": ["sans-serif"],
-    "font.size": 8,
-    "axes.edgecolor": _STANDIN["grid"],
-    "axes.linewidth": 0.8,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.spines.left": False,
-    "axes.grid": True,
-    "axes.grid.axis": "y",
-    "axes.axisbelow": True,
-    "axes.labelcolor": _STANDIN["muted"],
-    "axes.labelsize": 8,
-    "grid.color": _STANDIN["grid"],
-    "grid.linewidth": 0.6,
-    "text.color": _STANDIN["ink"],
-    "xtick.color": _STANDIN["grid"],
-    "ytick.color": _STANDIN["grid"],
-    "xtick.labelcolor": _STANDIN["muted"],
-    "ytick.labelcolor": _STANDIN["muted"],
-    "xtick.major.size": 3,
-    "ytick.major.size": 0,
-    "lines.linewidth": 1.6,
-    "lines.solid_capstyle": "round",
-}
 
 
 @dataclass(frozen=True)
@@ -97,24 +58,24 @@ def line_chart(
         reference: a value marked by a dashed line where it is near the curves.
     """
     shown = [line for line in lines if len(line.curve)]
-    with mpl.rc_context({**_STYLE, "svg.hashsalt": name}):
+    with mpl.rc_context({**STYLE, "svg.hashsalt": name}):
         figure = Figure(figsize=(3.8, 2.2), layout="constrained")
         axes = figure.add_subplot()
         for line in shown:
             _draw(axes, line)
         _limit(axes, shown)
         for step in resumed_at:
-            axes.axvline(step, color=_STANDIN["muted"], linewidth=0.8, linestyle=(0, (1, 2)))
+            axes.axvline(step, color=STANDIN["muted"], linewidth=0.8, linestyle=(0, (1, 2)))
         low, high = axes.get_ylim()
         if reference is not None and low <= reference <= high:
-            axes.axhline(reference, color=_STANDIN["muted"], linewidth=0.8, linestyle=(0, (4, 3)))
+            axes.axhline(reference, color=STANDIN["muted"], linewidth=0.8, linestyle=(0, (4, 3)))
         axes.set_xlim(-0.02 * last_step, max(1.02 * last_step, 1))
         axes.set_xlabel("step")
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True, steps=_ROUND))
         axes.yaxis.set_major_locator(MaxNLocator(5, steps=_ROUND))
-        axes.xaxis.set_major_formatter(FuncFormatter(_tick))
-        axes.yaxis.set_major_formatter(FuncFormatter(_tick))
-        return _svg(figure, name)
+        axes.xaxis.set_major_formatter(FuncFormatter(tick))
+        axes.yaxis.set_major_formatter(FuncFormatter(tick))
+        return svg_element(figure, name)
 
 
 def stacked_bars(parts: Sequence[tuple[int, Floats]], *, name: str, unit: str) -> Markup:
@@ -127,7 +88,7 @@ def stacked_bars(parts: Sequence[tuple[int, Floats]], *, name: str, unit: str) -
     """
     num_ranks = len(parts[0][1])
     lying = num_ranks <= 16
-    with mpl.rc_context({**_STYLE, "svg.hashsalt": name}):
+    with mpl.rc_context({**STYLE, "svg.hashsalt": name}):
         height = 0.55 + 0.22 * num_ranks if lying else 2.2
         figure = Figure(figsize=(4.4, max(height, 1.1)), layout="constrained")
         axes = figure.add_subplot()
@@ -144,12 +105,12 @@ def stacked_bars(parts: Sequence[tuple[int, Floats]], *, name: str, unit: str) -
         axes.grid(visible=True, axis="x" if lying else "y")
         amount.set_label_text(unit)
         amount.set_major_locator(MaxNLocator(5, steps=_ROUND))
-        amount.set_major_formatter(FuncFormatter(_tick))
+        amount.set_major_formatter(FuncFormatter(tick))
         rank.set_label_text("rank")
         # Hosts have 2, 4 or 8 ranks: every second, fourth or eighth label stands at the first of a host.
         rank.set_ticks(range(0, num_ranks, 2 ** max(0, math.ceil(math.log2(num_ranks / 16)))))
         rank.set_tick_params(length=0)
-        return _svg(figure, name)
+        return svg_element(figure, name)
 
 
 def smoothed(curve: Curve, restarts: Sequence[int] = ()) -> Curve:
@@ -189,7 +150,7 @@ def thinned(curve: Curve, max_points: int = MAX_POINTS) -> Curve:
 
 def _draw(axes: Axes, line: Line) -> None:
     curve = thinned(line.curve)
-    colour = _STANDIN[f"series-{line.series}"]
+    colour = STANDIN[f"series-{line.series}"]
     dots = line.marked and len(curve) <= 60
     axes.plot(
         curve.steps,
@@ -220,7 +181,7 @@ def _limit(axes: Axes, lines: Sequence[Line]) -> None:
 
 
 def _stack(axes: Axes, base: Floats, values: Floats, series: int, lying: bool) -> None:
-    colour = _STANDIN[f"series-{series}" if series else "series-other"]
+    colour = STANDIN[f"series-{series}" if series else "series-other"]
     if len(values) > 64:
         # Bars thinner than a line would leave gaps of chance: one stepped area instead.
         edges = np.arange(len(values) + 1) - 0.5
@@ -228,34 +189,6 @@ def _stack(axes: Axes, base: Floats, values: Floats, series: int, lying: bool) -
         return
     ranks = np.arange(len(values))
     if lying:
-        axes.barh(ranks, values, 0.66, left=base, color=colour, edgecolor=_STANDIN["page"], linewidth=0.6)
+        axes.barh(ranks, values, 0.66, left=base, color=colour, edgecolor=STANDIN["page"], linewidth=0.6)
     else:
-        axes.bar(ranks, values, 0.8, bottom=base, color=colour, edgecolor=_STANDIN["page"], linewidth=0.6)
-
-
-def _tick(value: float, _position: int) -> str:
-    return compact(0.0 if abs(value) < 1e-12 else value)
-
-
-def _svg(figure: Figure, name: str) -> Markup:
-    """Return the figure as an SVG element for use inside HTML."""
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    text = buffer.getvalue()
-    text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    # matplotlib's own style sheet would style the whole page.
-    text = re.sub(r"<style.*?</style>", "", text, flags=re.DOTALL)
-    text = re.sub(r"font-family: [^;\"]+;? ?", "", text)
-    text = re.sub(r' xmlns(:xlink)?="[^"]*"', "", text)
-    text = re.sub(r' width="[\d.]+pt" height="[\d.]+pt"', "", text, count=1)
-    # Groups need no id; what is referred to needs one that no other chart has.
-    text = re.sub(r'<g id="[^"]*"', "<g", text)
-    text = re.sub(r'id="([^"]+)"', rf'id="{name}-\1"', text)
-    text = re.sub(r'xlink:href="#', f'href="#{name}-', text)
-    text = text.replace("url(#", f"url(#{name}-")
-    for colour, variable in _COLOURS.items():
-        text = text.replace(colour, variable)
-    text = text.replace("<svg ", '<svg class="chart" aria-hidden="true" focusable="false" ', 1)
-    # Every character above came from numbers and the fixed words of this file.
-    return Markup(re.sub(r"\s*\n\s*", "\n", text))  # noqa: S704
+        axes.bar(ranks, values, 0.8, bottom=base, color=colour, edgecolor=STANDIN["page"], linewidth=0.6)

@@ -8,20 +8,12 @@ from typing import Any
 
 from trainer.reporting import formats
 from trainer.reporting.records import RunRecords
+from trainer.reporting.tables import Tile
 from trainer.run_folder import early_stop_text
 
 # What `samples_per_second` of result.json means.
 _RATE_NOTE = "all ranks, without the time of validation and checkpoints"
 _SPLIT_TITLES = {"train": "Training", "valid": "Validation", "test": "Test"}
-
-
-@dataclass(frozen=True)
-class Tile:
-    """One number with its name and the words that put it in place."""
-
-    label: str
-    value: str
-    note: str = ""
 
 
 @dataclass(frozen=True)

@@ -6,20 +6,17 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
-from sharding.files import write_atomically
-from trainer.errors import DataError
 from trainer.reporting import formats
 from trainer.reporting.curves import Chart, charts, constant_learning_rate, evaluation_table
 from trainer.reporting.dataset import base_rate, feature_tables, split_rows
 from trainer.reporting.evaluation import segment_tables, split_table
-from trainer.reporting.headline import Status, Tile, status, tiles
+from trainer.reporting.headline import Status, status, tiles
 from trainer.reporting.plan_view import PlanView, plan_view
 from trainer.reporting.recommended import UserList, num_users_left_out, user_lists
 from trainer.reporting.records import RunRecords, read_run
+from trainer.reporting.rendering import write_page
 from trainer.reporting.setting import Facts, environment_facts, setup_facts, version_table
-from trainer.reporting.tables import Table
+from trainer.reporting.tables import Table, Tile
 from trainer.schema import Manifest
 
 REPORT_FILE = "report.html"
@@ -81,17 +78,7 @@ def write_report(run_folder: Path) -> Path:
         DataError: the folder is no run folder, or the report cannot be written.
     """
     run_folder = Path(run_folder)
-    text = render(make_page(read_run(run_folder)))
-    path = run_folder / REPORT_FILE
-    try:
-        write_atomically(path, text)
-    except OSError as error:
-        raise DataError(
-            f"the report cannot be written: {error.strerror}",
-            where=str(path),
-            fixes=["free disk space or mend the permissions of the run folder"],
-        ) from error
-    return path
+    return write_page(run_folder / REPORT_FILE, "report.html.j2", make_page(read_run(run_folder)))
 
 
 def make_page(run: RunRecords) -> Page:
@@ -122,18 +109,6 @@ def make_page(run: RunRecords) -> Page:
         notes=run.notes,
         footer=f"Written on {formats.moment(time.time())} by shardrec.",
     )
-
-
-def render(page: Page) -> str:
-    """Return the page as HTML; every text of the run is escaped."""
-    environment = Environment(
-        loader=PackageLoader("trainer.reporting"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("report.html.j2").render(page=page)
 
 
 def _subtitle(run: RunRecords) -> str:

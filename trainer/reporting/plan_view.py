@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 
 from sharding.plan import Plan, TablePlan, rank_range
 from trainer.reporting import formats
-from trainer.reporting.charts import NUM_SERIES, stacked_bars
+from trainer.reporting.charts import stacked_bars
 from trainer.reporting.curves import Chart, Key
 from trainer.reporting.setting import Facts
+from trainer.reporting.svg import NUM_SERIES
 from trainer.reporting.tables import Table, limited, make_table
 
 MAX_TABLES = 500

@@ -1,9 +1,18 @@
-"""The one form that every table of the report has, so that the template draws them all alike."""
+"""The one form that every table and every tile of a report has, so that the template draws them all alike."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One number with its name and the words that put it in place."""
+
+    label: str
+    value: str
+    note: str = ""
 
 
 @dataclass(frozen=True)
