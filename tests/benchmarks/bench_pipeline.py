@@ -12,17 +12,16 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import shutil
 import statistics
 import tempfile
-import threading
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from jobs import Cluster, Dataset, RunConfig, prepare, train
+from tests.benchmarks.process_memory import TreeMemory
 
 CONFIGS = Path(__file__).parents[2] / "jobs" / "configs"
 STEPS = 60
@@ -42,53 +41,10 @@ def write_rows(path: Path, rows: int, seed: int = 0) -> None:
     np.savetxt(path, np.stack(columns, axis=1), fmt="%s", delimiter="\t")
 
 
-class ChildMemory:
-    """Largest sum of resident sets of this process and its children while inside, in GiB."""
-
-    def __enter__(self) -> ChildMemory:
-        self.peak_gib, self._stop = 0.0, threading.Event()
-        self._thread = threading.Thread(target=self._watch)
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        page = resource.getpagesize()
-        while not self._stop.wait(0.2):
-            pages = sum(_resident_pages(pid) for pid in _family(os.getpid()))
-            self.peak_gib = max(self.peak_gib, pages * page / 2**30)
-
-
-def _family(root: int) -> list[int]:
-    parents: dict[int, list[int]] = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-            except OSError:
-                continue
-            parents.setdefault(parent, []).append(int(entry.name))
-    found, queue = [], [root]
-    while queue:
-        found.append(queue.pop())
-        queue += parents.get(found[-1], [])
-    return found
-
-
-def _resident_pages(pid: int) -> int:
-    try:
-        return int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-    except OSError:
-        return 0
-
-
 def measure_prepare(run: RunConfig, folder: Path, rows: int, rounds: int) -> tuple[Dataset, dict[str, Any]]:
     """Prepare the same file several times in one Spark session."""
     seconds, data = [], None
-    with ChildMemory() as memory:
+    with TreeMemory(os.getpid()) as memory:
         for _ in range(rounds):
             data = prepare(None, run, folder / "data")
             seconds.append(data.seconds)
