@@ -16,7 +16,10 @@ if TYPE_CHECKING:
     from jobs.results import Dataset as Dataset
     from jobs.results import Evaluation as Evaluation
     from jobs.results import TrainResult as TrainResult
+    from jobs.scoring.mining import mine_negatives as mine_negatives
     from jobs.scoring.recommendation import recommend as recommend
+    from jobs.synthesis.pipeline import Synthesis as Synthesis
+    from jobs.synthesis.pipeline import synthesize as synthesize
     from jobs.verbs import evaluate as evaluate
     from jobs.verbs import prepare as prepare
     from jobs.verbs import train as train
@@ -30,11 +33,14 @@ _PLACES = {
     "Evaluation": "jobs.results",
     "Plan": "sharding.plan",
     "RunConfig": "trainer.config",
+    "Synthesis": "jobs.synthesis.pipeline",
     "TrainResult": "jobs.results",
     "evaluate": "jobs.verbs",
+    "mine_negatives": "jobs.scoring.mining",
     "plan": "jobs.planning",
     "prepare": "jobs.verbs",
     "recommend": "jobs.scoring.recommendation",
+    "synthesize": "jobs.synthesis.pipeline",
     "train": "jobs.verbs",
 }
 
@@ -44,11 +50,14 @@ __all__ = [
     "Evaluation",
     "Plan",
     "RunConfig",
+    "Synthesis",
     "TrainResult",
     "evaluate",
+    "mine_negatives",
     "plan",
     "prepare",
     "recommend",
+    "synthesize",
     "train",
 ]
 

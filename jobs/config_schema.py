@@ -6,8 +6,8 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from jobs.preparation.feature_ops import op_schemas
 from trainer.config import RunConfig
+from trainer.features.ops import op_schemas
 from trainer.registry import models
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 from jobs.cluster import Cluster
 from jobs.results import Dataset
@@ -12,11 +11,12 @@ from sharding import topology
 from sharding.plan import Plan
 from trainer.config import RunConfig
 from trainer.errors import DataError, UserError
+from trainer.storage import Place
 
 
 def plan(
     run: RunConfig,
-    data: Dataset | str | Path,
+    data: Dataset | str | Place,
     cluster: topology.Cluster | None = None,
     *,
     batch_size_per_rank: int | None = None,
@@ -124,6 +124,6 @@ def check_preparation(run: RunConfig, dataset: Dataset) -> None:
         )
 
 
-def as_dataset(data: Dataset | str | Path) -> Dataset:
+def as_dataset(data: Dataset | str | Place) -> Dataset:
     """Return a data set, opening it where a folder is given."""
     return data if isinstance(data, Dataset) else Dataset.open(data)

@@ -8,6 +8,7 @@ from typing import Any
 
 from trainer.run_folder import RunFolder
 from trainer.schema import Manifest
+from trainer.storage import Place, as_place
 
 
 @dataclass(frozen=True)
@@ -15,25 +16,26 @@ class Dataset:
     """A prepared data set.
 
     Attributes:
-        path: its folder.
+        path: its folder, local or on a store.
         manifest: what it holds.
         report: the data report as text; empty for a data set that was opened.
         seconds: time that preparing took.
     """
 
-    path: Path
+    path: Place
     manifest: Manifest
     report: str = ""
     seconds: float = 0.0
 
     @classmethod
-    def open(cls, path: str | Path) -> Dataset:
-        """Open a data set folder.
+    def open(cls, path: str | Place) -> Dataset:
+        """Open a data set folder: a path, or a URL such as `s3://bucket/prepared/ads`.
 
         Raises:
             DataError: the folder is no data set.
+            StoreError: the store cannot be read.
         """
-        return cls(Path(path), Manifest.load(path))
+        return cls(as_place(path), Manifest.load(path))
 
     def as_json(self) -> dict[str, Any]:
         """Return the `--json` form of `prepare`."""
@@ -72,7 +74,7 @@ class TrainResult:
         """Return the `--json` form of `train`."""
         kept = {key: self.result[key] for key in ("samples_per_second", "steps", "stopped", "checkpoint")}
         # Runs of earlier versions do not tell these.
-        told = {key: self.result.get(key) for key in ("total_steps", "best_step")}
+        told = {key: self.result.get(key) for key in ("total_steps", "best_step", "rows_skipped")}
         return {"run": str(self.path), "metrics": self.metrics, **kept, **told}
 
 
@@ -85,13 +87,16 @@ class Evaluation:
         rows: rows counted.
         metrics: by name.
         by: metrics by value of a column, `{column: [{"value", "rows", "metrics"}]}`.
+        rows_skipped: rows of damaged row groups, not counted (`data.on_corrupt: skip`).
     """
 
     split: str
     rows: int
     metrics: dict[str, float]
     by: dict[str, list[dict[str, Any]]]
+    rows_skipped: int = 0
 
     def as_json(self) -> dict[str, Any]:
         """Return the `--json` form of `evaluate`."""
-        return {"split": self.split, "rows": self.rows, "metrics": self.metrics, "by": self.by}
+        told = {"split": self.split, "rows": self.rows, "rows_skipped": self.rows_skipped}
+        return {**told, "metrics": self.metrics, "by": self.by}

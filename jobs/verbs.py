@@ -6,7 +6,7 @@ import shutil
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from jobs.cluster import Cluster
 from jobs.planning import as_dataset, check_layout_of, check_optimizer_of, check_preparation, plan
@@ -16,6 +16,7 @@ from jobs.resuming import check_resumable
 from trainer.config import RunConfig
 from trainer.errors import ConfigError
 from trainer.run_folder import RunFolder, early_stop_text, read_json
+from trainer.storage import Place, as_local, as_place
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -28,6 +29,7 @@ def prepare(
     run: RunConfig,
     out: str | Path | None = None,
     *,
+    append: Literal["frozen", "grow"] | None = None,
     spark: SparkSession | None = None,
 ) -> Dataset:
     """Turn raw rows into a prepared data set with PySpark.
@@ -37,12 +39,15 @@ def prepare(
         run: the config.
         out: data set folder; default `prepared/<name>`. An earlier data set there stays valid until the new
             one is complete.
+        append: add the rows to the data set that is there: `frozen` leaves its vocabularies as they are,
+            `grow` gives new values ids after the old ones.
         spark: session; default the active one, else a local one.
 
     Raises:
-        ConfigError: an op or column group is wrong.
+        ConfigError: an op or column group is wrong, or does not fit the data set to append to.
         DataError: the rows are missing, empty, damaged or of the wrong type.
     """
+    from jobs.preparation.appending import append_rows
     from jobs.preparation.pipeline import prepare_dataset
 
     frame = None
@@ -50,13 +55,17 @@ def prepare(
         run = with_input(run, source)
     else:
         frame = source
-    prepared = prepare_dataset(run, dataset_folder(run, out), frame=frame, spark=spark)
+    folder = out if out is not None else Path("prepared") / run.name
+    if append is None:
+        prepared = prepare_dataset(run, folder, frame=frame, spark=spark)
+    else:
+        prepared = append_rows(run, folder, append, frame=frame, spark=spark)
     return Dataset(prepared.path, prepared.manifest, prepared.report_text, prepared.seconds)
 
 
 def train(
     run: RunConfig,
-    data: Dataset | str | Path,
+    data: Dataset | str | Place,
     cluster: Cluster | None = None,
     layout: Plan | None = None,
     *,
@@ -68,7 +77,7 @@ def train(
 
     Args:
         run: the config.
-        data: prepared data set.
+        data: prepared data set: one that a verb returned, a path, or a URL such as `s3://bucket/prepared/ads`.
         cluster: ranks and how to start them; default one rank in this process.
         layout: plan to use; default a new one.
         out: run folder; default `runs/<name>`.
@@ -99,6 +108,10 @@ def train(
     result = folder.result()
     if show_progress and (told := early_stop_text(result)) is not None:
         _say(f"train: {told}")
+    if show_progress and (skipped := result.get("rows_skipped")):
+        _say(
+            f"train: {skipped:,} rows lay in damaged row groups and were skipped; log/rank_*.txt names these"
+        )
     return TrainResult(folder.path, result)
 
 
@@ -107,7 +120,7 @@ def evaluate(
     split: str = "test",
     by: str | None = None,
     *,
-    data: Dataset | str | Path | None = None,
+    data: Dataset | str | Place | None = None,
     cluster: Cluster | None = None,
     checkpoint: str | None = None,
 ) -> Evaluation:
@@ -124,13 +137,15 @@ def evaluate(
     Raises:
         SpecMismatchError: the data set was prepared with another feature spec.
     """
-    from trainer.rank_jobs import RESULT_FILE, require_kept_column
+    from trainer.assembly import read_policy
+    from trainer.data.kept import KeptColumns
+    from trainer.rank_jobs import RESULT_FILE
 
-    folder = RunFolder(result.path if isinstance(result, TrainResult) else Path(result))
+    folder = RunFolder(result.path if isinstance(result, TrainResult) else as_local(result, "a run folder"))
     name = chosen_checkpoint(folder, checkpoint)
     dataset = Dataset.open(folder.dataset()) if data is None else as_dataset(data)
     if by is not None:
-        require_kept_column(dataset.path, split, by)
+        KeptColumns(dataset.path, dataset.manifest, split, read_policy(folder.config())).require(by)
     with job_folder(folder, f"evaluate_{split}") as place:
         run_request(
             place, "evaluate_rank", folder, dataset, split, cluster or Cluster.local(), checkpoint=name, by=by
@@ -138,17 +153,18 @@ def evaluate(
         values = read_json(place / RESULT_FILE)
         if data is None and checkpoint is None:
             shutil.copy(place / RESULT_FILE, folder.path / f"evaluation_{split}.json")
-    return Evaluation(values["split"], values["rows"], values["metrics"], values["by"])
+    names = ("split", "rows", "metrics", "by", "rows_skipped")
+    return Evaluation(*(values[name] for name in names))
 
 
-def dataset_folder(run: RunConfig, out: str | Path | None = None) -> Path:
-    """Return where a run's data set lies: `out`, else `prepared/<name>`."""
-    return Path(out) if out is not None else Path("prepared") / run.name
+def dataset_folder(run: RunConfig, data: str | Path | None = None) -> Place:
+    """Return where a run's data set lies: `data`, else `prepared/<name>`."""
+    return as_place(data) if data is not None else Path("prepared") / run.name
 
 
 def run_folder(run: RunConfig, out: str | Path | None = None) -> RunFolder:
     """Return a run's folder: `out`, else `runs/<name>`."""
-    return RunFolder(Path(out) if out is not None else Path("runs") / run.name)
+    return RunFolder(as_local(out, "a run folder") if out is not None else Path("runs") / run.name)
 
 
 def with_input(run: RunConfig, source: str | Path) -> RunConfig:

@@ -15,11 +15,12 @@ from sharding.plan import Plan
 from sharding.wrap import build_table_optimizer, dense_parameters, initialise_tables, shard_model
 from trainer.checkpoint import load_checkpoint
 from trainer.config import EmbeddingOptimizerConfig, RunConfig
-from trainer.data import BatchReader, open_reader
+from trainer.data import BatchReader, ReadPolicy, open_reader
 from trainer.inputs import model_inputs
 from trainer.optimizers import Optimizers
 from trainer.registry import ModelInputs, build_model, model_section
 from trainer.schema import Manifest
+from trainer.storage import Place
 from trainer.tasks import TrainingTask
 
 
@@ -120,12 +121,13 @@ def assemble(run: RunConfig, manifest: Manifest, plan: Plan, context: RankContex
 
 
 def open_split(
-    run: RunConfig, manifest: Manifest, dataset: Path, split: str, context: RankContext, *, training: bool
+    run: RunConfig, manifest: Manifest, dataset: Place, split: str, context: RankContext, *, training: bool
 ) -> BatchReader:
     """Open this rank's share of a split: shuffled for training, else in order with every row once.
 
     Raises:
         DataError: the split is empty, or a part file is missing or damaged.
+        StoreError: the store cannot be read.
         UserError: rows, lanes, batch size and world size do not fit each other.
     """
     return open_reader(
@@ -141,4 +143,11 @@ def open_split(
         shuffle=training,
         tail=run.train.tail if training else "pad",
         shuffle_window_row_groups=run.data.shuffle_window_row_groups,
+        policy=read_policy(run),
     )
+
+
+def read_policy(run: RunConfig) -> ReadPolicy:
+    """Return what a config says about damaged files and stores."""
+    data = run.data
+    return ReadPolicy(data.on_corrupt, data.remote_prefetch_row_groups, data.remote_attempts)

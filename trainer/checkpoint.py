@@ -41,6 +41,7 @@ class Progress:
         evaluation: metrics of the newest evaluation.
         evaluated_step: its step.
         finished: training ended by itself (all steps done, or early stopping).
+        rows_skipped: rows of all ranks and steps that could not be read.
     """
 
     step: int = 0
@@ -54,6 +55,7 @@ class Progress:
     evaluation: dict[str, Any] | None = None
     evaluated_step: int | None = None
     finished: bool = False
+    rows_skipped: int = 0
 
 
 def checkpoint_path(folder: RunFolder, step: int) -> Path:

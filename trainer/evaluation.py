@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from trainer.batch import Batch
+from trainer.errors import DataError
 from trainer.metrics import binary_metrics
 
 
@@ -23,7 +24,7 @@ class Predictions:
 
     Attributes:
         rows_N: row numbers in the split.
-        logits_N: scores before the sigmoid.
+        logits_N: scores before the sigmoid, corrected for down-sampled negatives.
         labels_N: 0 or 1.
         weights_N: sample weights.
     """
@@ -33,6 +34,20 @@ class Predictions:
     labels_N: NDArray[np.float64]
     weights_N: NDArray[np.float64]
 
+    def skipped_of(self, rows: int, split: str) -> int:
+        """Return how many of a split's rows could not be read (`data.on_corrupt: skip`).
+
+        Raises:
+            DataError: none could.
+        """
+        if not len(self.rows_N):
+            raise DataError(
+                "every row of the split lies in damaged row groups",
+                where=f"split {split!r}",
+                got=f"{rows:,} rows",
+            )
+        return rows - len(self.rows_N)
+
     def metrics(self, chosen: NDArray[np.bool_] | None = None) -> dict[str, float]:
         """Return the metrics of all rows, or of the chosen ones."""
         which = slice(None) if chosen is None else chosen
@@ -40,7 +55,9 @@ class Predictions:
 
 
 @torch.no_grad()
-def predict(task: nn.Module, batches: Iterable[Batch], device: torch.device) -> Predictions | None:
+def predict(
+    task: nn.Module, batches: Iterable[Batch], device: torch.device, logit_shift: float = 0.0
+) -> Predictions | None:
     """Run a model over its rank's batches and gather the rows on rank 0.
 
     Every rank must bring the same number of batches of the same size (padded with zero-weight rows), which
@@ -50,6 +67,7 @@ def predict(task: nn.Module, batches: Iterable[Batch], device: torch.device) -> 
         task: the sharded `TrainingTask`.
         batches: this rank's batches.
         device: where the model is.
+        logit_shift: added to the logits: `Manifest.logit_shift`, where training negatives were down-sampled.
 
     Returns:
         All real rows on rank 0; None on the other ranks.
@@ -58,13 +76,13 @@ def predict(task: nn.Module, batches: Iterable[Batch], device: torch.device) -> 
     task.eval()
     parts: list[Tensor] = []
     for batch in batches:
-        _, (_, logits_BT, labels_BT, weights_B) = task(batch.to(device))
+        _, (_, logits_BT, labels_BT, weights_B) = task(batch.to(device, non_blocking=True))
         columns = (batch.rows_B.to(device), logits_BT[:, 0], labels_BT[:, 0], weights_B)
         # float64 holds row numbers exactly up to 2^53.
         parts.append(torch.stack([column.double() for column in columns]))
     task.train(was_training)
     gathered = _gather(torch.cat(parts, dim=1))
-    return None if gathered is None else _in_row_order(gathered)
+    return None if gathered is None else _in_row_order(gathered, logit_shift)
 
 
 def _gather(mine: Tensor) -> Tensor | None:
@@ -76,12 +94,13 @@ def _gather(mine: Tensor) -> Tensor | None:
     return torch.cat(parts, dim=1) if parts is not None else None
 
 
-def _in_row_order(columns_4N: Tensor) -> Predictions:
+def _in_row_order(columns_4N: Tensor, logit_shift: float) -> Predictions:
     rows, logits, labels, weights = columns_4N.cpu().numpy()
     # Padding has row -1. The order makes sums, and so metrics, equal to the last bit at every world size.
     order = np.argsort(rows, kind="stable")
     order = order[np.searchsorted(rows[order], 0) :]
-    return Predictions(rows[order].astype(np.int64), logits[order], labels[order], weights[order])
+    shifted = logits[order] + logit_shift
+    return Predictions(rows[order].astype(np.int64), shifted, labels[order], weights[order])
 
 
 def metrics_by_value(predictions: Predictions, values_N: pa.Array, limit: int = 100) -> list[dict[str, Any]]:

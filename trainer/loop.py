@@ -23,7 +23,7 @@ from trainer.checkpoint import (
 )
 from trainer.config import EarlyStoppingConfig
 from trainer.data import prefetched
-from trainer.errors import TrainingError
+from trainer.errors import DataError, TrainingError
 from trainer.evaluation import predict
 from trainer.recording import Recorder
 from trainer.run_folder import RunFolder, read_json, write_json
@@ -59,6 +59,7 @@ class _Training:
         self.progress = self._restore()
         self.total_steps = steps_of_run(self.config.train, self.reader.steps_per_epoch)
         self.first_step = self.saved_step = self.progress.step
+        self.skipped_before = self.progress.rows_skipped
         self.meter = Meter(context.device)
 
     def run(self) -> str:
@@ -115,7 +116,7 @@ class _Training:
         self.factor = learning_rate_factor(train.schedule, step, self.total_steps)
         optimizers = self.assembly.optimizers
         optimizers.begin_step(self.factor)
-        weights_B = batch.weights_B
+        weights_B, rows_B = batch.weights_B, batch.rows_B
         batch = batch.to(self.context.device, non_blocking=True)
         with torch.autocast(
             self.context.device.type, dtype=torch.bfloat16, enabled=train.precision == "bf16"
@@ -123,7 +124,7 @@ class _Training:
             loss, (detached, *_) = self.assembly.task(batch)
         loss.backward()
         optimizers.end_step(train.max_gradient_norm)
-        self.meter.add(detached, weights_B)
+        self.meter.add(detached, weights_B, rows_B)
 
     def _after_step(self) -> bool:
         """Log, evaluate and save where due; return whether to stop by request."""
@@ -152,8 +153,22 @@ class _Training:
         if not math.isfinite(loss):
             raise self._diverged("the loss is not a finite number", loss)
         rate = self.config.train.dense_optimizer.learning_rate * self.factor
+        skipped = self.progress.rows_skipped = self.skipped_before + self.meter.rows_skipped
+        if skipped and not self.meter.rows:
+            raise DataError(
+                f"every row since step {self.first_step} lies in damaged row groups",
+                where=str(self.folder.dataset()),
+                got=f"{skipped:,} rows skipped",
+                fixes=["prepare the data set again"],
+            )
+        told: dict[str, Any] = {"rows_skipped": skipped} if skipped else {}
         self.recorder.write(
-            "train", step, loss=loss, samples_per_second=round(samples_per_second, 1), learning_rate=rate
+            "train",
+            step,
+            loss=loss,
+            samples_per_second=round(samples_per_second, 1),
+            learning_rate=rate,
+            **told,
         )
         return stop
 
@@ -177,9 +192,15 @@ class _Training:
         """Evaluate the validation split; return whether its checkpoint must be kept as the best."""
         assert self.validation is not None
         self.meter.pause()
-        batches = prefetched(self.validation.batches(0), self.config.data.prefetch_batches)
-        predictions = predict(self.assembly.task, batches, self.context.device)
-        metrics = predictions.metrics() if predictions is not None else {}
+        pin = self.context.device.type == "cuda"
+        batches = prefetched(self.validation.batches(0), self.config.data.prefetch_batches, pin)
+        shift = self.manifest.logit_shift("valid", self.manifest)
+        predictions = predict(self.assembly.task, batches, self.context.device, shift)
+        metrics: dict[str, Any] = {}
+        if predictions is not None:
+            metrics = predictions.metrics()
+            if skipped := predictions.skipped_of(self.validation.rows, "valid"):
+                metrics["rows_skipped"] = skipped
         # Rank 0 alone has the rows; what it decides is what every rank does.
         shared: list[Any] = [metrics]
         dist.broadcast_object_list(shared, src=0)
@@ -248,6 +269,7 @@ class _Training:
                 "best_step": progress.best_step,
                 "checkpoint": checkpoint_path(self.folder, chosen).name,
                 "metrics": progress.best_metrics if chosen == progress.best_step else newest,
+                "rows_skipped": progress.rows_skipped,
                 "samples_per_second": round(self.meter.overall(), 1),
                 "seconds": round(time.monotonic() - self.meter.started, 2),
                 "world_size": self.context.world_size,

@@ -9,19 +9,20 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 
 from sharding.hosts import RankContext
 from sharding.plan import Plan
-from trainer.assembly import assemble, open_split, scoring_config
+from trainer.assembly import assemble, open_split, read_policy, scoring_config
 from trainer.checkpoint import read_progress
+from trainer.config import RunConfig
 from trainer.data import prefetched
-from trainer.errors import DataError
+from trainer.data.kept import KeptColumns
 from trainer.evaluation import Predictions, metrics_by_value, predict
 from trainer.metrics import sigmoid
 from trainer.run_folder import RunFolder, read_json, write_json
-from trainer.schema import KEEP_PREFIX, Manifest
+from trainer.schema import Manifest
+from trainer.storage import as_place
 
 REQUEST_FILE = "request.json"
 RESULT_FILE = "result.json"
@@ -61,17 +62,21 @@ class Request:
 def evaluate_rank(job_folder: Path, context: RankContext) -> str:
     """Evaluate a checkpoint on a split; rank 0 writes `result.json`."""
     request = Request.load(job_folder)
-    predictions = _predictions(job_folder, request, context)
+    folder, dataset = RunFolder(Path(request.run)), as_place(request.dataset)
+    run, manifest = folder.config(), Manifest.load(dataset)
+    predictions = _predictions(job_folder, request, run, manifest, context)
     if predictions is not None:
+        skipped = predictions.skipped_of(manifest.split(request.split).rows, request.split)
         by = {}
         if request.by is not None:
-            values = kept_column(Path(request.dataset), request.split, request.by)
+            values = KeptColumns(dataset, manifest, request.split, read_policy(run)).read(request.by)
             by[request.by] = metrics_by_value(predictions, values.take(pa.array(predictions.rows_N)))
-        step = read_progress(RunFolder(Path(request.run)).checkpoints / request.checkpoint).step
+        step = read_progress(folder.checkpoints / request.checkpoint).step
         metrics = predictions.metrics()
         result = {
             "split": request.split,
             "rows": len(predictions.rows_N),
+            "rows_skipped": skipped,
             "checkpoint": request.checkpoint,
             "step": step,
             "metrics": metrics,
@@ -84,46 +89,26 @@ def evaluate_rank(job_folder: Path, context: RankContext) -> str:
 def score_rank(job_folder: Path, context: RankContext) -> str:
     """Score the rows of a split; rank 0 writes `scores.parquet` with columns `row` and `probability`."""
     request = Request.load(job_folder)
-    predictions = _predictions(job_folder, request, context)
+    run, manifest = RunFolder(Path(request.run)).config(), Manifest.load(as_place(request.dataset))
+    # Whoever asks for scores takes them by row number: none may be missing.
+    run = run.model_copy(update={"data": run.data.model_copy(update={"on_corrupt": "fail"})})
+    predictions = _predictions(job_folder, request, run, manifest, context)
     if predictions is not None:
         table = pa.table({"row": predictions.rows_N, "probability": sigmoid(predictions.logits_N)})
         pq.write_table(table, job_folder / SCORES_FILE)
     return "finished"
 
 
-def require_kept_column(dataset: Path, split: str, column: str) -> None:
-    """Check that a data set holds a kept raw column.
-
-    Raises:
-        DataError: it does not.
-    """
-    kept = [n.removeprefix(KEEP_PREFIX) for n in _rows(dataset, split).schema.names if KEEP_PREFIX in n]
-    if column not in kept:
-        raise DataError(
-            "the data set does not hold this column",
-            where=f"{dataset}: --by {column}",
-            allowed=kept,
-            fixes=[f"add {column} to data.keep and prepare again"],
-        )
-
-
-def kept_column(dataset: Path, split: str, column: str) -> pa.Array:
-    """Return a kept raw column of a split, in row order."""
-    return _rows(dataset, split).to_table(columns=[KEEP_PREFIX + column]).column(0).combine_chunks()
-
-
-def _rows(dataset: Path, split: str) -> pads.Dataset:
-    files = [str(dataset / part.path) for part in Manifest.load(dataset).split(split).files]
-    return pads.dataset(files, format="parquet")
-
-
-def _predictions(job_folder: Path, request: Request, context: RankContext) -> Predictions | None:
-    folder = RunFolder(Path(request.run))
-    run, dataset = scoring_config(folder.config(), context.device.type), Path(request.dataset)
-    manifest = Manifest.load(dataset)
-    folder.manifest().require_spec(manifest.spec, str(dataset))
-    reader = open_split(run, manifest, dataset, request.split, context, training=False)
-    assembly = assemble(run, folder.manifest(), Plan.load(job_folder / PLAN_FILE), context)
+def _predictions(
+    job_folder: Path, request: Request, run: RunConfig, manifest: Manifest, context: RankContext
+) -> Predictions | None:
+    folder, run = RunFolder(Path(request.run)), scoring_config(run, context.device.type)
+    trained_on = folder.manifest()
+    trained_on.require_spec(manifest.spec, request.dataset)
+    reader = open_split(run, manifest, as_place(request.dataset), request.split, context, training=False)
+    assembly = assemble(run, trained_on, Plan.load(job_folder / PLAN_FILE), context)
     assembly.load(folder.checkpoints / request.checkpoint, weights_only=True)
-    batches = prefetched(reader.batches(0), run.data.prefetch_batches)
-    return predict(assembly.task, batches, context.device)
+    pin = context.device.type == "cuda"
+    batches = prefetched(reader.batches(0), run.data.prefetch_batches, pin)
+    shift = manifest.logit_shift(request.split, trained_on)
+    return predict(assembly.task, batches, context.device, shift)

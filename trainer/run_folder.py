@@ -18,6 +18,7 @@ from sharding.files import write_atomically
 from trainer.config import RunConfig
 from trainer.errors import DataError
 from trainer.schema import MANIFEST_FILE, Manifest
+from trainer.storage import Place, as_place
 
 PACKAGES = (
     "shardrec",
@@ -80,7 +81,7 @@ class RunFolder:
         """Return the path of the newest recommended lists, which the report shows."""
         return self.path / "recommendations.json"
 
-    def create(self, run: RunConfig, manifest: Manifest, dataset: Path) -> None:
+    def create(self, run: RunConfig, manifest: Manifest, dataset: Place) -> None:
         """Write config, manifest and environment.
 
         Raises:
@@ -113,9 +114,9 @@ class RunFolder:
         """Read the manifest of the data set that the run was made for."""
         return Manifest.load(self.path / MANIFEST_FILE)
 
-    def dataset(self) -> Path:
+    def dataset(self) -> Place:
         """Return the data set folder."""
-        return Path(read_json(self.path / "env.json")["dataset"])
+        return as_place(read_json(self.path / "env.json")["dataset"])
 
     def result(self) -> dict[str, Any]:
         """Read the result.

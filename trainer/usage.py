@@ -13,6 +13,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from sharding.weights import local_parts
+from trainer.batch import SKIPPED_ROW
 
 
 class Meter:
@@ -22,21 +23,28 @@ class Meter:
         self._device = device
         self.started = time.monotonic()
         self._loss = torch.zeros((), dtype=torch.float64, device=device)
-        self._rows = self._all_rows = 0
+        self._rows = 0
+        self.rows = 0
+        """Rows of all ranks with a weight above 0, over all steps read so far."""
+        self._skipped = 0
+        self.rows_skipped = 0
+        """Rows of all ranks that could not be read, over all steps read so far."""
         self._weight = 0.0
         self._seconds = self._all_seconds = 0.0
         self._since: float | None = self.started
 
-    def add(self, loss: Tensor, weights_B: Tensor) -> None:
+    def add(self, loss: Tensor, weights_B: Tensor, rows_B: Tensor) -> None:
         """Count one step of this rank.
 
         Args:
             loss: weighted sum over the rows divided by B.
             weights_B: [B] weights of the rows on CPU, 0 for padding.
+            rows_B: [B] numbers of the rows on CPU, see `Batch`.
         """
         self._loss += loss.double() * len(weights_B)
         self._rows += int((weights_B > 0).sum())
         self._weight += float(weights_B.double().sum())
+        self._skipped += int((rows_B == SKIPPED_ROW).sum())
 
     def pause(self) -> None:
         """Stop the clock."""
@@ -54,24 +62,24 @@ class Meter:
         The mean is weighted by the rows' weights, as the log loss of an evaluation is.
         One all-reduce carries the losses and the stop flags, so that all ranks stop at the same step.
         """
-        mine = torch.tensor(
-            [self._weight, self._rows, stop_requested], dtype=torch.float64, device=self._device
-        )
+        counts = [self._weight, self._rows, self._skipped, stop_requested]
+        mine = torch.tensor(counts, dtype=torch.float64, device=self._device)
         shared = torch.cat([self._loss.reshape(1), mine])
         dist.all_reduce(shared)
         self.pause()
-        loss, weight, rows, stops = shared.tolist()
+        loss, weight, rows, skipped, stops = shared.tolist()
         speed = rows / max(self._seconds, 1e-9)
-        self._all_rows += int(rows)
+        self.rows += int(rows)
+        self.rows_skipped += int(skipped)
         self._all_seconds += self._seconds
         self._loss.zero_()
-        self._rows, self._weight, self._seconds = 0, 0.0, 0.0
+        self._rows, self._skipped, self._weight, self._seconds = 0, 0, 0.0, 0.0
         self.resume()
         return loss / (weight or 1.0), speed, stops > 0
 
     def overall(self) -> float:
         """Return samples per second of all ranks over all steps read so far."""
-        return self._all_rows / self._all_seconds if self._all_seconds else 0.0
+        return self.rows / self._all_seconds if self._all_seconds else 0.0
 
 
 def all_finite(state: Mapping[str, Any], device: torch.device) -> bool:

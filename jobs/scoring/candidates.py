@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any
 from pyspark.sql import Window
 from pyspark.sql import functions as F
 
-from jobs.preparation.checks import label_value
+from jobs.preparation.cleaning import cleaned_events
 from jobs.preparation.columns import BAD_LINE, column
-from jobs.preparation.histories import history_as_of_now
+from jobs.preparation.derived import with_values_of_now
+from jobs.preparation.labels import label_value
 from jobs.preparation.sources import raw_rows, read_source, require_columns
 from trainer.config import RecommendConfig, RunConfig
 from trainer.errors import ConfigError, DataError
+from trainer.schema import Feature
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -85,13 +87,20 @@ class Events:
             )
         return known
 
-    def candidates(self, users: DataFrame) -> DataFrame:
+    def user_ids(self) -> list[Any]:
+        """Return all users, in a fixed order."""
+        name = self.columns.user
+        users = self.rows.select(column(name)).where(column(name).isNotNull()).distinct()
+        return [row[0] for row in users.orderBy(name).collect()]
+
+    def candidates(self, users: DataFrame, features: Sequence[Feature]) -> DataFrame:
         """Return raw rows, side tables joined, of each user with each item not seen yet.
 
-        Columns that belong to neither are null, as in a row whose value is missing.
+        Columns that belong to neither are null, as in a row whose value is missing. What features are made of
+        earlier rows is made of all rows there are.
         """
         columns = self.columns
-        rows = users.crossJoin(self._items())
+        rows = users.crossJoin(self.items())
         if columns.exclude_seen:
             keys = [columns.user, columns.item]
             rows = rows.join(self.rows.select(*map(column, keys)), keys, "left_anti")
@@ -103,13 +112,8 @@ class Events:
             if field.name not in have:
                 rows = rows.withColumn(field.name, F.lit(None).cast(field.dataType))
         joined = raw_rows(self.run, self.spark, rows)
-        for group in self.run.features.sequence:
-            if group.history is not None and group.name is not None:
-                lists = history_as_of_now(self.run, group.name, self.spark, self.rows)
-                joined = joined.join(lists, group.history.user, "left")
-                empty = F.array().cast("array<string>")
-                joined = joined.withColumn(group.name, F.coalesce(column(group.name), empty))
-        return joined
+        events = cleaned_events(self.run, self.spark, self.rows)
+        return with_values_of_now(joined, events, features, label_value(events, self.run.data.label))
 
     def liked(self, users: DataFrame) -> dict[str, list[str]]:
         """Return for each user (as text) titles of the newest items with label 1."""
@@ -125,7 +129,7 @@ class Events:
             found.setdefault(user, []).append(text)
         return found
 
-    def _items(self) -> DataFrame:
+    def items(self) -> DataFrame:
         """Return all items: of the side table that is joined by the item alone, else of the rows."""
         name = self.columns.item
         kind = self.rows.schema[name].dataType

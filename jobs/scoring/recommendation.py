@@ -19,7 +19,8 @@ from trainer.config import RecommendConfig, RunConfig
 from trainer.errors import DataError
 from trainer.rank_jobs import SCORES_FILE
 from trainer.run_folder import RunFolder
-from trainer.schema import KEEP_PREFIX
+from trainer.schema import KEEP_PREFIX, FeatureSpec
+from trainer.storage import Place, local_copy
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -79,7 +80,7 @@ def recommend_lists(
 
     folder = RunFolder(result.path if isinstance(result, TrainResult) else Path(result))
     checkpoint = chosen_checkpoint(folder, checkpoint)
-    run, frame = _raw_rows_of(folder, events)
+    run, frame = raw_rows_of(folder, events)
     columns = section(run)
     asked = _ids(users, columns)
     spark = spark or _session()
@@ -89,9 +90,10 @@ def recommend_lists(
     try:
         shown = [name for name in (columns.title, columns.subtitle) if name is not None]
         keep = list(dict.fromkeys([columns.user, columns.item, *shown]))
-        inputs = apply_spec(met.candidates(known), spec, folder.dataset(), spark, keep=keep)
         order = [KEEP_PREFIX + columns.user, KEEP_PREFIX + columns.item]
         with job_folder(folder, "recommend") as place:
+            vocabularies = _with_vocabularies(folder.dataset(), spec, place)
+            inputs = apply_spec(met.candidates(known, spec.features), spec, vocabularies, spark, keep=keep)
             manifest = write_inputs(inputs, spec, place / "rows", spark, name="candidates", order_by=order)
             data = Dataset(place / "rows", manifest)
             ranked: dict[str, UserList] = {}
@@ -112,7 +114,7 @@ def recommend_lists(
     return Recommendations(columns.user, columns.item, lists)
 
 
-def _raw_rows_of(folder: RunFolder, events: DataFrame | str | Path | None) -> tuple[RunConfig, Any]:
+def raw_rows_of(folder: RunFolder, events: DataFrame | str | Path | None) -> tuple[RunConfig, Any]:
     """Return the run's config reading the raw rows from where they were prepared, and a frame if given."""
     run, raw = folder.config(), folder.manifest().raw
     if raw is not None:
@@ -122,6 +124,15 @@ def _raw_rows_of(folder: RunFolder, events: DataFrame | str | Path | None) -> tu
     if isinstance(events, (str, Path)):
         return with_input(run, events), None
     return run, events
+
+
+def _with_vocabularies(dataset: Place, spec: FeatureSpec, place: Path) -> Path:
+    """Return a folder with the vocabularies; those of a store are copied, as Spark may not know it."""
+    if isinstance(dataset, Path):
+        return dataset
+    for name in {feature.vocabulary for feature in spec.features if feature.vocabulary is not None}:
+        local_copy(dataset / name, (place / name).parent)
+    return place
 
 
 def _lists(data: Dataset, scores_file: Path, columns: RecommendConfig, k: int) -> dict[str, UserList]:

@@ -191,6 +191,6 @@ def test_resume_without_a_checkpoint_says_that_it_starts_anew(
     monkeypatch.undo()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(verbs, "train", fail)
-    config = Path(commands.__file__).parent / "configs" / "tiny_local.yaml"
+    config = Path(commands.__file__).parents[1] / "configs" / "tiny_local.yaml"
     assert main(["train", str(config), "--resume"]) != 0
     assert "runs/tiny_local holds no checkpoint: starting at step 0" in capsys.readouterr().err

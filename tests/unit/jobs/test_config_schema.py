@@ -11,9 +11,9 @@ import pytest
 import yaml
 
 from jobs.config_schema import run_config_schema
-from jobs.preparation.feature_ops import check_ops
 from trainer.config import RunConfig
 from trainer.config.yaml_text import parse_yaml
+from trainer.features.ops import check_ops
 
 SCHEMA = run_config_schema()
 SHIPPED = sorted((Path(__file__).parents[3] / "jobs" / "configs").glob("*.yaml"))

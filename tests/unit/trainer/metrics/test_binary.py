@@ -79,3 +79,13 @@ def test_a_logit_that_is_not_a_number_leaves_no_plausible_metric(where: slice) -
     assert found["rows"] == 4
     assert found["base_rate"] == 0.5
     assert all(math.isnan(found[name]) for name in ("auc", "log_loss", "ne", "calibration", "accuracy"))
+
+
+def test_a_prior_of_down_sampled_negatives_is_calibrated_after_its_correction() -> None:
+    # 100 positives and 900 negatives, 90 of them kept: the prior is 100 / 190, the true rate 100 / 1000.
+    labels = np.repeat([1.0, 0.0], [100, 900])
+    prior = np.full(1000, math.log(100 / 90))
+    assert binary_metrics(prior, labels, np.ones(1000))["calibration"] == pytest.approx(1000 / 190)
+    found = binary_metrics(prior + math.log(90 / 900), labels, np.ones(1000))
+    assert found["calibration"] == pytest.approx(1.0)
+    assert found["ne"] == pytest.approx(1.0)

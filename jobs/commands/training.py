@@ -1,0 +1,161 @@
+"""Verbs that plan, train and evaluate."""
+
+from __future__ import annotations
+
+import sys
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jobs.commands.base import (
+    Command,
+    Outcome,
+    cluster_of,
+    config_arguments,
+    launch_arguments,
+    load_config,
+    number_text,
+    override_argument,
+    positive,
+)
+from trainer.errors import UserError
+
+if TYPE_CHECKING:
+    from trainer.config import RunConfig
+
+
+def _plan_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("config", nargs="?", help="YAML run config")
+    override_argument(parser)
+    parser.add_argument("--data", help="data set folder or URL, s3://... (default prepared/<name>)")
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--cluster", help="cluster to plan for, NODESxGPUSxGPU: 2x8xh100, 1x2xcpu")
+    where.add_argument("--ranks", type=positive, help="ranks on this host, in place of --cluster")
+    parser.add_argument("--batch-size-per-rank", type=positive, help="default global_batch_size / ranks")
+    parser.add_argument(
+        "--out", help="file to write (default plan.json in the data set folder; NAME_plan.json for a URL)"
+    )
+    parser.add_argument(
+        "--diff",
+        nargs="+",
+        metavar="PLAN",
+        help="compare: one plan file with the new plan, or two plan files with each other",
+    )
+
+
+def _plan(arguments: Namespace) -> Outcome:
+    from jobs.cluster import Cluster
+    from jobs.planning import plan
+    from jobs.verbs import dataset_folder
+    from sharding import topology
+    from sharding.plan import Plan
+    from sharding.report import plan_report
+
+    diff = arguments.diff or []
+    if len(diff) > 2 or (len(diff) == 2) == (arguments.config is not None):
+        raise UserError(
+            "plan takes a config, or two plan files to compare",
+            where="shardrec plan",
+            fixes=["shardrec plan CONFIG", "shardrec plan CONFIG --diff OLD", "shardrec plan --diff OLD NEW"],
+        )
+    if len(diff) == 2:
+        return _diff(Plan.load(Path(diff[0])), Plan.load(Path(diff[1])))
+    run = load_config(arguments)
+    data = dataset_folder(run, arguments.data)
+    cluster: topology.Cluster = Cluster.local(arguments.ranks or 1)
+    if arguments.cluster:
+        cluster = topology.Cluster.parse(arguments.cluster)
+    new = plan(run, data, cluster, batch_size_per_rank=arguments.batch_size_per_rank)
+    if diff:
+        if arguments.out:
+            new.save(Path(arguments.out))
+        return _diff(Plan.load(Path(diff[0])), new)
+    beside = data / "plan.json" if isinstance(data, Path) else Path(f"{run.name}_plan.json")
+    path = Path(arguments.out) if arguments.out else beside
+    new.save(path)
+    return Outcome(f"{plan_report(new)}\nplan: {path}", {**new.summary(), "plan": str(path)})
+
+
+def _diff(old: Any, new: Any) -> Outcome:
+    lines = old.diff(new)
+    return Outcome("\n".join(lines) or "the plans are the same", {"differences": lines})
+
+
+def _train_arguments(parser: ArgumentParser) -> None:
+    config_arguments(parser)
+    launch_arguments(parser)
+    parser.add_argument("--data", help="data set folder or URL, s3://... (default prepared/<name>)")
+    parser.add_argument("--out", help="run folder (default runs/<name>)")
+    parser.add_argument("--plan", help="plan.json to train with (default: a new plan)")
+    parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint")
+
+
+def _train(arguments: Namespace) -> Outcome | None:
+    from jobs.launch import torchrun_rank
+    from jobs.verbs import dataset_folder, train
+    from sharding.plan import Plan
+
+    run = load_config(arguments)
+    data = dataset_folder(run, arguments.data)
+    layout = Plan.load(Path(arguments.plan)) if arguments.plan else None
+    cluster = cluster_of(arguments)
+    _say_where_it_starts(arguments, run)
+    result = train(run, data, cluster, layout, out=arguments.out, resume=arguments.resume)
+    if cluster.on == "torchrun" and torchrun_rank():
+        return None
+    return Outcome(_result_text(result.as_json()), result.as_json())
+
+
+def _say_where_it_starts(arguments: Namespace, run: RunConfig) -> None:
+    """Tell a person whose `--resume` finds nothing that the run starts anew."""
+    from jobs.verbs import run_folder
+
+    folder = run_folder(run, arguments.out)
+    if arguments.resume and not folder.saved_checkpoints():
+        print(f"{folder.path} holds no checkpoint: starting at step 0", file=sys.stderr)  # noqa: T201
+
+
+def _result_text(value: dict[str, Any]) -> str:
+    lines = [f"run: {value['run']}  ({value['stopped']} after {value['steps']} steps)"]
+    lines += [f"valid {name}: {number_text(number)}" for name, number in value["metrics"].items()]
+    lines.append(f"samples/s: {value['samples_per_second']:,.0f}")
+    return "\n".join(lines)
+
+
+def _evaluate_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("run_folder", metavar="RUN", help="run folder")
+    launch_arguments(parser)
+    parser.add_argument("--split", default="test", choices=["train", "valid", "test"])
+    parser.add_argument("--by", help="kept raw column to break the metrics down by")
+    parser.add_argument("--data", help="another data set of the same feature spec")
+    parser.add_argument("--checkpoint", help="name of a checkpoint (default: the run's choice)")
+
+
+def _evaluate(arguments: Namespace) -> Outcome:
+    from jobs.verbs import evaluate
+
+    found = evaluate(
+        arguments.run_folder,
+        arguments.split,
+        arguments.by,
+        data=arguments.data,
+        cluster=cluster_of(arguments),
+        checkpoint=arguments.checkpoint,
+    )
+    skipped = f" ({found.rows_skipped:,} in damaged row groups skipped)" if found.rows_skipped else ""
+    lines = [f"{found.split}: {found.rows:,} rows{skipped}"]
+    lines += [f"{name}: {number_text(value)}" for name, value in found.metrics.items() if name != "rows"]
+    for column, groups in found.by.items():
+        lines.append(f"by {column}:")
+        for group in groups:
+            auc, ne = (number_text(group["metrics"][name]) for name in ("auc", "ne"))
+            value = "(missing)" if group["value"] is None else str(group["value"])
+            lines.append(f"  {value:<24} {group['rows']:>9,} rows  auc {auc}  ne {ne}")
+    return Outcome("\n".join(lines), found.as_json())
+
+
+COMMANDS = (
+    Command("plan", "plan the embedding tables on a cluster, or compare plans", _plan_arguments, _plan),
+    Command("train", "train a model on one or many ranks", _train_arguments, _train),
+    Command("evaluate", "compute the metrics of a run on a split", _evaluate_arguments, _evaluate),
+)
