@@ -106,6 +106,7 @@ test-gpu: setup ## the tests that need CUDA (make setup EXTRAS=gpu,petastorm,qui
 bench: setup ## the measurements of docs/benchmarks.md
 	$(BIN)/python -m tests.benchmarks.bench_read $(ARGS)
 	$(BIN)/python -m tests.benchmarks.bench_pipeline $(ARGS)
+	$(BIN)/python -m tests.benchmarks.bench_synth $(ARGS)
 
 lint: format-check ruff mypy imports spelling docs-check ## every check that is not a test (use -k to see all findings)
 

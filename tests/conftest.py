@@ -5,9 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from jobs import Dataset, RunConfig
 from tests.support.tiny import CONFIG, tiny_data
+
+# How long an example takes says how busy the machine is, not whether the code is right.
+settings.register_profile("untimed", deadline=None, max_examples=50)
+settings.load_profile("untimed")
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from jobs import Dataset, RunConfig, TrainResult, recommend, train
 from jobs.cli import main
+from jobs.scoring import mining
 from jobs.scoring.recommendation import recommend_lists
 from jobs.session import spark_session
 from tests.end_to_end.conftest import interrupted
@@ -186,6 +187,25 @@ def test_the_liked_titles_are_the_user_s_newest_with_label_1(
     mine = raw["ratings"].query("user_id == 42 and rating >= 4")
     newest = mine.sort_values(["timestamp", "movie_id"], ascending=[False, True]).head(5)
     assert found.liked == raw["movies"].set_index("movie_id").loc[newest["movie_id"], "title"].tolist()
+
+
+def test_mined_negatives_are_the_best_unseen_items_after_those_skipped(
+    result: tuple[RunConfig, TrainResult],
+    everything: pd.DataFrame,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(mining, "CANDIDATES_AT_ONCE", 1_700)  # one user at a time
+    out, folder = tmp_path / "mined" / "hard.parquet", str(result[1].path)
+    named = ["--users", "405,1", "--k", "4", "--skip-top", "2", "--out", str(out)]
+    assert main(["mine", folder, *named, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"negatives": str(out), "users": 2, "rows": 8}
+    found = pd.read_parquet(out)
+    wanted = everything[everything["rank"].between(3, 6)]
+    columns = ["user_id", "movie_id", "rank", "score"]
+    pd.testing.assert_frame_equal(found, wanted[columns].reset_index(drop=True), check_exact=False)
+    assert [path.name for path in out.parent.iterdir()] == ["hard.parquet"]
 
 
 def test_an_unknown_user_is_named(result: tuple[RunConfig, TrainResult]) -> None:
