@@ -99,11 +99,6 @@ def _grouped(batches: Iterator[pa.RecordBatch]) -> Iterator[list[pa.RecordBatch]
         yield waiting
 
 
-def num_rows(columns: RawColumns) -> int:
-    """Return the rows of a batch."""
-    return len(next(iter(columns.values())))
-
-
 @contextmanager
 def large_batches(spark: SparkSession) -> Iterator[None]:
     """Let Spark hand over many rows at once."""

@@ -125,19 +125,11 @@ def survey(
     needed = [*marks, *(name for f in features for name in chains.raw_columns(f))]
     needed += [found_column(number) for number in range(len(checks))]
     found = mapped(rows, needed, _Work(tuple(features), len(checks)), _SCHEMA).persist()
-    facts = _Facts()
-    for row in found.where(F.col("table").isNull()).select("value").collect():
-        facts.add(row["value"])
-    if not facts.rows:
-        raise DataError("the source has no rows", where=source_name(run))
-    _raise_problems(facts, _errors(features, checks))
-    if "train" not in facts.rows:
-        raise DataError(
-            "no row falls into the training split",
-            where=f"{run.name}: {sum(facts.rows.values())} rows",
-            fixes=["give data.split.fractions a larger first number", "prepare more rows"],
-        )
-    values = found.where(F.col("table").isNotNull())
+    try:
+        facts = _checked(found, run, _errors(features, checks))
+    except BaseException:
+        found.unpersist()
+        raise
     return Survey(
         dict(facts.rows),
         {split: facts.positives[split] for split in facts.rows},
@@ -145,9 +137,26 @@ def survey(
         dict(facts.tokens),
         facts.largest,
         f"{facts.hashes:016x}",
-        values,
+        found.where(F.col("table").isNotNull()),
         found,
     )
+
+
+def _checked(found: DataFrame, run: RunConfig, errors: Mapping[str, ErrorOf]) -> _Facts:
+    """Add up what the tasks have seen, and raise what is wrong."""
+    facts = _Facts()
+    for row in found.where(F.col("table").isNull()).select("value").collect():
+        facts.add(row["value"])
+    if not facts.rows:
+        raise DataError("the source has no rows", where=source_name(run))
+    _raise_problems(facts, errors)
+    if "train" not in facts.rows:
+        raise DataError(
+            "no row falls into the training split",
+            where=f"{run.name}: {sum(facts.rows.values())} rows",
+            fixes=["give data.split.fractions a larger first number", "prepare more rows"],
+        )
+    return facts
 
 
 def check_fitted(rows: DataFrame, features: Sequence[PlannedFeature], fitted: Sequence[Feature]) -> None:
