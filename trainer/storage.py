@@ -1,5 +1,7 @@
 """Where files lie: a text becomes a place on this machine or on an object store, and is read from there.
 
+`store_writing` writes to such places, `store_clients` connects to them.
+
 | text | read through |
 |---|---|
 | a path, `file:///...`, `dbfs:/Volumes/...`, `dbfs:/...` (as `/dbfs/...`) | this machine's file system |
@@ -13,17 +15,15 @@ Spark, and pyarrow only when a store is read.
 
 from __future__ import annotations
 
-import os
 import re
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, TypeVar
 
 from trainer.errors import ConfigError, StoreError
+from trainer.store_clients import S3_SCHEMES, client, s3_endpoint, s3_region, without_secrets
 
 if TYPE_CHECKING:
     from pyarrow import NativeFile, fs
@@ -31,13 +31,11 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 
 ATTEMPTS = 5
-"""Tries of a read from a store."""
+"""Tries of a read from a store, or of a write to one."""
 _FIRST_WAIT_SECONDS = 0.25
 _LONGEST_WAIT_SECONDS = 8.0
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+(::[A-Za-z0-9+.-]+)*:/")
-_S3, _GCS, _HDFS = {"s3", "s3a", "s3n"}, {"gs", "gcs"}, {"hdfs", "viewfs"}
-_SECRETS = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_ACCESS_KEY_ID")
 # What no further try mends, in the words of pyarrow's and fsspec's clients.
 _REFUSED = re.compile(
     r"access.?denied|forbidden|unauthori[sz]ed|invalid.?access.?key|signature.?does.?not.?match|unrecognized.?client"
@@ -135,9 +133,18 @@ def as_local(text: str | Place, what: str) -> Path:
     return place
 
 
+def file_system(place: Place) -> tuple[fs.FileSystem, str]:
+    """Return the file system of a place, and the path inside it.
+
+    Raises:
+        ConfigError: no store is known by the scheme, or a package for it is missing.
+    """
+    return client(place if isinstance(place, Path) else place.url)
+
+
 def open_input(place: Place) -> NativeFile:
     """Open a file for reading at any offset: one try, whose errors are for `attempt`."""
-    filesystem, path = _resolve(place)
+    filesystem, path = file_system(place)
     return filesystem.open_input_file(path)
 
 
@@ -167,7 +174,7 @@ def exists(place: Place) -> bool:
     """
 
     def found() -> bool:
-        filesystem, path = _resolve(place)
+        filesystem, path = file_system(place)
         kind: str = filesystem.get_file_info(path).type.name
         return kind != "NotFound"
 
@@ -184,7 +191,7 @@ def list_files(folder: Place) -> dict[str, int]:
     def listed() -> dict[str, int]:
         from pyarrow import fs
 
-        filesystem, path = _resolve(folder)
+        filesystem, path = file_system(folder)
         selector = fs.FileSelector(path, allow_not_found=True, recursive=True)
         found = filesystem.get_file_info(selector)
         start = len(path) + 1
@@ -208,7 +215,9 @@ def local_copy(place: Place, folder: Path) -> Path:
     def copied() -> Path:
         from pyarrow import fs
 
-        filesystem, path = _resolve(place)
+        filesystem, path = file_system(place)
+        if filesystem.get_file_info(path).type == fs.FileType.Directory:
+            copy.mkdir(exist_ok=True)  # copy_files makes the folders below it alone
         fs.copy_files(
             path, str(copy), source_filesystem=filesystem, destination_filesystem=fs.LocalFileSystem()
         )
@@ -223,15 +232,17 @@ def attempt(
     attempts: int = ATTEMPTS,
     *,
     detail: str = "",
+    writing: bool = False,
     stop: threading.Event | None = None,
 ) -> Result:
     """Call, and call again where a store failed in a way that may pass; waits grow from 0.25 to 8 s.
 
     Args:
-        place: what is read, for the message; local places get one try.
-        call: reads it.
+        place: what is read or written, for the message; local places get one try.
+        call: does it.
         attempts: tries.
-        detail: what of it is read, for the message.
+        detail: what of it, for the message.
+        writing: whether it is written.
         stop: ends the waiting.
 
     Raises:
@@ -248,18 +259,9 @@ def attempt(
             raise
         except Exception as error:  # fsspec's clients raise whatever their HTTP library does
             if number == attempts or _is_final(place, error) or stop.wait(wait):
-                raise _failed(place, error, number, detail) from error
+                raise _failed(place, error, number, detail, writing) from error
         wait = min(2 * wait, _LONGEST_WAIT_SECONDS)
     raise AssertionError("attempts is above 0")
-
-
-def without_secrets(error: BaseException) -> str:
-    """Return the first line of an error's message, credentials blanked out."""
-    text = (str(error).splitlines() or [""])[0] or type(error).__name__
-    for name in _SECRETS:
-        secret = os.environ.get(name)
-        text = text.replace(secret, f"<{name}>") if secret else text
-    return text
 
 
 def _is_final(place: StorePath, error: Exception) -> bool:
@@ -268,7 +270,7 @@ def _is_final(place: StorePath, error: Exception) -> bool:
     return isinstance(error, PermissionError) or bool(_REFUSED.search(text) or _NO_BUCKET.search(text))
 
 
-def _failed(place: StorePath, error: Exception, tries: int, detail: str) -> StoreError:
+def _failed(place: StorePath, error: Exception, tries: int, detail: str, writing: bool) -> StoreError:
     text = str(error)
     if _NO_BUCKET.search(text):
         what, fixes = (
@@ -277,107 +279,30 @@ def _failed(place: StorePath, error: Exception, tries: int, detail: str) -> Stor
         )
     elif _is_final(place, error):
         what = f"the store refuses access to bucket {place.bucket!r}"
-        fixes = [_credentials_fix(place.scheme), f"allow listing and reading bucket {place.bucket!r}"]
+        rights = "listing, reading, writing and deleting in" if writing else "listing and reading"
+        fixes = [_credentials_fix(place.scheme), f"allow {rights} bucket {place.bucket!r}"]
     else:
-        what = f"the store cannot be read: {tries} {'tries' if tries > 1 else 'try'} failed"
-        fixes = [_endpoint_fix(place), "raise data.remote_attempts"]
+        done = "written" if writing else "read"
+        what = f"the store cannot be {done}: {tries} {'tries' if tries > 1 else 'try'} failed"
+        fixes = [_endpoint_fix(place), *([] if writing else ["raise data.remote_attempts"])]
     where = f"{place}, {detail}" if detail else str(place)
     return StoreError(what, where=where, got=without_secrets(error), fixes=fixes)
 
 
 def _credentials_fix(scheme: str) -> str:
-    if scheme in _S3:
+    if scheme in S3_SCHEMES:
         names = "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN (or AWS_PROFILE)"
         return f"check {names} on every host"
     return f"check the credentials that {scheme}:// takes from the environment on every host"
 
 
 def _endpoint_fix(place: StorePath) -> str:
-    if place.scheme not in _S3:
+    if place.scheme not in S3_SCHEMES:
         return "check the network and the store's endpoint"
-    endpoint, region = _endpoint(), _region()
+    endpoint, region = s3_endpoint(), s3_region()
     named = (
         f"AWS_ENDPOINT_URL ({endpoint.hostname}:{endpoint.port})"
         if endpoint
         else "AWS_ENDPOINT_URL (not set)"
     )
     return f"check the network, {named} and AWS_REGION ({region or 'not set'})"
-
-
-def _resolve(place: Place) -> tuple[fs.FileSystem, str]:
-    """Return the file system of a place, and the path inside it."""
-    from pyarrow import fs
-
-    if isinstance(place, Path):
-        return fs.LocalFileSystem(), str(place.absolute())
-    path = place.url.partition("://")[2]
-    if place.scheme in _S3:
-        endpoint = _endpoint()
-        scheme, host = (endpoint.scheme, endpoint.netloc) if endpoint else ("https", None)
-        return _s3(place.bucket if host is None else None, scheme, host, _region()), path
-    if place.scheme in _GCS and hasattr(fs, "GcsFileSystem"):
-        return _gcs(), path
-    if place.scheme in _HDFS:
-        filesystem, path = fs.FileSystem.from_uri(place.url)
-        return filesystem, path
-    return _fsspec(place)
-
-
-def _endpoint() -> Any:
-    text = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-    return urlsplit(text if "://" in text else f"https://{text}") if text else None
-
-
-def _region() -> str | None:
-    return os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
-
-
-@lru_cache(maxsize=32)
-def _s3(bucket: str | None, scheme: str, host: str | None, region: str | None) -> fs.FileSystem:
-    """Return S3; the SDK itself reads credentials, so that they are neither kept nor shown here."""
-    from pyarrow import fs
-
-    if region is None:
-        region = fs.resolve_s3_region(bucket) if bucket is not None else "us-east-1"
-    return fs.S3FileSystem(
-        region=region, scheme=scheme, endpoint_override=host, connect_timeout=10, request_timeout=60
-    )
-
-
-@lru_cache(maxsize=1)
-def _gcs() -> fs.FileSystem:
-    from pyarrow import fs
-
-    return fs.GcsFileSystem()
-
-
-def _fsspec(place: StorePath) -> tuple[fs.FileSystem, str]:
-    import fsspec
-    from pyarrow import fs
-
-    try:
-        filesystem, path = fsspec.core.url_to_fs(place.url)
-    except ImportError as error:
-        raise ConfigError(
-            f"reading {place.scheme}:// needs a Python package that is not installed",
-            where=str(place),
-            got=without_secrets(error),
-            fixes=["pip install the package that the line above names"],
-        ) from error
-    except ValueError as error:
-        raise ConfigError(
-            f"no store is known by {place.scheme}://",
-            where=str(place),
-            got=without_secrets(error),
-            allowed=[
-                "a path",
-                "file://",
-                "dbfs:/Volumes/",
-                "s3://",
-                "gs://",
-                "hdfs://",
-                "abfs://",
-                "what fsspec knows",
-            ],
-        ) from error
-    return fs.PyFileSystem(fs.FSSpecHandler(filesystem)), path

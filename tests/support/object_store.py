@@ -14,7 +14,7 @@ from typing import Any
 import boto3
 import pytest
 from moto.server import DomainDispatcherApplication, create_backend_app
-from werkzeug.serving import WSGIRequestHandler, make_server
+from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
 
 BUCKET = "ads-bucket"
 REGION = "us-east-1"
@@ -43,6 +43,7 @@ class ObjectStore:
         secret: its secret.
         requests: what was asked for, in order.
         failures: path endings and how many more requests for each get a 500.
+        before: called with each request before it is answered.
     """
 
     url: str = ""
@@ -50,6 +51,25 @@ class ObjectStore:
     secret: str = ""
     requests: list[Request] = field(default_factory=list)
     failures: dict[str, int] = field(default_factory=dict)
+    before: Callable[[Request], None] = lambda _: None
+    _server: BaseWSGIServer | None = None
+
+    def start(self) -> None:
+        """Listen, at the address of an earlier start if there was one."""
+        app = DomainDispatcherApplication(create_backend_app)
+        port = int(self.url.rpartition(":")[2] or 0)
+        self._server = make_server(
+            "127.0.0.1", port, lambda e, s: self(e, s, app), threaded=True, request_handler=_Silent
+        )
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        self.url = f"http://127.0.0.1:{self._server.port}"
+
+    def stop(self) -> None:
+        """Be unreachable; what was stored stays."""
+        if self._server is not None:
+            self._server.shutdown()
+            self._server.server_close()
+            self._server = None
 
     def use(self, patch: pytest.MonkeyPatch, **changes: str) -> None:
         """Set the AWS_* variables for this server; `changes` come last."""
@@ -86,6 +106,11 @@ class ObjectStore:
                 )
         return f"s3://{BUCKET}/{prefix}"
 
+    def files(self, prefix: str = "") -> dict[str, int]:
+        """Return the bytes of the objects below a prefix, by key."""
+        found = self.client().list_objects_v2(Bucket=BUCKET, Prefix=prefix).get("Contents", [])
+        return {item["Key"]: item["Size"] for item in found if not item["Key"].endswith("/")}
+
     def fetched(self, ending: str) -> list[int | None]:
         """Return the lengths of the ranges that were got of a file."""
         return [r.bytes for r in self.requests if r.method == "GET" and r.path.endswith(ending)]
@@ -97,7 +122,9 @@ class ObjectStore:
         path = environ["PATH_INFO"]
         first, _, last = environ.get("HTTP_RANGE", "").removeprefix("bytes=").partition("-")
         size = int(last) - int(first) + 1 if first and last else None
-        self.requests.append(Request(environ["REQUEST_METHOD"], path, size))
+        request = Request(environ["REQUEST_METHOD"], path, size)
+        self.requests.append(request)
+        self.before(request)
         for ending, left in self.failures.items():
             if path.endswith(ending) and left > 0:
                 self.failures[ending] = left - 1
@@ -115,21 +142,13 @@ class _Silent(WSGIRequestHandler):
 def object_store() -> Iterator[ObjectStore]:
     """Start a server with an empty bucket, and stop it."""
     store = ObjectStore()
-    app = DomainDispatcherApplication(create_backend_app)
-    server = make_server(
-        "127.0.0.1", 0, lambda e, s: store(e, s, app), threaded=True, request_handler=_Silent
-    )
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    store.url = f"http://127.0.0.1:{server.port}"
+    store.start()
     try:
         _allow_one_user(store)
         store.client().create_bucket(Bucket=BUCKET)
         yield store
     finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+        store.stop()
 
 
 def _allow_one_user(store: ObjectStore) -> None:

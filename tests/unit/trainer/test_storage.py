@@ -115,6 +115,8 @@ def test_files_are_read_listed_and_copied(scheme: str, uploaded: StorePath, tmp_
         "text.txt": "häuser",
         "deep.txt": "deep",
     }
+    flat = local_copy(place / "a" / "b", tmp_path / "copies")
+    assert [path.name for path in flat.iterdir()] == ["deep.txt"]
     with pytest.raises(FileNotFoundError):
         read_text(place / "none.txt")
 

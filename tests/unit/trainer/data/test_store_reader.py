@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -71,11 +73,77 @@ def test_batches_equal_local_ones(whole: WrittenDataset, url: str, ahead: int, w
         assert_equal(remote.batches(1, first_step=4), local.batches(1, first_step=4))
 
 
+def test_vectors_are_fetched_once_for_all_ranks_of_a_host(
+    store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = write_dataset(tmp_path / "data", rows=640, vector_dims=[6])
+    place = store.upload(made.folder, "prepared/vectors")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    store.failures["part-00001.npy"] = 1
+    with ThreadPoolExecutor(4) as ranks:  # a lock of a file keeps threads apart as it does processes
+        remote = list(ranks.map(lambda rank: open_url(place, rank, 4), range(4)))
+    for rank, reader in enumerate(remote):
+        assert_equal(reader.batches(0), open_tiny(made, rank, 4).batches(0))
+    open_url(place)
+    assert [len(store.fetched(f"part-0000{part}.npy")) for part in (0, 2)] == [1, 1]
+    (cache,) = tmp_path.glob("shardrec-vectors-*")
+    assert (cache.stat().st_mode & 0o777) == 0o700
+    (copy,) = (path for path in cache.iterdir() if path.is_dir())
+    assert sorted(p.name for p in copy.iterdir()) == [f"part-0000{part}.npy" for part in range(3)]
+
+
+def test_files_of_vectors_that_were_fetched_whole_are_not_fetched_again(
+    store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = write_dataset(tmp_path / "data", rows=640, vector_dims=[6])
+    place = store.upload(made.folder, "prepared/interrupted")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr("trainer.storage._FIRST_WAIT_SECONDS", 0.01)
+    store.failures["part-00001.npy"] = 10**6
+    with pytest.raises(StoreError):
+        open_url(place)
+    store.failures.clear()
+    before = [len(store.fetched(f"interrupted/vectors/v0/part-0000{part}.npy")) for part in range(3)]
+    assert before[0] == before[2] == 1
+    assert_equal(open_url(place).batches(0), open_tiny(made).batches(0))
+    after = [len(store.fetched(f"interrupted/vectors/v0/part-0000{part}.npy")) for part in range(3)]
+    assert after == [1, before[1] + 1, 1]
+    (cache,) = tmp_path.glob("shardrec-vectors-*")
+    (copy,) = (path for path in cache.iterdir() if path.is_dir())
+    assert sorted(p.name for p in copy.iterdir()) == [f"part-0000{part}.npy" for part in range(3)]
+
+
+def test_vectors_missing_on_a_store_are_named(
+    store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = write_dataset(tmp_path / "data", rows=640, vector_dims=[6])
+    shutil.rmtree(tmp_path / "data" / "vectors")
+    place = store.upload(made.folder, "prepared/without")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with pytest.raises(DataError, match="vectors of the data set are missing") as error:
+        open_url(place)
+    assert f"{place}/vectors/v0" in str(error.value)
+    (cache,) = tmp_path.glob("shardrec-vectors-*")
+    assert not any(path.is_dir() for path in cache.iterdir())
+
+
 def test_batches_equal_local_ones_through_fsspec(whole: WrittenDataset) -> None:
     import fsspec
 
     fsspec.filesystem("memory").put(str(whole.folder), "prepared/whole", recursive=True)
     assert_equal(open_url("memory://prepared/whole").batches(0), open_tiny(whole).batches(0))
+
+
+def test_another_data_set_of_as_many_rows_at_the_same_url_is_found_out(
+    store: ObjectStore, whole: WrittenDataset, tmp_path: Path
+) -> None:
+    reader = open_url(store.upload(whole.folder, "prepared/replaced"))
+    other = write_dataset(tmp_path, rows=1003, weight=True, seed=1)
+    files = [manifest.splits["train"].files for manifest in (whole.manifest, other.manifest)]
+    assert [file.row_groups for file in files[0]] == [file.row_groups for file in files[1]]
+    store.upload(tmp_path, "prepared/replaced")
+    with pytest.raises(DataError, match=r"differs from the manifest[\s\S]*bytes"):
+        next(reader.batches(0))
 
 
 def test_reader_left_early_leaves_no_thread(url: str) -> None:
@@ -104,14 +172,12 @@ def test_columns_that_no_feature_uses_are_not_fetched(store: ObjectStore, tmp_pa
 
 
 def test_memory_of_what_is_fetched_ahead_is_bounded(
-    store: ObjectStore, whole: WrittenDataset, url: str
+    store: ObjectStore, whole: WrittenDataset, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Row groups that the manifest calls large are fetched one by one, however many may be fetched ahead."""
+    """Row groups above the limit are fetched one by one, however many may be fetched ahead."""
+    monkeypatch.setattr("trainer.data.fetching._WAITING_BYTES", 1)
     entry = whole.manifest.splits["train"]
-    large = entry.model_copy(
-        update={"files": tuple(file.model_copy(update={"bytes": 1 << 32}) for file in entry.files)}
-    )
-    fetcher = RowGroupFetcher(PartFiles(url, large), Columns(whole.manifest.spec), range(16))
+    fetcher = RowGroupFetcher(PartFiles(url, entry), Columns(whole.manifest.spec), range(16))
     store.requests.clear()
     for row_group in range(4):
         assert fetcher.take(row_group).metadata.num_rows == 256

@@ -1,0 +1,144 @@
+"""`prepare` to a store: the data set is made in a folder that Spark reaches, and copied from there."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jobs.copying import check_store_target, copy_dataset
+from jobs.preparation.commit import output_folder
+from jobs.preparation.failures import named_failures
+from jobs.preparation.pipeline import prepare_dataset
+from jobs.results import Dataset
+from jobs.session import spark_session
+from trainer.config import RunConfig
+from trainer.errors import ShardrecError, UserError
+from trainer.storage import Place, StorePath, as_place
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+
+
+def output_place(
+    out: str | Place,
+    *,
+    append: str | None = None,
+    staging: str | Path | None = None,
+    master: str | None = None,
+) -> Place:
+    """Return where a data set is to be put, with all checked that needs no Spark.
+
+    Args:
+        out: folder or URL.
+        append: how rows are added to the data set there, if they are.
+        staging: folder to make the data set in before it is copied to a URL.
+        master: Spark master, where it is known.
+
+    Raises:
+        UserError: rows are to be added on a store, or `staging` is missing or means nothing.
+        DataError: something else than a data set is at the URL.
+        StoreError: the store cannot be reached or refuses access.
+    """
+    place = as_place(out)
+    if isinstance(place, Path):
+        if staging is not None:
+            raise UserError(
+                "a data set in a folder is made beside it, so there is nothing to stage",
+                where="--staging",
+                got=str(staging),
+                fixes=["leave --staging out", "--out s3://BUCKET/PATH"],
+            )
+        return place
+    if append is not None:
+        raise UserError(
+            "rows are added to a data set in a folder, not to one on a store",
+            where=f"--append {append}",
+            got=str(place),
+            fixes=[
+                f"shardrec copy {place} FOLDER, prepare with --append {append} --out FOLDER, copy it back",
+                "prepare all rows again, without --append",
+            ],
+        )
+    _check_staging(staging, master)
+    check_store_target(place)
+    return place
+
+
+def prepare_on_store(
+    run: RunConfig,
+    target: StorePath,
+    staging: str | Path | None,
+    *,
+    frame: DataFrame | None,
+    spark: SparkSession | None,
+) -> Dataset:
+    """Prepare a data set in a new folder and copy it to a store; the folder stays where the copying fails.
+
+    Args:
+        run: the run config.
+        target: URL, as `output_place` returned it.
+        staging: folder to make the new one in; by default the system's for temporary files.
+        frame: raw rows to take instead of `data.source`.
+        spark: session; by default the active one, or a new local one.
+
+    Raises:
+        ConfigError, DataError, UserError: see `prepare_dataset`; or `staging` is missing on a cluster.
+        StoreError: the store cannot be reached, refuses access, or keeps failing.
+    """
+    start = time.perf_counter()
+    spark = spark or spark_session("shardrec prepare")
+    _check_staging(staging, spark.conf.get("spark.master", None))
+    parent = _new_folder(staging)
+    prepared = None
+    try:
+        prepared = prepare_dataset(run, parent / "data", frame=frame, spark=spark)
+        copy = copy_dataset(prepared.path, target)
+    except BaseException as error:
+        if prepared is None:
+            shutil.rmtree(parent, ignore_errors=True)
+            raise
+        command = f"shardrec copy {shlex.quote(str(prepared.path))} {shlex.quote(str(target))}"
+        raise _with_fix(
+            error, f"the prepared data set is kept; this copies what is left: {command}"
+        ) from error
+    shutil.rmtree(parent, ignore_errors=True)
+    return Dataset(target, copy.manifest, prepared.report_text, time.perf_counter() - start)
+
+
+def _check_staging(staging: str | Path | None, master: str | None) -> None:
+    if staging is not None:
+        output_folder(staging, "--staging")
+    elif master is not None and not master.startswith("local"):
+        raise UserError(
+            "on a cluster, a data set for a store is first made in a folder that all executors reach",
+            where="--staging",
+            got=f"none, with the Spark master {master}",
+            fixes=["--staging FOLDER, on a file system that driver and executors share", "--master local[*]"],
+        )
+
+
+def _new_folder(staging: str | Path | None) -> Path:
+    if staging is None:
+        return Path(tempfile.mkdtemp(prefix="shardrec-"))
+    parent = output_folder(staging, "--staging")
+    with named_failures(str(parent)):
+        parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix="shardrec-", dir=parent))
+        folder.chmod(parent.stat().st_mode & 0o777)  # Executors may run as other users.
+    return folder
+
+
+def _with_fix(error: BaseException, fix: str) -> BaseException:
+    """Return the error with one more way out, as the first one."""
+    if isinstance(error, ShardrecError):
+        rest = {name: getattr(error, name) for name in ("where", "got", "allowed", "also")}
+        return type(error)(error.what, fixes=[fix, *error.fixes], **rest)
+    if isinstance(error, KeyboardInterrupt):
+        return KeyboardInterrupt(fix)
+    if isinstance(error, OSError):
+        return UserError(error.strerror or str(error), where=str(error.filename or ""), fixes=[fix])
+    return ShardrecError(f"the data set could not be copied: {error}", fixes=[fix])
