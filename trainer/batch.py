@@ -19,7 +19,8 @@ class Batch(Pipelineable):
     """Rows of one rank at one step, padded with zero-weight rows where the split's tail is short.
 
     Attributes:
-        dense_BF: float32 [B, F_dense], columns in the order of `FeatureSpec.dense`; F_dense may be 0.
+        dense_BF: float32 [B, F_dense], columns in the order of `FeatureSpec.dense`, then the
+            components of its `vectors`; F_dense may be 0.
         sparse: ids (int64) of all sparse and sequence features, keys in the order of `FeatureSpec.sparse`.
         labels_BT: float32 [B, T], T tasks (1 today).
         weights_B: float32 [B]; 0 marks a padding row, or one that could not be read.

@@ -51,7 +51,7 @@ def model_inputs(
     tables = [
         _table(name, features, groups, run, statistics, embedding_dim) for name, features in by_table.items()
     ]
-    return ModelInputs(len(spec.dense), tuple(f.name for f in spec.sparse), tuple(tables))
+    return ModelInputs(spec.dense_width, tuple(f.name for f in spec.sparse), tuple(tables))
 
 
 def _table(

@@ -6,9 +6,9 @@ inputs. Its hash travels with checkpoints, which refuse data of another spec.
 Id space of every id feature: 0 padding or missing, 1 out of vocabulary, then vocabulary ids from 2 in
 frequency order (hash ops fill 1 up to `num_embeddings - 1`).
 
-Prepared Parquet columns: each feature under its own name (dense float32; one id int64; lists of ids
-list<int64>), `label` float32, `weight` float32 where the config names one, and the kept raw columns as
-`keep.<name>`.
+Prepared Parquet columns: each feature under its own name (dense float32; one id, also of a vector, int64;
+lists of ids list<int64>), `label` float32, `weight` float32 where the config names one, and the kept raw
+columns as `keep.<name>`.
 """
 
 from __future__ import annotations
@@ -52,11 +52,23 @@ class FittedOp(_Record):
     params: dict[str, Any] = Field(default_factory=dict)
 
 
+class VectorTable(_Record):
+    """The vectors of a `vector` feature, in the order of their ids."""
+
+    folder: str
+    """Inside the data set: float32 parts `part-00000.npy`, ...; row i of them all is that of id i + 2."""
+    dim: int
+    """Length of every vector."""
+    digest: str
+    """Of the set of ids with their vectors."""
+
+
 class Feature(_Record):
     """One model input."""
 
     name: str
-    kind: Literal["dense", "sparse", "sequence"]
+    kind: Literal["dense", "sparse", "sequence", "vector"]
+    """`vector`: the rows hold an id, and the model's dense input what `vectors` has for it."""
     column: str
     """Raw column, or the column that `derived` made."""
     derived: FittedOp | None = None
@@ -65,13 +77,15 @@ class Feature(_Record):
     is_list: bool = False
     """True where a row holds any number of ids (Parquet list), False where it holds one value."""
     table: str | None = None
-    """Embedding table; several features may name the same one. None for dense features."""
+    """Embedding table; several features may name the same one. None for dense and vector features."""
     num_embeddings: int | None = None
-    """Rows of the table: largest id + 1. None for dense features."""
+    """Largest id + 1: rows of the embedding table. None for dense features."""
     vocabulary: str | None = None
     """Folder of the vocabulary inside the data set (Parquet columns `value`, `id`, `count`)."""
     vocabulary_hash: str | None = None
     """Digest of the vocabulary's values and ids."""
+    vectors: VectorTable | None = None
+    """What a vector feature looks up."""
 
 
 class FeatureSpec(_Record):
@@ -79,7 +93,8 @@ class FeatureSpec(_Record):
 
     features: tuple[Feature, ...]
     label: FittedOp
-    """`label` op: params `column` and `positive_at_least`, and `positive_values` or `implicit` where set."""
+    """`label` op: params `column` and `positive_at_least`, and `positive_values`, `where` or `implicit` where
+    set."""
     weight: str | None = None
 
     @property
@@ -94,9 +109,19 @@ class FeatureSpec(_Record):
         return tuple(f for f in self.features if f.kind == "dense")
 
     @property
+    def vectors(self) -> tuple[Feature, ...]:
+        """Return the vector features, whose columns of `Batch.dense_BF` follow those of `dense`."""
+        return tuple(f for f in self.features if f.kind == "vector")
+
+    @property
+    def dense_width(self) -> int:
+        """Return the columns of `Batch.dense_BF`."""
+        return len(self.dense) + sum(f.vectors.dim for f in self.vectors if f.vectors is not None)
+
+    @property
     def sparse(self) -> tuple[Feature, ...]:
         """Return the sparse and sequence features, in the key order of `Batch.sparse`."""
-        return tuple(f for f in self.features if f.kind != "dense")
+        return tuple(f for f in self.features if f.kind in ("sparse", "sequence"))
 
     def differences(self, other: FeatureSpec) -> list[str]:
         """Return one line for each thing in which `other` differs, naming the feature."""
@@ -205,6 +230,8 @@ class Manifest(_Record):
     """What was added to the first rows, in its order."""
     synthetic: bool = False
     """Whether the raw rows were made up."""
+    vectors_in: str | None = None
+    """Data set that holds the vectors, where they are not in this one."""
     versions: dict[str, str] = Field(default_factory=dict)
 
     @classmethod

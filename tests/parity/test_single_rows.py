@@ -24,13 +24,17 @@ VOCABULARY = [{"vocabulary": {"min_count": 2}}]
 
 @dataclass(frozen=True)
 class Case:
-    """A data set: how to read it with pandas (all text, missing as None), and what to make of it."""
+    """A data set: how to read it with pandas (all text, missing as None), and what to make of it.
+
+    Half of the values of `looked_up` have a vector.
+    """
 
     name: str
     read: Any
     dense: list[dict[str, Any]]
     sparse: list[dict[str, Any]]
     label: dict[str, Any]
+    looked_up: str
 
 
 def criteo(root: Path) -> pd.DataFrame:
@@ -69,6 +73,7 @@ CASES = [
             {"name": "C1_C2", "cross": ["C1", "C2"], "ops": VOCABULARY},
         ],
         {"column": "label"},
+        "C7",
     ),
     Case(
         "avazu",
@@ -79,6 +84,7 @@ CASES = [
             {"columns": ["device_*"], "ops": [{"hash": {"num_buckets": 1000, "seed": 7}}]},
         ],
         {"column": "click"},
+        "device_model",
     ),
     Case(
         "taobao",
@@ -91,6 +97,7 @@ CASES = [
             {"columns": "tag_brand_list", "ops": [{"fill": "none"}, {"split": "|"}, {"hash": 3000}]},
         ],
         {"column": "clk"},
+        "brand",
     ),
     Case(
         "movielens_1m",
@@ -101,6 +108,7 @@ CASES = [
             {"columns": "genres", "ops": [{"split": "|"}, "vocabulary"]},
         ],
         {"column": "rating", "positive_at_least": 4},
+        "movie_id",
     ),
 ]  # fmt: skip
 
@@ -129,7 +137,13 @@ def rows(
     raw = case.read(shared_data).assign(row=lambda frame: np.arange(len(frame)))
     raw.to_parquet(folder / "raw.parquet", row_group_size=100_000)
     data = {"root": str(folder), "source": {"path": "raw.parquet"}, "label": case.label, "keep": ["row"]}
-    run = make_run(name=case.name, data=data, dense=case.dense, sparse=case.sparse)
+    known = sorted(raw[case.looked_up].dropna().unique())[::2]
+    made = pd.DataFrame({"id": known, "vector": [[float(n), 1.0] for n in range(len(known))]})
+    made.to_parquet(folder / "vectors.parquet")
+    source = {"path": "vectors.parquet"}
+    section = {"source": source, "on": case.looked_up, "id": "id", "column": "vector"}
+    dense = [*case.dense, {"name": "vector", "vectors": section}]
+    run = make_run(name=case.name, data=data, dense=dense, sparse=case.sparse)
     path = prepare_dataset(run, folder / "data", spark=spark).path
     chosen = raw.sample(SAMPLE, random_state=1).sort_values("row")
     prepared = read_all(path, "row").loc[chosen["row"]]

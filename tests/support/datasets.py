@@ -9,14 +9,14 @@ written.tables["train"]          # pyarrow table of the split, row i = row numbe
 ```
 
 Columns: `d<i>` dense float32; `s<i>` one id; `m<i>` multi-hot list (may be empty); `h<i>` sequence (may be
-empty), which shares the table of `s0` where there is one; `label`; `weight` when asked for; `keep.row` the
-row number. The label follows `d0` and the id of `s0`, so a model can learn it.
+empty), which shares the table of `s0` where there is one; `v<i>` id of a vector; `label`; `weight` when asked
+for; `keep.row` the row number. The label follows `d0` and the id of `s0`, so a model can learn it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +32,7 @@ from trainer.schema import (
     PartFile,
     Split,
     SplitName,
+    VectorTable,
 )
 
 
@@ -43,11 +44,13 @@ class WrittenDataset:
         folder: data set folder.
         manifest: its manifest.
         tables: rows of each split in their order, with every column.
+        vectors: by feature, float32 [num_embeddings, D]; the first two are zeros.
     """
 
     folder: Path
     manifest: Manifest
     tables: dict[str, pa.Table]
+    vectors: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 def write_dataset(
@@ -58,6 +61,7 @@ def write_dataset(
     num_sparse: int = 2,
     num_lists: int = 1,
     num_sequences: int = 1,
+    vector_dims: Sequence[int] = (),
     num_embeddings: int = 50,
     mean_length: float = 3.0,
     rows_per_row_group: int = 64,
@@ -75,6 +79,7 @@ def write_dataset(
         num_sparse: features of one id `s0`, `s1`, ...
         num_lists: multi-hot features `m0`, ...
         num_sequences: sequence features `h0`, ...
+        vector_dims: D of the vector features `v0`, ...; each has its vectors in three parts.
         num_embeddings: ids of every table; ids are Zipf-like, 0 (missing) included.
         mean_length: mean length of lists and sequences (geometric, so that empty ones occur).
         rows_per_row_group: rows of a row group; the last of a file may be shorter.
@@ -86,6 +91,9 @@ def write_dataset(
     folder = Path(folder)
     per_split: Mapping[SplitName, int] = {"train": rows} if isinstance(rows, int) else rows
     spec = _spec(num_dense, num_sparse, num_lists, num_sequences, num_embeddings, weight)
+    looked_up = tuple(_vector_feature(i, dim, num_embeddings) for i, dim in enumerate(vector_dims))
+    spec = spec.model_copy(update={"features": (*spec.features, *looked_up)})
+    vectors = {f.name: _write_vectors(folder, f, seed) for f in looked_up}
     tables: dict[str, pa.Table] = {}
     splits: dict[SplitName, Split] = {}
     for number, (split, count) in enumerate(per_split.items()):
@@ -103,7 +111,7 @@ def write_dataset(
         synthetic=True,
     )
     manifest.save(folder)
-    return WrittenDataset(folder, manifest, tables)
+    return WrittenDataset(folder, manifest, tables, vectors)
 
 
 def write_split(
@@ -155,6 +163,49 @@ def _spec(
     ]
     label = FittedOp(name="label", params={"column": "label", "positive_at_least": None})
     return FeatureSpec(features=tuple(features), label=label, weight="weight" if weight else None)
+
+
+def _vector_feature(number: int, dim: int, num_embeddings: int) -> Feature:
+    name = f"v{number}"
+    return Feature(
+        name=name,
+        kind="vector",
+        column=name,
+        ops=(FittedOp(name="vocabulary", params={}),),
+        num_embeddings=num_embeddings,
+        vocabulary=f"vocabulary/{name}",
+        vocabulary_hash="0" * 32,
+        vectors=VectorTable(folder=f"vectors/{name}", dim=dim, digest=f"{number:032x}"),
+    )
+
+
+def _write_vectors(folder: Path, feature: Feature, seed: int) -> np.ndarray:
+    assert feature.vectors is not None
+    rows, dim = (feature.num_embeddings or 0) - 2, feature.vectors.dim
+    made = np.random.default_rng([seed, dim]).standard_normal((rows, dim)).astype(np.float32)
+    place = folder / feature.vectors.folder
+    place.mkdir(parents=True)
+    for number, part in enumerate(np.split(made, [rows // 4, rows // 2])):
+        np.save(place / f"part-{number:05d}.npy", part)
+    return np.concatenate([np.zeros((2, dim), np.float32), made])
+
+
+def plain_columns(written: WrittenDataset, folder: Path) -> WrittenDataset:
+    """Write the same rows with every component of every vector as a dense column of its own."""
+    features = [f for f in written.manifest.spec.features if f.kind != "vector"]
+    tables = {split: table.drop(list(written.vectors)) for split, table in written.tables.items()}
+    for name, table in written.vectors.items():
+        for place in range(table.shape[1]):
+            features.append(Feature(name=f"{name}_{place}", kind="dense", column=f"{name}_{place}"))
+            for split, rows in written.tables.items():
+                column = pa.array(table[rows.column(name).to_numpy(), place])
+                tables[split] = tables[split].append_column(f"{name}_{place}", column)
+    first = next(iter(written.manifest.splits.values())).files[0]
+    splits = {s: write_split(folder, s, t, first.row_groups[0], first.rows) for s, t in tables.items()}
+    spec = written.manifest.spec.model_copy(update={"features": tuple(features)})
+    manifest = written.manifest.model_copy(update={"spec": spec, "splits": splits})
+    manifest.save(folder)
+    return WrittenDataset(folder, manifest, tables)
 
 
 def _table(spec: FeatureSpec, rows: int, mean_length: float, rng: np.random.Generator) -> pa.Table:

@@ -13,7 +13,7 @@ from trainer.config.rows import (
     WeightsByConfig,
 )
 from trainer.config.run import ModelConfig, PlanConfig, RecommendConfig, RunConfig, TableConfig
-from trainer.config.source import JoinConfig, SourceConfig
+from trainer.config.source import JoinConfig, SourceConfig, VectorsConfig
 from trainer.config.train import (
     DenseOptimizerConfig,
     EarlyStoppingConfig,
@@ -51,5 +51,6 @@ __all__ = [
     "TableConfig",
     "TargetEncodingConfig",
     "TrainConfig",
+    "VectorsConfig",
     "WeightsByConfig",
 ]

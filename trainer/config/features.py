@@ -8,6 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from trainer.config.base import Section
 from trainer.config.derived import EarlierConfig, HistoryConfig, TargetEncodingConfig
+from trainer.config.source import VectorsConfig
 
 
 class OpConfig(Section):
@@ -38,13 +39,16 @@ class FeatureGroup(Section):
     """Raw column, glob, or a list of them. Each matching column becomes one feature of the same name."""
     name: str | None = None
     """Name of the feature when it is not the column's; only for a group of one column, or one made of
-    several columns (`cross`) or rows (`history`, `earlier`, `target_encoding`), which needs it."""
+    several columns (`cross`) or rows (`history`, `earlier`, `target_encoding`) or looked up (`vectors`),
+    which needs it."""
     history: HistoryConfig | None = None
     """Builds the sequence from earlier events instead of a raw column; only under `sequence`."""
     earlier: EarlierConfig | None = None
     """Makes a number of earlier rows instead of a raw column; only under `dense`."""
     target_encoding: TargetEncodingConfig | None = None
     """Makes the mean label of an id instead of a raw column; only under `dense`."""
+    vectors: VectorsConfig | None = None
+    """Looks up a precomputed vector by an id; only under `dense`, without ops."""
     cross: list[str] | None = Field(default=None, min_length=2)
     """Raw columns whose values are joined, such as `Berlin & mobile`; only under `sparse`, with `vocabulary`
     or `hash` as the last op. A row where one of them is missing is missing."""
@@ -64,7 +68,7 @@ class FeatureGroup(Section):
 
     @model_validator(mode="after")
     def _named(self) -> FeatureGroup:
-        sources = ("columns", "history", "earlier", "target_encoding", "cross")
+        sources = ("columns", "history", "earlier", "target_encoding", "vectors", "cross")
         given = [name for name in sources if getattr(self, name) is not None]
         if len(given) != 1:
             raise ValueError(f"give exactly one of {', '.join(f'`{name}`' for name in sources)}")
@@ -73,6 +77,8 @@ class FeatureGroup(Section):
             raise ValueError(f"{article} `{given[0]}` needs a `name`")
         if self.cross is not None and len(set(self.cross)) < len(self.cross):
             raise ValueError("a `cross` needs different columns")
+        if self.vectors is not None and self.ops:
+            raise ValueError("`vectors` are taken as they are: leave out `ops`")
         return self
 
     @property
@@ -91,7 +97,7 @@ class FeaturesConfig(Section):
     """The model's inputs by kind."""
 
     dense: list[FeatureGroup] = Field(default_factory=list)
-    """Numbers, as one float each."""
+    """Numbers, as one float each, and precomputed `vectors`."""
     sparse: list[FeatureGroup] = Field(default_factory=list)
     """Ids, one or many per row, looked up in embedding tables."""
     sequence: list[FeatureGroup] = Field(default_factory=list)

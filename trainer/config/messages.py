@@ -72,8 +72,9 @@ def placed(where: str, key: str) -> str:
 
 def did_you_mean(word: str, choices: typing.Iterable[str]) -> str | None:
     """Return `did you mean ...?` for the nearest choice, or None when none is near."""
-    near = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.6)
-    return f"did you mean `{near[0]}`?" if near else None
+    lowered = {choice.lower(): choice for choice in choices}
+    near = difflib.get_close_matches(word.lower(), lowered, n=1, cutoff=0.6)
+    return f"did you mean `{lowered[near[0]]}`?" if near else None
 
 
 def _finding(item: Any, keys: list[Any], root: type[BaseModel], section: str) -> _Finding:

@@ -53,7 +53,7 @@ class CleanConfig(Section):
 
 
 class LabelConfig(Section):
-    """The binary label: of a column, or 1 for every row (`implicit`)."""
+    """The binary label: of a column, of a condition (`where`), or 1 for every row (`implicit`)."""
 
     column: str | None = None
     """Raw column."""
@@ -61,16 +61,20 @@ class LabelConfig(Section):
     """Label is 1 where the column is at least this, else 0; without it the column itself holds 0 and 1."""
     positive_values: list[Word] | None = Field(default=None, min_length=1)
     """Label is 1 where the column holds one of these, such as `[click, buy]`, else 0."""
+    where: str | None = None
+    """Spark SQL condition; label is 1 where it holds, else 0, also where it is null. For instance
+    `seconds >= 30 and rating is not null`. A text column beside a number counts as a number."""
     implicit: bool = False
     """Every row is an event and a positive; the negatives come from elsewhere."""
 
     @model_validator(mode="after")
     def _one_rule(self) -> LabelConfig:
-        if (self.column is None) != self.implicit:
-            raise ValueError("give `column`, or `implicit: true` where every row is a positive")
+        if [self.column is not None, self.where is not None, self.implicit].count(True) != 1:
+            raise ValueError("give `column`, or `where`, or `implicit: true` where every row is a positive")
         rules = [name for name in ("positive_at_least", "positive_values") if getattr(self, name) is not None]
-        if self.implicit and rules:
-            raise ValueError(f"`{rules[0]}` means nothing with `implicit: true`")
+        if self.column is None and rules:
+            other = "`implicit: true`" if self.implicit else "`where`"
+            raise ValueError(f"`{rules[0]}` means nothing with {other}")
         if len(rules) > 1:
             raise ValueError("give `positive_at_least` or `positive_values`, not both")
         return self

@@ -19,7 +19,7 @@ from trainer.config.base import LARGEST_SEED, Section
 from trainer.config.data import DataConfig
 from trainer.config.features import FeaturesConfig
 from trainer.config.messages import config_error, placed
-from trainer.config.source import is_absolute
+from trainer.config.source import absolute_path, is_absolute
 from trainer.config.train import TrainConfig
 from trainer.config.yaml_text import DuplicateKeyError, dump_yaml, parse_yaml
 from trainer.errors import ConfigError
@@ -38,8 +38,8 @@ ComputeKernel = Literal["dense", "fused", "fused_uvm", "fused_uvm_caching"]
 
 # Keys of `data` that decide which rows a data set holds, and their labels and weights.
 _ROW_KEYS = {"clean", "label", "weight", "weights_by", "downsample_negatives", "split", "negatives"}
-# Keys of a feature group that shape its table but not the prepared data.
-_TABLE_KEYS = {"__all__": {"embedding_dim", "pooling"}}
+# Keys of a feature group that shape its table but not the prepared data, and where its vectors lie.
+_OTHER_KEYS: dict[str, Any] = {"__all__": {"embedding_dim": True, "pooling": True, "vectors": {"source"}}}
 
 
 class ModelConfig(Section):
@@ -183,6 +183,8 @@ class RunConfig(Section):
     def with_source(self, root: str, path: str | None = None) -> RunConfig:
         """Return a copy that reads its raw rows elsewhere; the values are taken as they are, not as YAML.
 
+        Joined tables and files of negatives move along with the root; vectors stay where they are.
+
         Args:
             root: replaces `data.root`.
             path: replaces `data.source.path`, or `data.source.table` where the rows came from a table.
@@ -191,7 +193,8 @@ class RunConfig(Section):
             ConfigError: the rows come from a table or an absolute path, which lie under no root, and there is
                 no `path`.
         """
-        data, source = self.as_dict()["data"], self.data.source
+        values, source = self.as_dict(), self.data.source
+        data = values["data"]
         if path is not None:
             data["source"] = {**(data["source"] or {}), "path": path, "table": None}
         elif source is not None and source.table is not None:
@@ -208,7 +211,12 @@ class RunConfig(Section):
                 got=next(filter(is_absolute, source.paths())),
                 fixes=["name a file", "write data.source.path relative to data.root"],
             )
-        return type(self)._checked({**self.as_dict(), "data": {**data, "root": root}}, where=root)
+        for old, group in zip(self.features.dense, values["features"]["dense"], strict=True):
+            if old.vectors is not None and old.vectors.source.path is not None:
+                paths = [absolute_path(path, data["root"]) for path in old.vectors.source.paths()]
+                group["vectors"]["source"]["path"] = paths
+        data["root"] = root
+        return type(self)._checked(values, where=root)
 
     @classmethod
     def _checked(cls, raw: dict[str, Any], where: str | _Origins) -> RunConfig:
@@ -244,7 +252,7 @@ class RunConfig(Section):
         kept: dict[str, Any] = self.model_dump(
             mode="json",
             include={"features": True, "data": _ROW_KEYS},
-            exclude={"features": dict.fromkeys(FeaturesConfig.model_fields, _TABLE_KEYS)},
+            exclude={"features": dict.fromkeys(FeaturesConfig.model_fields, _OTHER_KEYS)},
         )
         return kept
 

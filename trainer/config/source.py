@@ -1,15 +1,21 @@
-"""Config of raw rows: files or tables, and the side tables joined to them."""
+"""Config of raw rows: files or tables, and the tables joined to them or looked up for them."""
 
 from __future__ import annotations
 
 import codecs
 import re
+from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from trainer.config.base import Section
 
+FORMATS = {
+    ".csv": "csv", ".tsv": "tsv", ".json": "json", ".jsonl": "json", ".ndjson": "json",
+    ".parquet": "parquet", ".parq": "parquet", ".pq": "parquet",
+}  # fmt: skip
+"""Formats by the last suffix of a file name that tells one."""
 _SCHEME = re.compile(r"^[a-z][a-z0-9+.-]+:")
 # Which options each format reads; a table has none.
 _OPTIONS = {
@@ -27,6 +33,21 @@ _JAVA_CHARSETS = {
 def is_absolute(path: str) -> bool:
     """Return whether a path or URL stays the same under any `data.root`."""
     return path.startswith("/") or _SCHEME.match(path) is not None
+
+
+def absolute_path(path: str, root: str) -> str:
+    """Return a path or URL of a source under `data.root`."""
+    if is_absolute(path):
+        return path
+    if _SCHEME.match(root):
+        return f"{root.rstrip('/')}/{path}"
+    return str(Path(root).absolute() / path)
+
+
+def named_format(path: str) -> str | None:
+    """Return the format that a file's name or a pattern tells, such as `csv` of `clicks.csv.gz`."""
+    suffixes = PurePosixPath(path).suffixes[::-1]
+    return next((FORMATS[suffix.lower()] for suffix in suffixes if suffix.lower() in FORMATS), None)
 
 
 def java_charset(encoding: str) -> str:
@@ -82,6 +103,9 @@ class SourceConfig(Section):
     """Whether quoted fields of a CSV file may hold line breaks; one task then reads each file as a whole."""
     null_values: list[str] | None = None
     """Words of a CSV or TSV file that mean a missing value, like an empty field; for instance `[NA, nan]`."""
+    on_corrupt: Literal["fail", "skip"] = "fail"
+    """At lines, row groups and files that cannot be read; `skip` leaves them out, counts them, and tells of
+    them in the report."""
     row_number: str | None = None
     """Adds a column of this name that numbers the rows of all files from 0: files in the order of `path`,
     those of a folder or glob by name. The order of rows without a time."""
@@ -121,12 +145,17 @@ class SourceConfig(Section):
         if ignored:
             what = "a table" if kind == "table" else f"`format: {kind}`"
             raise ValueError(f"`{ignored[0]}` means nothing for {what}: leave it out")
+        kinds = {self.format or named_format(path) for path in self.paths()}
+        if kinds and kinds <= {"csv", "tsv"} and not self.header and not self.columns:
+            raise ValueError(
+                "a CSV or TSV source needs its column names: give `header: true` or `columns: [...]`"
+            )
         return self
 
     def ignored_options(self, kind: str) -> list[str]:
         """Return the options that are set but mean nothing for a format, or for `table`."""
         unread = _OPTIONS["csv"] - _OPTIONS.get(kind, set()) | (
-            {"format", "row_number"} if kind == "table" else set()
+            {"format", "row_number", "on_corrupt"} if kind == "table" else set()
         )
         fields = type(self).model_fields
         return [name for name in fields if name in unread and getattr(self, name) != fields[name].default]
@@ -142,3 +171,22 @@ class JoinConfig(Section):
     source: SourceConfig
     on: list[str] = Field(min_length=1)
     """Key columns, named the same on both sides; they must be unique in the side table."""
+
+
+class VectorsConfig(Section):
+    """Precomputed vectors, such as embeddings of texts or images: a table with one row per id."""
+
+    source: SourceConfig
+    """Rows with an id and a list of numbers; all lists have the same length."""
+    on: str
+    """Raw column (of the rows or a side table) whose value is looked up. A row whose value is missing, or not
+    among the ids, gets zeros."""
+    id: str | None = None
+    """Id column of the source; default that of `on`."""
+    column: str
+    """Column of the source with the lists."""
+
+    @property
+    def id_column(self) -> str:
+        """Return the id column of the source."""
+        return self.id or self.on

@@ -16,6 +16,7 @@ from trainer.data.policy import BlankRows, ReadPolicy
 from trainer.data.prefetch import in_background
 from trainer.data.reader import Share, check_layout, check_step
 from trainer.data.row_groups import RowGroupReader
+from trainer.data.vectors import open_vectors
 from trainer.schema import Manifest
 from trainer.storage import Place
 
@@ -63,6 +64,7 @@ class ArrowReader:
         self._share = share
         self._columns = Columns(manifest.spec)
         self._files = PartFiles(dataset, entry, policy)
+        self._vectors = open_vectors(manifest, dataset)
         largest = max(rows for file in entry.files for rows in file.row_groups)
         budget = _WINDOW_BYTES // (share.num_lanes * largest * self._columns.bytes_per_row(manifest))
         self.window_row_groups = max(1, min(window_row_groups, budget))
@@ -90,7 +92,7 @@ class ArrowReader:
     def _batches(self, epoch: int, first_step: int) -> Iterator[Batch]:
         rows_per_lane = self._share.rows_per_lane
         lanes = [self._order.lane(lane, epoch) for lane in self._share.lanes]
-        assembler = BatchAssembler(self._columns, len(lanes), rows_per_lane)
+        assembler = BatchAssembler(self._columns, len(lanes), rows_per_lane, self._vectors)
         steps = range(first_step, self.steps_per_epoch, assembler.steps_at_once)
         spans = [(s, min(s + assembler.steps_at_once, self.steps_per_epoch)) for s in steps]
         cuts = [(start * rows_per_lane, stop * rows_per_lane) for start, stop in spans]

@@ -12,6 +12,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 from trainer.batch import Batch
 from trainer.data.blocks import RowBlock
 from trainer.data.columns import Columns
+from trainer.data.vectors import Vectors, with_vectors
 
 # Rows of a rank that are assembled at once: a few MiB, which the allocator reuses without new pages.
 _SUPER_BATCH_ROWS = 32_768
@@ -24,10 +25,14 @@ class BatchAssembler:
         columns: what the blocks hold.
         num_lanes: lanes of the rank.
         rows_per_lane: rows that a batch takes from each lane (b).
+        vectors: what the columns of vectors look up.
     """
 
-    def __init__(self, columns: Columns, num_lanes: int, rows_per_lane: int) -> None:
+    def __init__(
+        self, columns: Columns, num_lanes: int, rows_per_lane: int, vectors: Sequence[Vectors] = ()
+    ) -> None:
         self._columns = columns
+        self._vectors = vectors
         self._lanes = num_lanes
         self._rows = rows_per_lane
         self._size = num_lanes * rows_per_lane
@@ -58,10 +63,13 @@ class BatchAssembler:
             labels[:, lane] = block.labels.reshape(steps, rows)
             weights[:, lane] = block.weights.reshape(steps, rows)
             numbers[:, lane] = block.rows.reshape(steps, rows)
+        num_ids = single.shape[1] - len(self._vectors)
         for step in range(steps):
+            plain_BF = dense[step].reshape(self._size, dense.shape[-1])
+            vector_ids = single[step, num_ids:].reshape(len(self._vectors), self._size)
             yield Batch(
-                dense_BF=torch.from_numpy(dense[step].reshape(self._size, dense.shape[-1])),
-                sparse=self._sparse(single[step], blocks, step),
+                dense_BF=torch.from_numpy(with_vectors(plain_BF, vector_ids, self._vectors)),
+                sparse=self._sparse(single[step, :num_ids], blocks, step),
                 labels_BT=torch.from_numpy(labels[step].reshape(self._size, 1)),
                 weights_B=torch.from_numpy(weights[step].reshape(self._size)),
                 rows_B=torch.from_numpy(numbers[step].reshape(self._size)),

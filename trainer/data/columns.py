@@ -41,13 +41,13 @@ class Columns:
 
     @cached_property
     def dense(self) -> tuple[str, ...]:
-        """Return the dense columns, in the order of `Batch.dense_BF`."""
+        """Return the dense columns, in the order of `Batch.dense_BF`, where vectors follow them."""
         return tuple(feature.name for feature in self.spec.dense)
 
     @cached_property
     def single(self) -> tuple[Feature, ...]:
-        """Return the features of exactly one id per row."""
-        return tuple(feature for feature in self.spec.sparse if not feature.is_list)
+        """Return the features of exactly one id per row: those of `Batch.sparse`, then those of vectors."""
+        return tuple(f for f in (*self.spec.sparse, *self.spec.vectors) if not f.is_list)
 
     @cached_property
     def lists(self) -> tuple[Feature, ...]:
@@ -63,7 +63,7 @@ class Columns:
     def types(self) -> dict[str, str]:
         """Return the Parquet column names with their types: `float`, `int64` or `list<int64>`."""
         types = dict.fromkeys(self.dense, "float")
-        types |= {f.name: "list<int64>" if f.is_list else "int64" for f in self.spec.sparse}
+        types |= {f.name: "list<int64>" if f.is_list else "int64" for f in (*self.single, *self.lists)}
         types[LABEL_COLUMN] = "float"
         if self.spec.weight is not None:
             types[WEIGHT_COLUMN] = "float"
@@ -72,7 +72,7 @@ class Columns:
     @cached_property
     def id_dtype(self) -> type[np.signedinteger[Any]]:
         """Return the type that ids are held in before they reach a batch; int32 halves the memory."""
-        largest = max((f.num_embeddings or 0 for f in self.spec.sparse), default=0)
+        largest = max((f.num_embeddings or 0 for f in (*self.single, *self.lists)), default=0)
         return np.int32 if largest <= 2**31 else np.int64
 
     def bytes_per_row(self, manifest: Manifest) -> int:
@@ -140,9 +140,22 @@ class DecodedRows:
     def _list(self, feature: Feature) -> Jagged:
         array = self._without_nulls(feature.name, self._get(feature.name))
         offsets = array.offsets.to_numpy(zero_copy_only=False).astype(np.int64)
+        self._check_offsets(feature.name, offsets, len(array.values))
         inner = array.values.slice(int(offsets[0]), int(offsets[-1] - offsets[0]))
         values = self._without_nulls(feature.name, inner).to_numpy(zero_copy_only=False)
         return Jagged(self._ids(feature, values), offsets - offsets[0])
+
+    def _check_offsets(self, name: str, offsets: Offsets, size: int) -> None:
+        """Check that the lists lie one behind the other in their `size` values: nothing else looks."""
+        if (np.diff(offsets, prepend=0) < 0).any() or offsets[-1] > size:
+            lengths = np.diff(offsets)
+            wrong = int(np.argmax((lengths < 0) | (offsets[:-1] < 0) | (offsets[1:] > size)))
+            raise DataError(
+                "a list of a prepared column has no possible length",
+                where=f"{self._where}, column {name!r}, list number {wrong}",
+                got=f"from {offsets[wrong]} to {offsets[wrong + 1]} of {size} values",
+                fixes=[_PREPARE_AGAIN],
+            )
 
     def _ids(self, feature: Feature, values: Ids) -> Ids:
         assert feature.num_embeddings is not None

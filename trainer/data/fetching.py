@@ -139,7 +139,7 @@ class RowGroupFetcher:
             file = pq.ParquetFile(source)
         except (pa.ArrowException, OSError) as error:
             raise unreadable_part(path, error) from error
-        self._files.check(file, number, self._columns)
+        self._files.check(file, number, self._columns, part.size)
         part.metadata = file.metadata
 
     def _read(self, number: int, part: _Part, start: int, stop: int, detail: str) -> bytes:

@@ -12,7 +12,8 @@ from trainer.data.columns import Columns, type_name
 from trainer.data.policy import ReadPolicy
 from trainer.errors import DamagedError, DataError
 from trainer.schema import PartFile, Split
-from trainer.storage import Place, StorePath, as_place, list_files, without_secrets
+from trainer.storage import Place, StorePath, as_place, list_files
+from trainer.store_clients import without_secrets
 
 _PREPARE_AGAIN = "prepare the data set again"
 
@@ -65,13 +66,22 @@ class PartFiles:
         number, group = self.places[row_group]
         return f"{self.path(number)}, row group {group}"
 
-    def check(self, file: pq.ParquetFile, number: int, columns: Columns) -> None:
+    def check(self, file: pq.ParquetFile, number: int, columns: Columns, size: int | None = None) -> None:
         """Check an open part file.
 
+        Args:
+            file: open.
+            number: of the part.
+            columns: what is read of it.
+            size: its bytes, where opening it told them: another data set at the URL may have as many rows.
+
         Raises:
-            DataError: it differs from the manifest in rows, columns or types.
+            DataError: it differs from the manifest in bytes, rows, columns or types.
         """
         _check_rows(file, self.parts[number], str(self.path(number)))
+        if size is not None and size != self.parts[number].bytes:
+            found, wanted = f"{size:,} bytes", f"{self.parts[number].bytes:,} bytes"
+            raise _other_part(str(self.path(number)), found, wanted)
         _check_types(file.schema_arrow, columns, str(self.path(number)))
 
     def _check_present(self) -> None:
@@ -131,13 +141,21 @@ def _check_rows(file: pq.ParquetFile, part: PartFile, path: str) -> None:
     metadata = file.metadata
     found = tuple(metadata.row_group(group).num_rows for group in range(metadata.num_row_groups))
     if found != part.row_groups or sum(found) != part.rows:
-        raise DataError(
-            "a part file differs from the manifest",
-            where=path,
-            got=f"{sum(found)} rows in {len(found)} row groups",
-            allowed=f"{part.rows} rows in {len(part.row_groups)} row groups",
-            fixes=["restore the file that belongs to this manifest", _PREPARE_AGAIN],
+        rows, wanted = (
+            f"{sum(found)} rows in {len(found)} row groups",
+            f"{part.rows} rows in {len(part.row_groups)} row groups",
         )
+        raise _other_part(path, rows, wanted)
+
+
+def _other_part(path: str, found: str, wanted: str) -> DataError:
+    return DataError(
+        "a part file differs from the manifest",
+        where=path,
+        got=found,
+        allowed=wanted,
+        fixes=["restore the file that belongs to this manifest", _PREPARE_AGAIN],
+    )
 
 
 def _check_types(schema: pa.Schema, columns: Columns, path: str) -> None:

@@ -30,6 +30,7 @@ from trainer.data.part_files import PartFiles
 from trainer.data.policy import ReadPolicy
 from trainer.data.reader import Share, check_layout, check_step
 from trainer.data.row_groups import RowGroupReader
+from trainer.data.vectors import open_vectors
 from trainer.errors import ConfigError, DataError, ShardrecError, UserError
 from trainer.schema import Manifest, Split
 from trainer.storage import Place, StorePath, as_place
@@ -91,6 +92,7 @@ class PetastormReader:
         if share.rank == 0:
             _warn_of_lost_rows(entry, self.steps_per_epoch, share, split)
         self._files = PartFiles(dataset, entry, policy)
+        self._vectors = open_vectors(manifest, dataset)
         self._where = f"{self._files.folder}, split {split!r} (petastorm does not name the file)"
         self._urls = [f"file://{self._files.path(number)}" for number in range(len(entry.files))]
 
@@ -114,7 +116,7 @@ class PetastormReader:
 
     def _batches(self, epoch: int) -> Iterator[Batch]:
         size = self._share.batch_size_per_rank
-        assembler = BatchAssembler(self._columns, 1, size)
+        assembler = BatchAssembler(self._columns, 1, size, self._vectors)
         rows = self._blocks(epoch)
         try:
             waiting: list[RowBlock] = []

@@ -30,7 +30,7 @@ class Chain(Protocol):
 
     @property
     def kind(self) -> Kind:
-        """Return dense, sparse or sequence."""
+        """Return dense, sparse, sequence or vector."""
 
     @property
     def column(self) -> str:
@@ -93,10 +93,10 @@ def reads_time(feature: Chain) -> bool:
 
 
 def tokens(feature: Chain, columns: RawColumns, before: Read | None = None) -> Tokens:
-    """Apply the ops of a sparse or sequence feature before the one that makes ids.
+    """Apply the ops of a feature of ids before the one that makes them.
 
     Args:
-        feature: sparse or sequence.
+        feature: sparse, sequence or vector.
         columns: raw columns.
         before: what `read` gave, where it is known.
 

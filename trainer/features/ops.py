@@ -14,7 +14,7 @@ from trainer.features import number_ops, time_ops, token_ops  # noqa: F401 - the
 from trainer.features.registry import OPS, FeatureOp, Takes
 from trainer.schema import FittedOp
 
-Kind = Literal["dense", "sparse", "sequence"]
+Kind = Literal["dense", "sparse", "sequence", "vector"]
 CROSS = "cross"
 """Not an op of the registry: written first in the spec of a feature that is made of several columns."""
 

@@ -8,7 +8,7 @@ from trainer.config import RunConfig
 from trainer.errors import ConfigError
 from trainer.inputs import model_inputs
 from trainer.registry import ModelInputs
-from trainer.schema import Feature, FeatureSpec, FeatureStatistics, FittedOp
+from trainer.schema import Feature, FeatureSpec, FeatureStatistics, FittedOp, VectorTable
 
 
 def _feature(name: str, *, column: str | None = None, kind: Any = "sparse", **keys: Any) -> Feature:
@@ -48,6 +48,16 @@ def test_features_keep_the_spec_order_and_dense_are_counted() -> None:
     assert inputs.features == ("C2", "C1")
     assert [t.name for t in inputs.tables] == ["C2", "C1"]
     assert [t.num_embeddings for t in inputs.tables] == [10, 10]
+
+
+def test_vectors_widen_the_dense_input_and_have_no_table() -> None:
+    run = _run({"dense": [{"columns": "I*"}], "sparse": [{"columns": "C*"}]})
+    tables = [VectorTable(folder=f"vectors/{n}", dim=dim, digest="") for n, dim in enumerate((64, 7))]
+    looked_up = [_feature(f"v{n}", kind="vector", table=None, vectors=t) for n, t in enumerate(tables)]
+    inputs = _inputs(run, looked_up[0], _dense("I1"), _feature("C1"), looked_up[1])
+    assert inputs.num_dense == 1 + 64 + 7
+    assert inputs.features == ("C1",)
+    assert [t.name for t in inputs.tables] == ["C1"]
 
 
 def test_width_comes_from_tables_then_group_then_model() -> None:

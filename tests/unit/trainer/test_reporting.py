@@ -14,12 +14,13 @@ import pytest
 
 from sharding.plan import Shard
 from tests.support.html_page import Node, parse, section, table, tile_values
-from tests.support.run_folders import METRICS, PARTS, records, table_plan, write_run
+from tests.support.run_folders import METRICS, PARTS, manifest, records, table_plan, write_run
 from trainer.errors import DataError
 from trainer.reporting import formats, write_report
 from trainer.reporting.charts import Line, line_chart, smoothed, stacked_bars, thinned
 from trainer.reporting.history import Curve, read_history
 from trainer.reporting.plan_view import bytes_by_rank
+from trainer.schema import Feature, FeatureStatistics, VectorTable
 
 ATTACK = "<script>alert('x')</script> & \"co\" $a_b$"
 
@@ -114,6 +115,28 @@ def test_data_section_shows_splits_and_features(tmp_path: Path) -> None:
     assert table(found, "Dense features")[1:] == [["age", "fill, log1p", "0.25", "1", "-2", "3.5", "1.50 %"]]
     assert "Base rate 55.40 %" in found.text
     assert "Prepared 2026-01-01 00:00 UTC" in found.text
+
+
+def test_data_section_lists_vectors(tmp_path: Path) -> None:
+    folder, shown = write_run(tmp_path), manifest()
+    poster = Feature(
+        name="poster",
+        kind="vector",
+        column="movie_id",
+        num_embeddings=1502,
+        vectors=VectorTable(folder="vectors/poster", dim=768, digest="0" * 32),
+    )
+    spec = shown.spec.model_copy(update={"features": (*shown.spec.features, poster)})
+    seen = FeatureStatistics(ids=1500, null_share=0.02, oov_share=0.03, train_oov_share=0.01)
+    statistics = {**shown.statistics, "poster": seen}
+    shown.model_copy(update={"spec": spec, "statistics": statistics}).save(folder)
+    found = section(parse(write_report(folder)), "data")
+    assert found is not None
+    assert table(found, "Vectors")[1:] == [
+        ["poster", "movie_id", "768", "1,500", "2.00 %", "1.00 %", "3.00 %"]
+    ]
+    names = [row[0] for row in table(found, "Sparse and sequence features")[1:]]
+    assert names == ["movie_id", "genres", "history"]
 
 
 def test_plan_section_shows_tables_largest_first_and_the_fullest_rank(tmp_path: Path) -> None:

@@ -22,8 +22,14 @@ def run_of(**data: Any) -> RunConfig:
 @pytest.mark.parametrize(
     ("data", "rule"),
     [
-        ({"label": {}}, "give `column`, or `implicit: true`"),
-        ({"label": {"column": "y", "implicit": True}}, "give `column`, or `implicit: true`"),
+        ({"label": {}}, "give `column`, or `where`, or `implicit: true`"),
+        ({"label": {"column": "y", "implicit": True}}, "give `column`, or `where`, or `implicit: true`"),
+        ({"label": {"column": "y", "where": "y > 1"}}, "give `column`, or `where`, or `implicit: true`"),
+        ({"label": {"where": "y > 1", "positive_at_least": 1}}, "`positive_at_least` means nothing"),
+        ({"source": {"path": "a.csv"}}, "a CSV or TSV source needs its column names"),
+        ({"source": {"path": ["d/*.tsv.gz", "b.csv"]}}, "a CSV or TSV source needs its column names"),
+        ({"source": {"path": "days", "format": "tsv"}}, "a CSV or TSV source needs its column names"),
+        ({"source": {"table": "t", "on_corrupt": "skip"}}, "`on_corrupt` means nothing for a table"),
         ({"label": {"implicit": True, "positive_values": ["a"]}}, "`positive_values` means nothing"),
         ({"label": {"column": "y", "positive_at_least": 1, "positive_values": ["a"]}}, "not both"),
         ({"label": {"column": "y", "positive_values": []}}, "at least 1 item"),

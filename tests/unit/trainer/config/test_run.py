@@ -294,6 +294,30 @@ def test_a_source_file_takes_the_place_of_a_table_but_a_root_cannot(config_file:
         run.with_source("raw")
 
 
+@pytest.mark.parametrize(
+    ("path", "stays"),
+    [
+        ("a.parquet", ["/first/a.parquet"]),
+        (["/b/a.parquet", "c"], ["/b/a.parquet", "/first/c"]),
+        ("s3a://bucket/v", ["s3a://bucket/v"]),
+        (None, []),
+    ],
+)
+def test_another_root_leaves_vectors_where_they_are(
+    config_file: Path, path: typing.Any, stays: list[str]
+) -> None:
+    source = {"table": "ads.vectors"} if path is None else {"path": path}
+    vectors = {"source": source, "on": "user_id", "column": "embedding"}
+    values = RunConfig.load(config_file, ["data.root=/first"]).as_dict()
+    values["features"]["dense"].append({"name": "v", "vectors": vectors})
+    run = RunConfig.from_dict(values)
+    moved = run.with_source("raw")
+    found = moved.features.dense[-1].vectors
+    assert found is not None
+    assert (found.source.paths(), found.source.table) == (stays, source.get("table"))
+    assert moved.preparation_hash() == run.preparation_hash()
+
+
 @pytest.mark.parametrize("path", ["/data/rows.csv", "s3a://bucket/rows.csv", "[a.csv, dbfs:/Volumes/x.csv]"])
 def test_a_root_cannot_move_an_absolute_source(config_file: Path, path: str) -> None:
     run = RunConfig.load(config_file, [f"data.source.path={path}"])

@@ -13,6 +13,7 @@ import pytest
 
 from tests.support.datasets import WrittenDataset, write_dataset
 from tests.unit.trainer.data.reading import open_tiny
+from trainer.data.columns import Columns, DecodedRows
 from trainer.errors import DataError
 
 Change = Callable[[pa.Table], pa.Table]
@@ -194,3 +195,49 @@ def test_columns_that_no_feature_uses_are_not_decoded(tmp_path: Path) -> None:
             content[start : start + column.total_compressed_size] = b"\xff" * column.total_compressed_size
         path.write_bytes(bytes(content))
     read_all(written)
+
+
+@pytest.mark.parametrize(
+    ("offsets", "got"),
+    [
+        ([0, 3, 1, 4], "list number 1[\\s\\S]*from 3 to 1 of 4 values"),
+        ([0, 1, 2, 5], "list number 2[\\s\\S]*from 2 to 5 of 4 values"),
+        ([-1, 1, 2, 4], "list number 0[\\s\\S]*from -1 to 1 of 4 values"),
+    ],
+)
+@pytest.mark.parametrize("width", [np.int32, np.int64])
+def test_lists_of_no_possible_length_are_named(
+    tmp_path: Path, offsets: list[int], got: str, width: type
+) -> None:
+    columns = Columns(dataset(tmp_path).manifest.spec)
+    kind = pa.list_(pa.int64()) if width is np.int32 else pa.large_list(pa.int64())
+    memory = np.array([0, 1, 1, 4], width)
+    damaged = pa.Array.from_buffers(kind, 3, [None, pa.py_buffer(memory)], children=[pa.array([1, 2, 3, 1])])
+    memory[:] = offsets  # behind pyarrow's back: it looks at the first and the last when it makes an array
+
+    def get(name: str) -> pa.Array:
+        if name == "m0":
+            return damaged
+        if columns.types[name] == "list<int64>":
+            return pa.array([[1], [], [2, 1]])
+        return pa.array([1, 1, 1], columns.types[name])
+
+    with pytest.raises(DataError, match=rf"no possible length[\s\S]*part 1, column 'm0', {got}"):
+        DecodedRows(columns, get, "part 1")
+    damaged = pa.array([[1], [], [2, 1]], kind)
+    assert DecodedRows(columns, get, "part 1").lists[0].offsets.tolist() == [0, 1, 1, 3]
+
+
+@pytest.mark.parametrize("fill", [0x00, 0x03, 0x55, 0xFF])
+def test_damaged_lengths_of_lists_are_named(tmp_path: Path, fill: int) -> None:
+    """Lengths lie in a page as levels; damaged ones must not come through as other lists."""
+    written = dataset(tmp_path)
+    path = second_file(written)
+    metadata = pq.ParquetFile(path).metadata.row_group(2)
+    chunks = [metadata.column(number) for number in range(metadata.num_columns)]
+    chunk = next(chunk for chunk in chunks if chunk.path_in_schema.startswith("m0."))
+    content = bytearray(path.read_bytes())
+    stop = (chunk.dictionary_page_offset or chunk.data_page_offset) + chunk.total_compressed_size
+    content[chunk.data_page_offset + 40 : stop] = bytes([fill]) * (stop - chunk.data_page_offset - 40)
+    path.write_bytes(bytes(content))
+    refused(written, str(path), "row group 2")
