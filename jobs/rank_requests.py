@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Literal
 
 from jobs.cluster import Cluster
 from jobs.ranks.verdict import RankError
@@ -64,6 +65,7 @@ def run_request(
     *,
     checkpoint: str,
     by: str | None = None,
+    on_corrupt: Literal["fail", "skip"] | None = None,
 ) -> None:
     """Run `evaluate_rank` or `score_rank` on a split and leave its files in `place`.
 
@@ -88,7 +90,7 @@ def run_request(
     dataset.manifest.split(split)
     check_layout_of(run, dataset, cluster, split)
     paths = (str(folder.path.absolute()), checkpoint, str(dataset.path.absolute()))
-    Request(*paths, split, by).save(place)
+    Request(*paths, split, by, on_corrupt).save(place)
     layout = plan(scoring_config(run, cluster.device), Dataset(folder.dataset(), manifest), cluster)
     layout.save(place / PLAN_FILE)
     launch(

@@ -5,8 +5,9 @@ A job has its own folder with a `request.json`; the run folder that it names sta
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -40,6 +41,7 @@ class Request:
         dataset: data set folder to read.
         split: its split.
         by: kept raw column to break metrics down by.
+        on_corrupt: what to do at damaged part files; None leaves it to the run's config.
     """
 
     run: str
@@ -47,6 +49,14 @@ class Request:
     dataset: str
     split: str
     by: str | None = None
+    on_corrupt: Literal["fail", "skip"] | None = None
+
+    def config(self) -> RunConfig:
+        """Return the config of the run, changed as the request says."""
+        run = RunFolder(Path(self.run)).config()
+        if self.on_corrupt is None:
+            return run
+        return run.model_copy(update={"data": run.data.model_copy(update={"on_corrupt": self.on_corrupt})})
 
     def save(self, folder: Path) -> None:
         """Write `request.json`."""
@@ -63,7 +73,7 @@ def evaluate_rank(job_folder: Path, context: RankContext) -> str:
     """Evaluate a checkpoint on a split; rank 0 writes `result.json`."""
     request = Request.load(job_folder)
     folder, dataset = RunFolder(Path(request.run)), as_place(request.dataset)
-    run, manifest = folder.config(), Manifest.load(dataset)
+    run, manifest = request.config(), Manifest.load(dataset)
     predictions = _predictions(job_folder, request, run, manifest, context)
     if predictions is not None:
         skipped = predictions.skipped_of(manifest.split(request.split).rows, request.split)
@@ -89,9 +99,9 @@ def evaluate_rank(job_folder: Path, context: RankContext) -> str:
 def score_rank(job_folder: Path, context: RankContext) -> str:
     """Score the rows of a split; rank 0 writes `scores.parquet` with columns `row` and `probability`."""
     request = Request.load(job_folder)
-    run, manifest = RunFolder(Path(request.run)).config(), Manifest.load(as_place(request.dataset))
     # Whoever asks for scores takes them by row number: none may be missing.
-    run = run.model_copy(update={"data": run.data.model_copy(update={"on_corrupt": "fail"})})
+    run = replace(request, on_corrupt="fail").config()
+    manifest = Manifest.load(as_place(request.dataset))
     predictions = _predictions(job_folder, request, run, manifest, context)
     if predictions is not None:
         table = pa.table({"row": predictions.rows_N, "probability": sigmoid(predictions.logits_N)})

@@ -129,6 +129,11 @@ def _evaluate_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--by", help="kept raw column to break the metrics down by")
     parser.add_argument("--data", help="another data set of the same feature spec")
     parser.add_argument("--checkpoint", help="name of a checkpoint (default: the run's choice)")
+    parser.add_argument(
+        "--on-corrupt",
+        choices=["fail", "skip"],
+        help="at damaged part files (default: the run's data.on_corrupt)",
+    )
 
 
 def _evaluate(arguments: Namespace) -> Outcome:
@@ -141,6 +146,7 @@ def _evaluate(arguments: Namespace) -> Outcome:
         data=arguments.data,
         cluster=cluster_of(arguments),
         checkpoint=arguments.checkpoint,
+        on_corrupt=arguments.on_corrupt,
     )
     skipped = f" ({found.rows_skipped:,} in damaged row groups skipped)" if found.rows_skipped else ""
     lines = [f"{found.split}: {found.rows:,} rows{skipped}"]

@@ -10,6 +10,7 @@ from pyspark.sql import functions as F
 
 from jobs.preparation import columns as C
 from jobs.preparation.conditions import event_counts
+from jobs.preparation.row_hashes import with_row_hashes
 from jobs.preparation.sources import require_columns, rows_and_columns
 from trainer.config import CleanConfig, RunConfig
 from trainer.errors import DataError
@@ -84,7 +85,7 @@ def cleaned_events(run: RunConfig, spark: SparkSession, frame: DataFrame | None)
         frame: rows to take instead of `data.source`.
     """
     rows, own = rows_and_columns(run, spark, frame)
-    return valid_events(C.with_row_hashes(rows, own, run.data.split.seed), run.data.clean).drop(C.BAD_LINE)
+    return valid_events(with_row_hashes(rows, own, run.data.split.seed), run.data.clean).drop(C.BAD_LINE)
 
 
 def deduplicated(rows: DataFrame, config: CleanConfig) -> DataFrame:

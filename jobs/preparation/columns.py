@@ -24,6 +24,8 @@ NEGATIVE = "__negative"
 GROUP = "__group"
 BAD_LINE = "__bad_line"
 LABEL = "__label"
+# Whether the condition of `data.label.where` holds, where there is one.
+LABEL_CONDITION = "__label_condition"
 WEIGHT = "__weight"
 FILE = "__source_file"
 NUMBER = "__number_"
@@ -45,6 +47,20 @@ def column(name: str) -> Column:
     return F.col(quoted(name))
 
 
+def without_maps(frame: DataFrame, name: str) -> Column:
+    """Return a column as `xxhash64` takes it: maps, which Spark does not hash, as JSON."""
+    value = column(name)
+    return F.to_json(value) if _holds_map(frame.schema[name].dataType) else value
+
+
+def _holds_map(kind: T.DataType) -> bool:
+    if isinstance(kind, T.ArrayType):
+        return _holds_map(kind.elementType)
+    if isinstance(kind, T.StructType):
+        return any(_holds_map(field.dataType) for field in kind)
+    return isinstance(kind, T.MapType)
+
+
 def is_text(kind: T.DataType) -> bool:
     """Return whether a column holds text."""
     return isinstance(kind, T.StringType)
@@ -59,6 +75,8 @@ def number(frame: DataFrame, name: str, where: str = "") -> Column:
     if NUMBER + name in frame.columns:
         return column(NUMBER + name)
     kind, sql = frame.schema[name].dataType, quoted(name)
+    if isinstance(kind, T.NullType):
+        return F.lit(None).cast("double")
     if is_text(kind):
         value = F.expr(f"try_cast({sql} as double)")
     elif isinstance(kind, (*_INTEGRAL, *_FRACTIONAL, T.DecimalType, T.BooleanType)):
@@ -137,7 +155,7 @@ def _token_sql(sql: str, kind: T.DataType, name: str) -> str:
         # A plain cast prints the session's time zone, and ids must not depend on it.
         seconds = f"cast(unix_micros({sql}) as decimal(20, 0)) / 1000000"
         return f"cast(timestamp_ntz'1970-01-01 00:00:00' + make_dt_interval(0, 0, 0, {seconds}) as string)"
-    if isinstance(kind, _PRINTABLE):
+    if isinstance(kind, (*_PRINTABLE, T.NullType)):
         return f"cast({sql} as string)"
     raise DataError(
         f"column {name!r} can be no id",
@@ -154,6 +172,8 @@ def time(frame: DataFrame, name: str) -> Column:
         DataError: the type of the column can be no time.
     """
     kind, sql = frame.schema[name].dataType, quoted(name)
+    if isinstance(kind, T.NullType):
+        return F.lit(None).cast("bigint")
     if isinstance(kind, (*_INTEGRAL, T.DecimalType)):
         return column(name)
     if isinstance(kind, _FRACTIONAL):
@@ -188,21 +208,3 @@ def time_problems(frame: DataFrame, name: str) -> tuple[Column, Column]:
     """
     read, missing = time(frame, name), token(frame, name).isNull()
     return missing, ~missing & read.isNull()
-
-
-def with_row_hashes(frame: DataFrame, names: list[str], seed: int) -> DataFrame:
-    """Add two independent 64-bit hashes of the whole raw row: one deals it into a split, one orders it.
-
-    They depend on the values alone: not on partitions, cores, or the order of rows and columns. Equal rows
-    share both hashes, hence their split, and their order among themselves means nothing.
-    """
-    parts: list[Column] = []
-    for name in sorted(names):
-        value = column(name)
-        if isinstance(frame.schema[name].dataType, T.MapType):
-            value = F.to_json(value)  # Spark hashes no maps
-        # A null leaves the hash as it is, so its place must be hashed too: (null, 'a') is not ('a', null).
-        parts += [value, value.isNull()]
-    return frame.withColumn(HASH, F.xxhash64(F.lit(seed), F.lit("split"), *parts)).withColumn(
-        ORDER, F.xxhash64(F.lit(seed), F.lit("order"), *parts)
-    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from pyspark.sql import functions as F
@@ -56,6 +57,21 @@ def event_counts(frame: DataFrame, condition: str | None, where: str) -> Column:
     )
 
 
+def condition_columns(names: Sequence[str], condition: str) -> list[str]:
+    """Return which of some columns a condition names, in their order."""
+    words = [m.group() for m in _TOKEN.finditer(condition) if m.lastgroup != "comment"]
+    named = {
+        _plain(word)
+        for word, after in zip(words, [*words[1:], ""], strict=True)
+        if after != "("  # a function may have a column's name
+    }
+    return [name for name in names if name.lower() in named]
+
+
+def _plain(word: str) -> str:
+    return word.strip("`").replace("``", "`").lower()
+
+
 def _with_numbers_compared(frame: DataFrame, condition: str) -> str:
     """Read each text column that is compared with a number, or a column of numbers, as a double.
 
@@ -80,7 +96,7 @@ def _side(words: list[str], place: int, kinds: dict[str, T.DataType]) -> str | N
     word = words[place]
     if re.match(r"\.?\d", word):
         return "number"
-    kind = kinds.get(word.strip("`").replace("``", "`").lower())
+    kind = kinds.get(_plain(word))
     if kind is None or words[place + 1 : place + 2] == ["("]:  # a function may have a column's name
         return None
     if C.is_text(kind):

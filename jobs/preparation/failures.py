@@ -7,13 +7,19 @@ import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import unquote
 
-from jobs.errors import first_line
+from jobs.errors import EnvironmentFault, first_line
+from jobs.preparation.connectors import missing_connector
+from jobs.preparation.damage import first_damage
 from sharding.errors import ShardrecError, UserError
 from trainer.errors import ConfigError, DataError
+from trainer.storage import local_path
 
 # Expressions and tasks of ours raise this inside Spark; what follows is the message, or an error as JSON.
 RAISED = "shardrec: "
+SKIP = "`on_corrupt: skip` of the source goes on without what is damaged, and counts it"
 
 _FULL_DISK = re.compile(r"No space left on device|Disk quota exceeded|File too large")
 _NO_PERMISSION = re.compile(
@@ -47,7 +53,7 @@ def named_failures(where: str, *, reading: bool = False) -> Iterator[None]:
 
     Raises:
         DataError: a source is missing, damaged, of another format, or may not be read.
-        UserError: the disk is full, or writing is not allowed.
+        UserError: the disk is full, or writing is not allowed; Spark has no connector for a store.
     """
     try:
         yield
@@ -75,12 +81,13 @@ def named_source(where: str) -> Iterator[None]:
     Raises:
         DataError: the source is missing, damaged, of another format, or may not be read.
         ConfigError: Spark does not know its character encoding.
+        EnvironmentFault: Spark has no connector for its store.
     """
     try:
         yield
     except Exception as error:
         named = from_spark(error, where, reading=True)
-        if isinstance(named, (DataError, ConfigError)):
+        if isinstance(named, (DataError, ConfigError, EnvironmentFault)):
             raise named from error
         raise
 
@@ -95,6 +102,9 @@ def from_spark(error: BaseException, where: str, *, reading: bool = False) -> Us
     raised = _RAISED.search(text)
     if raised:
         return _carried(raised.group(1).strip(), where)
+    unconnected = missing_connector(text, where)
+    if unconnected is not None:
+        return unconnected
     if _FULL_DISK.search(text):
         return full_disk(where)
     if _NO_PERMISSION.search(text) or _NO_WRITING.search(text):
@@ -142,13 +152,25 @@ def _of_source(text: str, where: str, place: str) -> UserError | None:
     if _NO_PATH.search(text):
         return DataError("there is no such file or folder", where=place)
     if _UNREADABLE.search(text):
-        return DataError(
-            "the file cannot be read: it is damaged, truncated, or of another format",
-            where=place,
-            got=_cause(text),
-            fixes=["write the file again", "check `format` of the source"],
-        )
+        return _unreadable(text, place)
     return None
+
+
+def _unreadable(text: str, place: str) -> DataError:
+    """Return the error of a file that Spark cannot read."""
+    file = local_path(unquote(place))
+    return damaged_file(file if file is not None and Path(file).is_file() else place, _cause(text))
+
+
+def damaged_file(file: str, cause: str) -> DataError:
+    """Return the error of a file that cannot be read, with its first damaged row group where one is."""
+    damage = first_damage(file) if Path(file).is_file() else None
+    return DataError(
+        "the file cannot be read: it is damaged, truncated, or of another format",
+        where=file if damage is None else f"{file}: row group {damage.number} ({damage.rows:,} rows)",
+        got=cause,
+        fixes=["write the file again", "check `format` of the source", SKIP],
+    )
 
 
 def bad_condition(error: BaseException, where: str, condition: str) -> ConfigError:
@@ -180,7 +202,7 @@ def full_disk(where: str) -> UserError:
         "the disk is full; nothing was changed",
         where=where,
         fixes=[
-            "free some space, or choose another --out",
+            "free some space, or choose another --out (for a store: --staging)",
             "set spark.local.dir to a larger disk for Spark's own files",
         ],
     )
@@ -203,6 +225,18 @@ def no_read_permission(where: str, got: str) -> DataError:
         where=where,
         got=got,
         fixes=["ask for read permission on it, and on the folders above it", "run as a user who has it"],
+    )
+
+
+def unreadable_file(file: str, kind: str, error: Exception) -> DataError:
+    """Return the error of a file that this machine cannot read as `kind`."""
+    if isinstance(error, PermissionError):
+        return no_read_permission(file, error.strerror or "permission denied")
+    return DataError(
+        f"the file cannot be read as {kind}: it is damaged, truncated, or of another format",
+        where=file,
+        got=str(error).splitlines()[0],
+        fixes=["write the file again", "check `format` of the source", SKIP],
     )
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from pyspark.sql import functions as F
 
 from jobs.preparation import columns as C
+from jobs.preparation.conditions import event_counts
 from jobs.preparation.splits import hash_share
 from trainer.config import DataConfig, LabelConfig, RunConfig
 from trainer.errors import ConfigError, DataError
@@ -25,6 +26,8 @@ def label_value(frame: DataFrame, label: LabelConfig) -> Column:
 
 
 def _raw_label(frame: DataFrame, label: LabelConfig) -> Column:
+    if label.where is not None:
+        return label_condition(frame, label.where).cast("float")
     if label.column is None:
         return F.lit(1.0).cast("float")
     where = f"data.label.column: {label.column}"
@@ -38,6 +41,29 @@ def _raw_label(frame: DataFrame, label: LabelConfig) -> Column:
     if label.positive_at_least is None:
         return F.when(x.isin(0.0, 1.0), x).cast("float")
     return F.when(x.isNotNull(), (x >= F.lit(label.positive_at_least)).cast("float"))
+
+
+def label_condition(frame: DataFrame, condition: str) -> Column:
+    """Return whether the condition of `data.label.where` holds.
+
+    Raises:
+        ConfigError: it is no condition over the columns of the rows.
+    """
+    if C.LABEL_CONDITION in frame.columns:
+        return F.col(C.LABEL_CONDITION)
+    return event_counts(frame, condition, "data.label.where")
+
+
+def known_label(frame: DataFrame, label: LabelConfig) -> Column | None:
+    """Return `label_value`, or None where the rows lack the columns that tell it."""
+    if label.column is not None:
+        return label_value(frame, label) if label.column in frame.columns else None
+    if label.where is None:
+        return None
+    try:
+        return label_value(frame, label)
+    except ConfigError:  # it held for the rows that were prepared, so columns are missing here
+        return None
 
 
 def weight_value(frame: DataFrame, data: DataConfig) -> Column | None:
@@ -87,13 +113,15 @@ def require_two_classes(rows: Mapping[str, int], positives: Mapping[str, int], r
     fixes = ["check the label's column"]
     if label.positive_at_least is not None:
         fixes = [f"another threshold: data.label.positive_at_least ({label.positive_at_least:g} now)"]
+    elif label.where is not None:
+        fixes = [f"another condition: data.label.where ({label.where} now)"]
     elif label.positive_values is not None:
         fixes = [f"check data.label.positive_values ({', '.join(map(str, label.positive_values))} now)"]
     if only == 1 and rows.get(C.DOWNSAMPLED):
         fixes = ["a larger data.downsample_negatives.keep: it left no negative"]
     raise DataError(
         f"the label is {only} in every training row",
-        where=f"data.label.column: {label.column}",
+        where="data.label.where" if label.column is None else f"data.label.column: {label.column}",
         got=f"{count:,} rows with label {only}",
         allowed="training rows with label 0 and with label 1",
         fixes=fixes,

@@ -8,6 +8,7 @@ from pyspark.sql import Window
 from pyspark.sql import functions as F
 
 from jobs.preparation import columns as C
+from jobs.preparation.split_times import late_remarks, require_times, summed_facts, time_facts
 from trainer.config import LeaveLastConfig
 from trainer.errors import DataError
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 _USER = "__split_user"
 
 
-def check_leave_last(rows: DataFrame, split: LeaveLastConfig) -> str | None:
+def check_leave_last(rows: DataFrame, split: LeaveLastConfig) -> list[str]:
     """Check users and times in one pass.
 
     Args:
@@ -25,25 +26,19 @@ def check_leave_last(rows: DataFrame, split: LeaveLastConfig) -> str | None:
         split: names their columns.
 
     Returns:
-        A remark on the users with too few events, or None where every user has enough.
+        Remarks on times after now, and on the users with too few events.
 
     Raises:
         DataError: a user or time is missing or cannot be read, or `short_users: error` and there is one.
     """
-    missing, bad = C.time_problems(rows, split.time)
     users = rows.groupBy(C.token(rows, split.user).alias(_USER)).agg(
-        F.count(F.lit(1)).alias("events"),
-        F.count(F.when(missing, 1)).alias("missing"),
-        F.count(F.when(bad, 1)).alias("bad"),
-        F.min(F.when(bad, C.column(split.time).cast("string"))).alias("example"),
+        F.count(F.lit(1)).alias("events"), *time_facts(rows, split.time)
     )
     least = split.test + split.valid + 1
     short = (F.col("events") < least) & F.col(_USER).isNotNull()
     found = users.agg(
         F.sum(F.when(F.col(_USER).isNull(), F.col("events"))).alias("nobody"),
-        F.sum("missing").alias("missing"),
-        F.sum("bad").alias("bad"),
-        F.min("example").alias("example"),
+        *summed_facts(),
         F.count(F.when(short, 1)).alias("users"),
         F.sum(F.when(short, F.col("events"))).alias("events"),
         F.min(F.when(short, F.col(_USER))).alias("user"),
@@ -55,16 +50,11 @@ def check_leave_last(rows: DataFrame, split: LeaveLastConfig) -> str | None:
             where=f"data.split.leave_last.user: {split.user}",
             fixes=["remove those rows", "name another column"],
         )
-    if found["missing"] or found["bad"]:
-        raise DataError(
-            f"{found['missing']} row(s) have no time and {found['bad']} have one that cannot be read",
-            where=f"data.split.leave_last.time: {split.time}",
-            got=found["example"],
-            allowed="numbers, timestamps, dates",
-            fixes=["remove those rows", "data.source.row_number gives rows in file order a number"],
-        )
+    where = f"data.split.leave_last.time: {split.time}"
+    require_times(found, where, "data.source.row_number gives rows in file order a number")
+    late = late_remarks(found["late"], where)
     if not found["users"]:
-        return None
+        return late
     if split.short_users == "error":
         raise DataError(
             f"{found['users']} user(s) have fewer than {least} events",
@@ -74,7 +64,8 @@ def check_leave_last(rows: DataFrame, split: LeaveLastConfig) -> str | None:
             fixes=["short_users: train", "short_users: drop", "a smaller `test` or `valid`"],
         )
     done = {"train": "all in train", "drop": "dropped"}[split.short_users]
-    return f"{found['users']} users have fewer than {least} events: their {found['events']} rows are {done}"
+    few = f"{found['users']} users have fewer than {least} events: their {found['events']} rows are {done}"
+    return [*late, few]
 
 
 def with_leave_last(rows: DataFrame, split: LeaveLastConfig) -> DataFrame:

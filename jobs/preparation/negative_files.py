@@ -72,7 +72,7 @@ def listed_negatives(
 def _ncf_lists(file: NegativesFile, run: RunConfig, place: str, spark: SparkSession) -> DataFrame:
     """Return user, item (`_KEY`) and the list of negatives of a file such as `ml-1m.test.negative`."""
     local = spark.conf.get("spark.master", "local").startswith("local")
-    source = SourceConfig(path=file.path, format="tsv")
+    source = SourceConfig(path=file.path, format="tsv", columns=["line"])
     text = spark.read.text(find_files(source, run.data.root, place, local=local).paths).where(
         F.trim("value") != ""
     )

@@ -5,32 +5,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import unquote
 
 from pyspark.sql import functions as F
 
-from jobs.preparation.columns import BAD_LINE, FILE, column, quoted, token
+from jobs.preparation.columns import BAD_LINE, FILE, column, token, without_maps
+from jobs.preparation.drift import METADATA, read_parquet
 from jobs.preparation.failures import column_twice, named_failures
-from jobs.preparation.files import (
-    UNNAMED,
-    SourceFiles,
-    absolute_path,
-    checked_text,
-    common_header,
-    find_files,
-)
+from jobs.preparation.files import SourceFiles, find_files
 from jobs.preparation.row_numbers import with_row_numbers
+from jobs.preparation.text_files import UNNAMED
+from jobs.preparation.text_rows import bad_line_error, read_json, read_text
 from trainer.config import JoinConfig, RunConfig, SourceConfig
 from trainer.config.messages import did_you_mean
-from trainer.config.source import java_charset
+from trainer.config.source import absolute_path
 from trainer.errors import ConfigError, DataError
 from trainer.schema import SYNTHETIC_FILE
 from trainer.storage import local_path
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame, SparkSession
-
-_TEXT_DELIMITER = {"csv": ",", "tsv": "\t"}
 
 
 def raw_rows(run: RunConfig, spark: SparkSession, frame: DataFrame | None = None) -> DataFrame:
@@ -53,11 +46,17 @@ def raw_rows(run: RunConfig, spark: SparkSession, frame: DataFrame | None = None
 
 
 def rows_and_columns(
-    run: RunConfig, spark: SparkSession, frame: DataFrame | None
+    run: RunConfig, spark: SparkSession, frame: DataFrame | None, remarks: list[str] | None = None
 ) -> tuple[DataFrame, list[str]]:
     """Return the joined rows with `BAD_LINE` (null where the line is sound), and the source's own columns.
 
     Where files decide the split, `FILE` says which one a row comes from.
+
+    Args:
+        run: names the source and the joins.
+        spark: the session.
+        frame: rows to take instead of `data.source`.
+        remarks: takes what was skipped as damaged, for the report; without it, nothing is counted.
 
     Raises:
         ConfigError, DataError: see `raw_rows`; or the frame has two columns of one name.
@@ -69,18 +68,24 @@ def rows_and_columns(
                 where="data.source",
                 fixes=["set data.source.path", "pass a DataFrame"],
             )
-        frame = read_source(run.data.source, run.data.root, spark, where="data.source")
-        if run.data.split.method == "files" and run.data.source.table is None:
-            frame = frame.withColumn(FILE, F.col("_metadata.file_path"))
+        by_file = run.data.split.method == "files"
+        frame = read_source(
+            run.data.source, run.data.root, spark, "data.source", remarks=remarks, with_file=by_file
+        )
     else:
         _check_distinct(frame, "the DataFrame")
         frame = frame.withColumn(BAD_LINE, F.lit(None).cast("string"))
     own = [name for name in frame.columns if name not in (BAD_LINE, FILE)]
-    return with_side_tables(frame, run, spark), own
+    return with_side_tables(frame, run, spark, remarks=remarks), own
 
 
 def with_side_tables(
-    frame: DataFrame, run: RunConfig, spark: SparkSession, *, check: bool = True
+    frame: DataFrame,
+    run: RunConfig,
+    spark: SparkSession,
+    *,
+    check: bool = True,
+    remarks: list[str] | None = None,
 ) -> DataFrame:
     """Join the side tables to rows.
 
@@ -89,16 +94,27 @@ def with_side_tables(
         run: names the joins.
         spark: the session.
         check: False where the same tables were joined and checked before.
+        remarks: takes what was skipped as damaged.
 
     Raises:
         ConfigError, DataError: see `raw_rows`.
     """
     for number, join in enumerate(run.data.joins):
-        frame = _joined(frame, join, run.data.root, spark, f"data.joins.{number}", check)
+        where = f"data.joins.{number}"
+        side = read_source(join.source, run.data.root, spark, f"{where}.source", remarks=remarks)
+        frame = _joined(frame, side, join, where, check)
     return frame
 
 
-def read_source(source: SourceConfig, root: str, spark: SparkSession, where: str) -> DataFrame:
+def read_source(
+    source: SourceConfig,
+    root: str,
+    spark: SparkSession,
+    where: str,
+    *,
+    remarks: list[str] | None = None,
+    with_file: bool = False,
+) -> DataFrame:
     """Return the rows of one source and `BAD_LINE`: format, file and text of a line that cannot be read.
 
     Args:
@@ -106,6 +122,8 @@ def read_source(source: SourceConfig, root: str, spark: SparkSession, where: str
         root: folder that relative paths start from.
         spark: the session.
         where: key path for errors.
+        remarks: takes a line on what `on_corrupt: skip` left out; without it, nothing is counted.
+        with_file: add `FILE`, the file that a row comes from, where there is one.
 
     Raises:
         ConfigError: the format cannot be told, or a text source has neither header nor column names.
@@ -121,12 +139,52 @@ def read_source(source: SourceConfig, root: str, spark: SparkSession, where: str
     with named_failures(", ".join(source.paths()[:3]), reading=True):
         files = find_files(source, root, where, local=local)
     with named_failures(files.shown, reading=True):
-        if files.format in _TEXT_DELIMITER:
-            return _read_text(files, source, spark, where)
-        if files.format == "json":
-            return _read_json(files, source, spark)
-        rows = _numbered(spark.read.parquet(*files.paths), files, source)
-        return rows.withColumn(BAD_LINE, F.lit(None).cast("string"))
+        if files.format == "parquet":
+            rows = _placed(read_parquet(files.groups, spark), files, source, with_file)
+            rows = rows.withColumn(BAD_LINE, F.lit(None).cast("string"))
+        else:
+            read = read_json if files.format == "json" else read_text
+            files, rows = read(files, source, spark, where)
+            rows = _placed(rows, files, source, with_file)
+            if source.on_corrupt == "skip":
+                rows = _sound_lines(rows, where, remarks)
+    if remarks is not None:
+        remarks += [f"{where}: {line}" for line in files.lost]
+    return rows
+
+
+def _placed(rows: DataFrame, files: SourceFiles, source: SourceConfig, with_file: bool) -> DataFrame:
+    """Add what is asked for of a row's place among the files."""
+    if with_file:
+        rows = rows.withColumn(FILE, F.col(f"{METADATA}.file_path"))
+    if source.row_number is not None:
+        rows = with_row_numbers(rows, files, source.row_number)
+    return rows.drop(METADATA)
+
+
+def _sound_lines(rows: DataFrame, where: str, remarks: list[str] | None) -> DataFrame:
+    """Leave out the lines that cannot be read, and count them for the remarks."""
+    if remarks is not None:
+        found = rows.agg(
+            F.count(BAD_LINE).alias("count"),
+            F.max(BAD_LINE).alias("line"),
+            F.max(_everything(rows)).alias("all"),
+        ).first()
+        if found is not None and found["count"]:
+            error = bad_line_error(found["count"], found["line"])
+            remarks.append(
+                f"{where}: skipped: {error.what}, for instance in {error.where}: {str(error.got)[:80]}"
+            )
+    # Always true: Spark refuses a query of nothing but the lines that it could not read.
+    first = next(name for name in rows.columns if name not in (BAD_LINE, FILE))
+    another = F.xxhash64(column(first)).bitwiseAND(F.lit(0)) == 0
+    sound = rows.where(F.col(BAD_LINE).isNull() & another)
+    return sound.withColumn(BAD_LINE, F.lit(None).cast("string"))
+
+
+def _everything(rows: DataFrame) -> Column:
+    """Return a value of all columns: Spark does not see what is wrong with columns that it leaves out."""
+    return F.xxhash64(*[without_maps(rows, name) for name in rows.columns])
 
 
 def is_synthetic(run: RunConfig) -> bool:
@@ -164,102 +222,7 @@ def require_columns(names: Sequence[str], have: Sequence[str], where: str) -> No
         )
 
 
-def _read_text(files: SourceFiles, source: SourceConfig, spark: SparkSession, where: str) -> DataFrame:
-    delimiter = source.delimiter or _TEXT_DELIMITER[files.format]
-    # Only plain CSV has quotes: in TSV, and in `::` files, a quote is a character like any other.
-    quote = '"' if files.format == "csv" and len(delimiter) == 1 else ""
-    heads = checked_text(files, source.encoding)
-    reader = (
-        spark.read.option("sep", delimiter)
-        .option("encoding", _line_charset(source, where))
-        .option("quote", quote)
-        .option("escape", quote or "\\")
-        .option("header", str(source.header).lower())
-        .option("multiLine", str(source.multi_line).lower())
-    )
-    if source.header and heads is not None:
-        names = common_header(files, heads, delimiter, quote)
-    elif source.header:
-        names = reader.csv(files.paths[0]).columns
-    elif source.columns:
-        names = source.columns
-    else:
-        raise ConfigError(
-            "a text source needs its column names", where=where, fixes=["columns: [...]", "header: true"]
-        )
-    schema = ", ".join(f"{quoted(name)} string" for name in [*names, BAD_LINE])
-    rows = (
-        reader.schema(schema)
-        .option("mode", "PERMISSIVE")
-        .option("columnNameOfCorruptRecord", BAD_LINE)
-        # Every file's header must be the first one's: Spark checks what we could not open.
-        .option("enforceSchema", str(heads is not None).lower())
-        .csv(files.paths)
-    )
-    rows = _numbered(_with_file_name(rows, files.format), files, source)
-    return _without_words(rows, source.null_values or [])
-
-
-def _numbered(rows: DataFrame, files: SourceFiles, source: SourceConfig) -> DataFrame:
-    return rows if source.row_number is None else with_row_numbers(rows, files, source.row_number)
-
-
-def _line_charset(source: SourceConfig, where: str) -> str:
-    charset = java_charset(source.encoding)
-    if charset.startswith(("UTF-16", "UTF-32")) and not source.multi_line:
-        raise ConfigError(
-            "Spark finds no line ends in this encoding",
-            where=f"{where}.encoding",
-            got=source.encoding,
-            fixes=[f"convert the files: iconv -f {charset} -t UTF-8", "multi_line: true (CSV)"],
-        )
-    return charset
-
-
-def _without_words(rows: DataFrame, words: list[str]) -> DataFrame:
-    """Make null of the words that mean a missing value."""
-    if not words:
-        return rows
-    names = [name for name in rows.columns if name != BAD_LINE]
-    return rows.select(
-        *[F.when(~column(name).isin(words), column(name)).alias(name) for name in names], F.col(BAD_LINE)
-    )
-
-
-def _read_json(files: SourceFiles, source: SourceConfig, spark: SparkSession) -> DataFrame:
-    checked_text(files, source.encoding)
-    reader = spark.read.option("mode", "PERMISSIVE").option("columnNameOfCorruptRecord", BAD_LINE)
-    rows = reader.option("encoding", java_charset(source.encoding)).option("lineSep", "\n").json(files.paths)
-    if [name for name in rows.columns if name != BAD_LINE] == []:
-        raise DataError("no line of the source is a JSON object", where=files.shown)
-    if BAD_LINE not in rows.columns:
-        return _numbered(rows, files, source).withColumn(BAD_LINE, F.lit(None).cast("string"))
-    return _numbered(_with_file_name(rows, "json"), files, source)
-
-
-def _with_file_name(rows: DataFrame, kind: str) -> DataFrame:
-    line = F.concat(F.lit(f"{kind}\n"), F.col("_metadata.file_path"), F.lit("\n"), F.col(BAD_LINE))
-    return rows.withColumn(BAD_LINE, F.when(F.col(BAD_LINE).isNotNull(), line))
-
-
-def bad_line_error(count: int, line: str) -> DataError:
-    """Return the error of lines that cannot be read; `line` is one of them as `BAD_LINE` holds it."""
-    kind, file, text = line.split("\n", 2)
-    if kind == "json":
-        what = f"{count} line(s) are no JSON objects"
-        fixes = ["write one object per line; of an array: jq -c '.[]'", "mend or remove the line"]
-    else:
-        what = f"{count} line(s) have too few or too many columns"
-        fixes = ["check `delimiter` and `columns` of the source", "mend or remove the line"]
-        if kind == "csv":
-            fixes.append("`multi_line: true` where a quoted field holds a line break")
-    return DataError(what, where=unquote(file), got=text[:300], fixes=fixes)
-
-
-def _joined(
-    frame: DataFrame, join: JoinConfig, root: str, spark: SparkSession, where: str, check: bool
-) -> DataFrame:
-    side = read_source(join.source, root, spark, where=f"{where}.source")
+def _joined(frame: DataFrame, side: DataFrame, join: JoinConfig, where: str, check: bool) -> DataFrame:
     columns = [name for name in side.columns if name != BAD_LINE and not name.startswith(UNNAMED)]
     require_columns(join.on, frame.columns, f"{where}.on (rows)")
     require_columns(join.on, columns, f"{where}.on (side table)")
@@ -292,8 +255,7 @@ def _joined(
 
 def _check_side(side: DataFrame, keys: list[str], where: str) -> None:
     """Check in one pass that the keys are unique and the lines sound."""
-    # Reading every column keeps Spark from pruning them, which would hide lines with too many of them.
-    everything = F.xxhash64(*[column(name) for name in side.columns])
+    everything = _everything(side)
     counted = side.groupBy(*[column(name) for name in keys]).agg(
         F.count(F.lit(1)).alias("n"),
         F.count(BAD_LINE).alias("lines"),

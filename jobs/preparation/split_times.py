@@ -1,8 +1,9 @@
-"""Times of a split by time: those of the rows, those of the config, and those that are yet to come."""
+"""Times of raw rows: checked where a split needs them, compared with those of the config, and with now."""
 
 from __future__ import annotations
 
 import datetime
+from collections.abc import Mapping
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
@@ -10,13 +11,58 @@ from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from jobs.preparation import columns as C
-from trainer.config import SplitConfig
 from trainer.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
-    from pyspark.sql import DataFrame
+    from pyspark.sql import Column, DataFrame, Row
 
 _CALENDAR = (T.DateType, T.TimestampType, T.TimestampNTZType)
+
+
+def time_facts(rows: DataFrame, name: str) -> list[Column]:
+    """Return aggregates over a time column: `missing`, `bad`, `example` of the bad ones, and `late`.
+
+    A time is late when it is after now; of numbers nobody knows the unit, so none is.
+    """
+    missing, bad = C.time_problems(rows, name)
+    return [
+        F.count(F.when(missing, 1)).alias("missing"),
+        F.count(F.when(bad, 1)).alias("bad"),
+        F.min(F.when(bad, C.column(name).cast("string"))).alias("example"),
+        F.count(F.when(_after_now(rows, name), 1)).alias("late"),
+    ]
+
+
+def summed_facts() -> list[Column]:
+    """Return aggregates that put the `time_facts` of groups together."""
+    sums = [F.sum(name).alias(name) for name in ("missing", "bad", "late")]
+    return [*sums, F.min("example").alias("example")]
+
+
+def require_times(found: Row, where: str, otherwise: str) -> None:
+    """Check what `time_facts` found.
+
+    Args:
+        found: the facts.
+        where: place for errors.
+        otherwise: what to do about rows without a time, besides removing them.
+
+    Raises:
+        DataError: a time is missing or cannot be read.
+    """
+    if found["missing"] or found["bad"]:
+        raise DataError(
+            f"{found['missing']} row(s) have no time and {found['bad']} have one that cannot be read",
+            where=where,
+            got=found["example"],
+            allowed="numbers, timestamps, dates",
+            fixes=["remove those rows", otherwise],
+        )
+
+
+def late_remarks(late: int | None, where: str) -> list[str]:
+    """Return what the report should say about rows whose time is after now."""
+    return [f"times after now: {late:,} rows ({where})"] if late else []
 
 
 def check_times(rows: DataFrame, name: str) -> int:
@@ -25,22 +71,9 @@ def check_times(rows: DataFrame, name: str) -> int:
     Raises:
         DataError: a time is missing or cannot be read.
     """
-    missing, bad = C.time_problems(rows, name)
-    found = rows.agg(
-        F.count(F.lit(1)).alias("rows"),
-        F.count(F.when(missing, 1)).alias("missing"),
-        F.count(F.when(bad, 1)).alias("bad"),
-        F.min(F.when(bad, C.column(name).cast("string"))).alias("example"),
-    ).first()
+    found = rows.agg(F.count(F.lit(1)).alias("rows"), *time_facts(rows, name)).first()
     assert found is not None
-    if found["missing"] or found["bad"]:
-        raise DataError(
-            f"{found['missing']} row(s) have no time and {found['bad']} have one that cannot be read",
-            where=f"data.split.column: {name}",
-            got=found["example"],
-            allowed="numbers, timestamps, dates",
-            fixes=["remove those rows", "data.split.method: random"],
-        )
+    require_times(found, f"data.split.column: {name}", "data.split.method: random")
     return int(found["rows"])
 
 
@@ -76,18 +109,33 @@ def moment(rows: DataFrame, name: str, value: str | int | float) -> int | Decima
     return found
 
 
-def time_warnings(rows: DataFrame, split: SplitConfig) -> tuple[str, ...]:
-    """Return a line for the report where rows have a time later than now; the unit of numbers is unknown."""
-    if split.method != "time" or split.column is None:
-        return ()
-    kind, sql = rows.schema[split.column].dataType, C.quoted(split.column)
-    if isinstance(kind, _CALENDAR):
-        x = F.expr(f"unix_micros(cast({sql} as timestamp))")
-    elif C.is_text(kind):
+def time_warnings(rows: DataFrame, times: Mapping[str, str]) -> list[str]:
+    """Return what the report should say about times after now; the unit of numbers is unknown.
+
+    Args:
+        rows: with the columns.
+        times: key path and column of each time.
+    """
+    read = {where: name for where, name in times.items() if _tells_moment(rows, name)}
+    if not read:
+        return []
+    counts = [F.count(F.when(_after_now(rows, name), 1)) for name in read.values()]
+    found = rows.agg(*[count.alias(str(n)) for n, count in enumerate(counts)]).first()
+    assert found is not None
+    return [line for late, where in zip(found, read, strict=True) for line in late_remarks(late, where)]
+
+
+def _tells_moment(rows: DataFrame, name: str) -> bool:
+    kind = rows.schema[name].dataType
+    return isinstance(kind, _CALENDAR) or C.is_text(kind)
+
+
+def _after_now(rows: DataFrame, name: str) -> Column:
+    if not _tells_moment(rows, name):
+        return F.lit(False)
+    sql = C.quoted(name)
+    x = F.expr(f"unix_micros(cast({sql} as timestamp))")
+    if C.is_text(rows.schema[name].dataType):
         x = F.expr(f"if(try_cast({sql} as double) is null, unix_micros(try_cast({sql} as timestamp)), null)")
-    else:
-        return ()
     now = int(datetime.datetime.now(datetime.timezone.utc).timestamp() * 1_000_000)
-    found = rows.agg(F.count(F.when(x > F.lit(now), 1))).first()
-    late = int(found[0]) if found is not None else 0
-    return (f"times after now: {late:,} rows (data.split.column: {split.column})",) if late else ()
+    return x > F.lit(now)

@@ -150,6 +150,24 @@ def test_skipped_rows_are_counted_in_training_and_evaluation(
 
 
 @pytest.mark.filterwarnings("ignore:skipping .* rows:UserWarning")
+def test_a_run_that_fails_at_damage_can_be_evaluated_without_it(
+    short_run: RunConfig, local: Dataset, damaged: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "run"
+    train(short_run, local, ALONE, out=folder, show_progress=False)
+    with pytest.raises(DataError, match="cannot be decoded"):
+        evaluate(folder, data=damaged)
+    found = evaluate(folder, by="row", data=damaged, on_corrupt="skip")
+    assert (found.rows, found.rows_skipped) == (136, 64)
+    assert main(["evaluate", str(folder), "--data", str(damaged.path), "--on-corrupt", "skip"]) == 0
+    assert "test: 136 rows (64 in damaged row groups skipped)" in capsys.readouterr().out
+    # The other way round: a run that skips, asked to tell of damage.
+    (folder / "config.yaml").write_text(short_run.override("data.on_corrupt=skip").to_yaml())
+    with pytest.raises(DataError, match="cannot be decoded"):
+        evaluate(folder, data=damaged, on_corrupt="fail")
+
+
+@pytest.mark.filterwarnings("ignore:skipping .* rows:UserWarning")
 def test_a_split_with_nothing_left_is_an_error(short_run: RunConfig, local: Dataset, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(str(local.path), tmp_path / "copy"))
     run = short_run.override("data.on_corrupt=skip")

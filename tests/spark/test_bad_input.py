@@ -273,8 +273,8 @@ def test_all_problems_come_in_one_error(spark: SparkSession, tmp_path: Path) -> 
 def test_rows_lost_between_counting_and_writing_are_noticed(
     spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def lossy(rows: Encodable, *others: Any, **named: Any) -> None:
-        write_splits(replace(rows, rows=rows.rows.where("id = 3")), *others, **named)
+    def lossy(rows: Encodable, *others: Any, **named: Any) -> Any:
+        return write_splits(replace(rows, rows=rows.rows.where("id = 3")), *others, **named)
 
     monkeypatch.setattr(pipeline, "write_splits", lossy)
     error = failure(spark, tmp_path / "out", make_run(data={"keep": ["id"], **ALL_TRAIN}, **DENSE))

@@ -12,8 +12,9 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from jobs.preparation.cleaning import clean
-from jobs.preparation.columns import BAD_LINE, with_row_hashes
+from jobs.preparation.columns import BAD_LINE
 from jobs.preparation.pipeline import prepare_dataset
+from jobs.preparation.row_hashes import with_row_hashes
 from tests.spark.prepared import make_run, read_all
 from trainer.config import CleanConfig
 from trainer.errors import ConfigError, DataError

@@ -11,9 +11,10 @@ import pytest
 from pyspark.sql import SparkSession
 
 from jobs.preparation.pipeline import Prepared, prepare_dataset
+from jobs.preparation.transform import apply_spec
 from tests.spark.prepared import make_run, read_all, read_vocabulary
 from trainer.config import RunConfig
-from trainer.errors import ConfigError
+from trainer.errors import ConfigError, DataError, UserError
 from trainer.schema import Manifest
 
 ROWS = 2000
@@ -97,6 +98,89 @@ def test_the_same_negatives_stay_at_every_partitioning_and_a_larger_share_keeps_
     run = event_run(downsample_negatives={"keep": 0.5})
     more = read_all(prepare_dataset(run, tmp_path / "more", frame=frame, spark=spark).path, "row")
     assert set(read_all(prepared.path, "row").index) < set(more.index)
+
+
+CONDITION = "seconds >= 30 and rating is not null"
+
+
+def watched() -> pd.DataFrame:
+    random = np.random.default_rng(6)
+    seconds = [*random.integers(0, 60, ROWS - 3), "29.5", "30.5", None]
+    return pd.DataFrame(
+        {
+            "row": np.arange(ROWS),
+            "seconds": pd.Series(seconds, dtype=object).map(lambda x: None if x is None else str(x)),
+            "rating": pd.Series(random.choice([1.0, 5.0, np.nan], ROWS), dtype=object).where(
+                lambda x: x.notna(), None
+            ),
+            "user": random.integers(0, 40, ROWS),
+            "time": np.arange(ROWS),
+        }
+    )
+
+
+def watched_run(condition: str = CONDITION, **features: Any) -> RunConfig:
+    earlier = {"by": "user", "time": "time", "what": "rate"}
+    rate = {"name": "rate", "earlier": earlier, "ops": [{"fill": -1}]}
+    return make_run(
+        data={"keep": ["row"], "label": {"where": condition}},
+        **(features or {"dense": [rate], "sparse": [{"columns": "user", "ops": "vocabulary"}]}),
+    )
+
+
+def test_a_condition_makes_the_label_also_of_rows_to_be_scored(spark: SparkSession, tmp_path: Path) -> None:
+    frame = watched()
+    expected = (pd.to_numeric(frame["seconds"]) >= 30) & frame["rating"].notna()
+    assert 300 < expected.sum() < ROWS - 300
+    rows = spark.createDataFrame(frame, "row int, seconds string, rating double, user int, time int")
+    done = prepare_dataset(watched_run(), tmp_path / "data", frame=rows, spark=spark)
+    found = read_all(done.path, "row")
+    assert found["label"].tolist() == expected.tolist()
+    assert done.manifest.spec.label.params["where"] == CONDITION
+    earlier = expected.astype(float).groupby(frame["user"]).transform(lambda x: x.shift().expanding().mean())
+    np.testing.assert_allclose(found["rate"], earlier.fillna(-1), rtol=1e-6)
+    scored = apply_spec(rows, done.manifest.spec, done.path, spark, features=["rate"], keep=["row"])
+    np.testing.assert_allclose(scored.toPandas().set_index("keep.row").sort_index()["rate"], found["rate"])
+    unlabelled = rows.drop("rating")
+    made = apply_spec(unlabelled, done.manifest.spec, done.path, spark, features=["user"], keep=["row"])
+    assert made.toPandas().set_index("keep.row").sort_index()["user"].tolist() == found["user"].tolist()
+    with pytest.raises(DataError, match="label"):
+        apply_spec(unlabelled, done.manifest.spec, done.path, spark, features=["rate"])
+
+
+def test_columns_of_the_labels_condition_are_no_features_by_glob(spark: SparkSession, tmp_path: Path) -> None:
+    schema = "row int, seconds string, rating double, user int, time int"
+    rows = spark.createDataFrame(watched(), schema)
+    run = watched_run("`seconds` >= 30 and /* user */ coalesce(RATING, 9) > 4", dense=[{"columns": "*"}])
+    done = prepare_dataset(run, tmp_path / "data", frame=rows, spark=spark)
+    assert [f.name for f in done.manifest.spec.features] == ["row", "user", "time"]
+    alone = watched_run("seconds >= 30", sparse=[{"columns": "seconds", "ops": "vocabulary"}])
+    with pytest.raises(ConfigError, match="label cannot be a feature"):
+        prepare_dataset(alone, tmp_path / "other", frame=rows, spark=spark)
+    both = watched_run(
+        sparse=[{"columns": "seconds", "ops": "vocabulary"}]
+    )  # named, and not all of the label
+    assert prepare_dataset(both, tmp_path / "other", frame=rows, spark=spark).rows["train"] > 0
+
+
+@pytest.mark.parametrize(
+    ("condition", "words"),
+    [
+        ("secnds >= 30", ["data.label.where", "secnds >= 30"]),
+        ("seconds", ["data.label.where", "neither true nor false"]),
+        ("max(time) > 3", ["data.label.where", "max(time) > 3"]),
+        ("seconds >= 99", ["data.label.where", "the label is 0 in every training row", "seconds >= 99 now"]),
+    ],
+)
+def test_conditions_that_make_no_label_are_named(
+    spark: SparkSession, tmp_path: Path, condition: str, words: list[str]
+) -> None:
+    schema = "row int, seconds string, rating double, user int, time int"
+    rows = spark.createDataFrame(watched(), schema)
+    run = watched_run(condition, sparse=[{"columns": "user", "ops": "vocabulary"}])
+    with pytest.raises(UserError) as error:
+        prepare_dataset(run, tmp_path / "data", frame=rows, spark=spark)
+    assert [word for word in words if word not in str(error.value)] == []
 
 
 def test_events_that_are_all_positives_need_negatives(spark: SparkSession, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from pyspark.sql import SparkSession
 
-from jobs.preparation.columns import with_row_hashes
+from jobs.preparation.row_hashes import with_row_hashes
 from jobs.preparation.sources import read_source
 from jobs.preparation.splits import split_remarks, with_split
 from trainer.config import SourceConfig, SplitConfig

@@ -10,9 +10,9 @@ import pandas as pd
 import pytest
 from pyspark.sql import DataFrame, SparkSession
 
-from jobs.preparation.columns import with_row_hashes
 from jobs.preparation.negatives import with_negatives
 from jobs.preparation.pipeline import prepare_dataset
+from jobs.preparation.row_hashes import with_row_hashes
 from jobs.preparation.sources import rows_and_columns
 from jobs.preparation.splits import with_split
 from tests.spark.prepared import make_run, read_split, read_vocabulary

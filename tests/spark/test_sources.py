@@ -71,6 +71,19 @@ def test_json_lines_tables_and_brotli_parquet(spark: SparkSession, tmp_path: Pat
     assert len(rows_of(run_on(tmp_path, {"table": "some_clicks"}), spark)) == 2
 
 
+def test_a_table_of_the_catalog_is_prepared_by_its_full_name(spark: SparkSession, tmp_path: Path) -> None:
+    rows = spark.range(400).selectExpr("cast(id % 2 as int) label", "cast(id as double) x")
+    rows.write.saveAsTable("default.clicks_of_test", path=str(tmp_path / "table"), mode="overwrite")
+    try:
+        run = run_on(tmp_path, {"table": "spark_catalog.default.clicks_of_test"})
+        done = prepare_dataset(run, tmp_path / "data", spark=spark)
+    finally:
+        spark.sql("DROP TABLE default.clicks_of_test")
+    assert sum(done.rows.values()) == 400
+    assert done.manifest.raw is not None
+    assert done.manifest.raw["source"]["table"] == "spark_catalog.default.clicks_of_test"
+
+
 def test_index_column_line_breaks_missing_words_and_byte_order_mark(
     spark: SparkSession, tmp_path: Path
 ) -> None:
@@ -160,15 +173,6 @@ def test_line_that_does_not_fit_is_shown(
     assert name in error.value.where
     assert error.value.got == line
     assert ("multi_line: true" in str(error.value)) == (name == "a.csv")
-
-
-def test_files_with_different_headers_are_refused(spark: SparkSession, tmp_path: Path) -> None:
-    (tmp_path / "a.csv").write_text("label,x\n1,2\n")
-    (tmp_path / "b.csv").write_text("x,label\n2,1\n")
-    with pytest.raises(DataError) as error:
-        prepare_dataset(run_on(tmp_path, {"path": "*.csv", "header": True}), tmp_path / "out", spark=spark)
-    assert "different headers" in str(error.value)
-    assert "b.csv" in error.value.where
 
 
 @pytest.mark.parametrize("content", ["", "label,x\n"])

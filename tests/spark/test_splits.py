@@ -13,9 +13,9 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from jobs.preparation import splits
-from jobs.preparation.columns import with_row_hashes
 from jobs.preparation.pipeline import prepare_dataset
 from jobs.preparation.report import report_text
+from jobs.preparation.row_hashes import with_row_hashes
 from jobs.preparation.splits import with_split
 from tests.spark.prepared import make_run, read_all, read_split, read_vocabulary
 from trainer.config import SplitConfig

@@ -163,8 +163,22 @@ def tokens(column: pa.Array, name: str) -> Tokens:
 def _texts(column: pa.Array, name: str) -> Tokens:
     """Read a column of text as tokens, and check that it is UTF-8."""
     found = Tokens.of(column)
+    require_utf8(found.values, name)
+    return found
+
+
+def require_utf8(values: pa.Array, name: str) -> None:
+    """Check that texts are UTF-8, and values of other types what their type says.
+
+    Args:
+        values: of a column, or its distinct ones.
+        name: of the column, for errors.
+
+    Raises:
+        DataError: they are not.
+    """
     try:
-        found.values.validate(full=True)
+        values.validate(full=True)
     except pa.ArrowInvalid as error:
         raise DataError(
             f"column {name!r} holds text that is not UTF-8",
@@ -172,7 +186,6 @@ def _texts(column: pa.Array, name: str) -> Tokens:
             got=str(error),
             fixes=["name the encoding of the files in `data.source.encoding`", "write the file as UTF-8"],
         ) from error
-    return found
 
 
 def _prints(kind: pa.DataType) -> bool:

@@ -139,8 +139,9 @@ def vocabulary(
     Values seen fewer than `min_count` times, or beyond the `max_size` most frequent, count as unseen. Ties
     are broken by the value itself. With `oov_buckets`, unseen values are dealt over the ids from 1 on by
     XXH64(seed 42), and the most frequent value has the id `oov_buckets` + 1. A `missing` value is padding, or
-    becomes the most frequent value; `fill` before `vocabulary` makes it a value of its own. `joint` counts
-    the values of every feature that shares this table, not only those of the feature that owns it.
+    becomes the most frequent value (refused for lists, which leave out what is missing in them); `fill`
+    before `vocabulary` makes it a value of its own, also inside lists. `joint` counts the values of every
+    feature that shares this table, not only those of the feature that owns it.
     """
     # The ids come from the fitted vocabulary (`vocabularies.py`), so tokens pass through here as they are.
     return x

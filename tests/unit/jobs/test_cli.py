@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from jobs import commands, verbs
+from jobs import commands, session, verbs
 from jobs.cli import main
 from jobs.commands import Command
 from jobs.ranks.verdict import RankError
@@ -26,6 +26,32 @@ def fail(_: Namespace) -> None:
 @pytest.fixture(autouse=True)
 def failing_verb(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(commands, "COMMANDS", (Command("models", "", lambda _: None, fail),))
+
+
+@pytest.mark.parametrize(
+    ("config", "arguments", "words"),
+    [
+        ({}, ["--append", "grow"], "not a data set"),
+        ({"source": {"path": "rows.csv"}}, [], "needs its column names"),
+        ({"label": {"implicit": True}}, [], "every row is a positive"),
+    ],
+)
+def test_prepare_refuses_before_spark_starts_what_config_and_folder_tell(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    config: dict[str, Any], arguments: list[str], words: str,
+) -> None:  # fmt: skip
+    def start(*_: Any, **__: Any) -> None:
+        raise AssertionError("Spark starts")
+
+    monkeypatch.undo()  # the real verbs
+    monkeypatch.setattr(session, "spark_session", start)
+    data = {"source": {"path": "rows.parquet"}, "label": {"column": "y"}, **config}
+    features = {"dense": [{"columns": "x"}]}
+    run = {"name": "a", "data": data, "features": features, "model": {"name": "dlrm"}}
+    (tmp_path / "run.yaml").write_text(json.dumps(run))
+    out = str(tmp_path / "none")
+    assert main(["prepare", str(tmp_path / "run.yaml"), "--out", out, *arguments]) == 2
+    assert words in capsys.readouterr().err
 
 
 def test_an_unexpected_error_is_one_message_with_its_place(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,137 @@
+"""Rows of CSV, TSV and JSON files as Spark reads them, with each line that cannot be read beside."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+from urllib.parse import unquote
+
+from pyspark.sql import functions as F
+
+from jobs.preparation.columns import BAD_LINE, column, quoted
+from jobs.preparation.drift import METADATA, united
+from jobs.preparation.failures import SKIP
+from jobs.preparation.files import SourceFiles
+from jobs.preparation.text_files import checked_text, headers
+from trainer.config import SourceConfig
+from trainer.config.source import java_charset
+from trainer.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+
+_TEXT_DELIMITER = {"csv": ",", "tsv": "\t"}
+
+
+def read_text(
+    files: SourceFiles, source: SourceConfig, spark: SparkSession, where: str
+) -> tuple[SourceFiles, DataFrame]:
+    """Read CSV or TSV, every column as text.
+
+    Args:
+        files: of the source.
+        source: says how they are written.
+        spark: the session.
+        where: key path for errors.
+
+    Returns:
+        The files that can be read, and their rows with `BAD_LINE`.
+
+    Raises:
+        ConfigError: there is neither a header nor column names, or Spark has no such encoding.
+        DataError: headers differ, or a file is damaged or in another encoding.
+    """
+    delimiter = source.delimiter or _TEXT_DELIMITER[files.format]
+    # Only plain CSV has quotes: in TSV, and in `::` files, a quote is a character like any other.
+    quote = '"' if files.format == "csv" and len(delimiter) == 1 else ""
+    files, heads = checked_text(files, source.encoding, skip=source.on_corrupt == "skip")
+    reader = (
+        spark.read.option("sep", delimiter)
+        .option("encoding", _line_charset(source, where))
+        .option("quote", quote)
+        .option("escape", quote or "\\")
+        .option("header", str(source.header).lower())
+        .option("multiLine", str(source.multi_line).lower())
+        # A line with too many columns is found only where all are read.
+        .option("columnPruning", str(source.on_corrupt != "skip").lower())
+    )
+    if source.header and heads is not None:
+        read = headers(files, heads, delimiter, quote)
+    elif source.header:
+        read = [(reader.csv(files.paths[0]).columns, files.paths)]
+    elif source.columns:
+        read = [(source.columns, files.paths)]
+    else:
+        raise _no_column_names(where)
+    reader = (
+        reader.option("mode", "PERMISSIVE")
+        .option("columnNameOfCorruptRecord", BAD_LINE)
+        # Every file's header must be the first one's: Spark checks what we could not open.
+        .option("enforceSchema", str(heads is not None).lower())
+    )
+    frames = [
+        reader.schema(", ".join(f"{quoted(name)} string" for name in [*names, BAD_LINE])).csv(paths)
+        for names, paths in read
+    ]
+    rows = united(frames) if len(frames) > 1 else frames[0]
+    return files, _without_words(_with_file_name(rows, files.format), source.null_values or [])
+
+
+def _line_charset(source: SourceConfig, where: str) -> str:
+    charset = java_charset(source.encoding)
+    if charset.startswith(("UTF-16", "UTF-32")) and not source.multi_line:
+        raise ConfigError(
+            "Spark finds no line ends in this encoding",
+            where=f"{where}.encoding",
+            got=source.encoding,
+            fixes=[f"convert the files: iconv -f {charset} -t UTF-8", "multi_line: true (CSV)"],
+        )
+    return charset
+
+
+def _without_words(rows: DataFrame, words: list[str]) -> DataFrame:
+    """Make null of the words that mean a missing value."""
+    names = [field.name for field in rows.schema if field.name not in (BAD_LINE, METADATA)]
+    if not words:
+        return rows
+    return rows.withColumns({name: F.when(~column(name).isin(words), column(name)) for name in names})
+
+
+def read_json(
+    files: SourceFiles, source: SourceConfig, spark: SparkSession, _: str
+) -> tuple[SourceFiles, DataFrame]:
+    """Read JSON lines; a key that a line lacks is a missing value. See `read_text`."""
+    files, _heads = checked_text(files, source.encoding, skip=source.on_corrupt == "skip")
+    reader = spark.read.option("mode", "PERMISSIVE").option("columnNameOfCorruptRecord", BAD_LINE)
+    rows = reader.option("encoding", java_charset(source.encoding)).option("lineSep", "\n").json(files.paths)
+    if [name for name in rows.columns if name != BAD_LINE] == []:
+        raise DataError("no line of the source is a JSON object", where=files.shown)
+    if BAD_LINE not in rows.columns:
+        return files, rows.withColumn(BAD_LINE, F.lit(None).cast("string"))
+    return files, _with_file_name(rows, "json")
+
+
+def _with_file_name(rows: DataFrame, kind: str) -> DataFrame:
+    line = F.concat(F.lit(f"{kind}\n"), F.col("_metadata.file_path"), F.lit("\n"), F.col(BAD_LINE))
+    return rows.withColumn(BAD_LINE, F.when(F.col(BAD_LINE).isNotNull(), line))
+
+
+def _no_column_names(where: str) -> ConfigError:
+    """Return the error of a text source that neither names its columns nor has a header."""
+    return ConfigError(
+        "a text source needs its column names", where=where, fixes=["columns: [...]", "header: true"]
+    )
+
+
+def bad_line_error(count: int, line: str) -> DataError:
+    """Return the error of lines that cannot be read; `line` is one of them as `BAD_LINE` holds it."""
+    kind, file, text = line.split("\n", 2)
+    if kind == "json":
+        what = f"{count} line(s) are no JSON objects"
+        fixes = ["write one object per line; of an array: jq -c '.[]'", "mend or remove the line"]
+    else:
+        what = f"{count} line(s) have too few or too many columns"
+        fixes = ["check `delimiter` and `columns` of the source", "mend or remove the line"]
+        if kind == "csv":
+            fixes.append("`multi_line: true` where a quoted field holds a line break")
+    fixes.append(SKIP)
+    return DataError(what, where=unquote(file), got=text[:300], fixes=fixes)

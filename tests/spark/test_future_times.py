@@ -1,0 +1,56 @@
+"""Times after now are told of in the report, whatever they are for, and are never an error."""
+
+from __future__ import annotations
+
+import datetime
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from pyspark.sql import SparkSession
+
+from jobs.preparation.pipeline import prepare_dataset
+from tests.spark.prepared import make_run
+
+ROWS, LATE = 40, 3
+HISTORY = {"name": "h", "history": {"user": "user", "item": "item", "time": "time"}}
+NUMBER = {"name": "n", "earlier": {"by": "user", "time": "time", "what": "count"}}
+LEAVE_LAST = {"method": "leave_last", "leave_last": {"user": "user", "time": "time", "test": 1, "valid": 0}}
+ALL_TRAIN = {"split": {"fractions": [1, 0, 0]}}  # the rows differ from day to day
+USES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
+    ("data.split.column: time", {"split": {"method": "time", "column": "time"}}, {}),
+    ("data.split.leave_last.time: time", {"split": LEAVE_LAST}, {}),
+    ("features.sequence.0.history.time: time", ALL_TRAIN, {"sequence": [HISTORY]}),
+    ("features.dense.0.earlier.time: time", ALL_TRAIN, {"dense": [NUMBER]}),
+    # Told once, where the time is met first.
+    ("data.split.leave_last.time: time", {"split": LEAVE_LAST}, {"sequence": [HISTORY], "dense": [NUMBER]}),
+]
+
+
+def rows() -> pd.DataFrame:
+    now = datetime.datetime.now(datetime.timezone.utc).replace(tzinfo=None, microsecond=0)
+    days = [now - datetime.timedelta(days=n + 1) for n in range(ROWS - LATE)]
+    days += [now + datetime.timedelta(days=n + 1) for n in range(LATE)]
+    users = [n % 4 for n in range(ROWS)]
+    return pd.DataFrame(
+        {"label": [n // 4 % 2 for n in range(ROWS)], "user": users, "item": range(ROWS), "time": days}
+    )
+
+
+@pytest.mark.parametrize("kind", ["timestamp", "text", "seconds"])
+@pytest.mark.parametrize(("where", "data", "features"), USES)
+def test_times_after_now_are_remarked(
+    spark: SparkSession, tmp_path: Path, kind: str, where: str, data: dict[str, Any], features: dict[str, Any]
+) -> None:
+    frame = rows()
+    if kind == "text":
+        frame["time"] = frame["time"].dt.strftime("%Y-%m-%d %H:%M:%S")
+    if kind == "seconds":  # or days, or a counter: nobody knows
+        frame["time"] = frame["time"].astype("datetime64[s]").astype("int64")
+    sparse = [{"columns": "user", "ops": "vocabulary"}]
+    run = make_run(data=data, sparse=sparse, **features)
+    done = prepare_dataset(run, tmp_path / "out", frame=spark.createDataFrame(frame), spark=spark)
+    expected = () if kind == "seconds" else (f"times after now: {LATE} rows ({where})",)
+    assert done.manifest.remarks == expected
+    assert [line for line in expected if line not in done.report_text] == []
