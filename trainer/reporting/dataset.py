@@ -10,8 +10,9 @@ MAX_FEATURES = 500
 
 
 def feature_tables(manifest: Manifest) -> tuple[Table, ...]:
-    """Return the tables of id features and of dense features; empty ones are left out."""
-    return tuple(table for table in (_id_features(manifest), _dense_features(manifest)) if table.rows)
+    """Return the tables of id features, dense features and vectors; empty ones are left out."""
+    made = (_id_features(manifest), _dense_features(manifest), _vector_features(manifest))
+    return tuple(table for table in made if table.rows)
 
 
 def base_rate(manifest: Manifest) -> float | None:
@@ -78,6 +79,27 @@ def _dense_features(manifest: Manifest) -> Table:
     shown, note = limited(rows, MAX_FEATURES, "features")
     titles = ("Feature", "Ops", "Mean", "Std", "Min", "Max", "Nulls")
     return make_table("Dense features", titles, shown, text=(0, 1), note=note)
+
+
+def _vector_features(manifest: Manifest) -> Table:
+    rows = []
+    for feature in manifest.spec.vectors:
+        seen = _statistics(manifest, feature)
+        rows.append(
+            (
+                feature.name,
+                feature.column,
+                formats.count(feature.vectors.dim if feature.vectors is not None else None),
+                formats.count(seen.ids),
+                formats.percent(seen.null_share, 2),
+                formats.percent(seen.train_oov_share, 2),
+                formats.percent(seen.oov_share, 2),
+            )
+        )
+    shown, note = limited(rows, MAX_FEATURES, "features")
+    titles = ("Feature", "Looked up by", "Length", "Vectors", "Nulls", "Train OOV", "OOV")
+    about = "A row whose id is missing, or out of vocabulary, gets zeros."
+    return make_table("Vectors", titles, shown, text=(0, 1), note=f"{about} {note}".strip())
 
 
 def _statistics(manifest: Manifest, feature: Feature) -> FeatureStatistics:

@@ -106,6 +106,8 @@ def _ids(data: DataProfile, profile: Profile, flags: dict[str, tuple[str, ...]])
         f"{profile.distinct:,} of {feature.num_embeddings or 0:,} ids seen",
         f"missing {formats.percent(base.missing)}",
     ]
+    if feature.vectors is not None:
+        about.insert(0, f"vectors of {feature.vectors.dim:,} by {feature.column}")
     if base.out_of_vocabulary is not None:
         about.append(f"OOV {formats.percent(base.out_of_vocabulary)}")
     pictures: list[tuple[str, Picture]] = []

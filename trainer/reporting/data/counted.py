@@ -68,6 +68,16 @@ def count_values(values: NDArray[Any]) -> tuple[Counted, Ints]:
     return Counted(distinct, counts.astype(np.int64)), places.astype(np.int64)
 
 
+def places_of(counted: Counted, ids: Ints) -> Ints:
+    """Return the place of each id among the distinct ones, all of which are known."""
+    size = int(counted.values[-1]) + 1 if len(counted.values) else 0
+    if size > COUNTED_DIRECTLY:
+        return np.searchsorted(counted.values, ids)
+    places = np.zeros(size, dtype=np.int64)
+    places[counted.values] = np.arange(len(counted.values))
+    return np.asarray(places[ids])
+
+
 def count_ids(ids: Ints, num_embeddings: int) -> Counted:
     """Count ids, which lie between 0 and `num_embeddings - 1`."""
     if num_embeddings > COUNTED_DIRECTLY:

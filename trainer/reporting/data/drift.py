@@ -60,21 +60,25 @@ def dense_drift(train: Counted, other: Counted) -> Drift:
     )
 
 
-def id_drift(train: Counted, other: Counted, rows: tuple[int, int]) -> Drift:
+def id_drift(train: Counted, other: Counted, rows: tuple[int, int], *, unseen_ids: int = 1) -> Drift:
     """Compare ids in bins: missing, out of vocabulary, the most frequent training ids, all others.
 
     Args:
         train: ids of the training rows.
         other: ids of the other split.
         rows: how many rows each has, since the ids of one list are no independent draws.
+        unseen_ids: how many ids from 1 on are out of vocabulary.
     """
-    top = most_frequent(train, NUM_TOP_IDS, least=2)
-    named = np.concatenate([[0, 1], top])
-    expected, actual = train.count_of(named), other.count_of(named)
-    expected = np.append(expected, train.total - expected.sum())
-    actual = np.append(actual, other.total - actual.sum())
+    top = most_frequent(train, NUM_TOP_IDS, least=1 + unseen_ids)
+    expected, actual = (_in_id_bins(counted, top, unseen_ids) for counted in (train, other))
     held = (expected + actual) > 0
     return Drift(psi(expected[held], actual[held]), psi_by_chance(int(held.sum()), *rows))
+
+
+def _in_id_bins(counted: Counted, top: Ints, unseen_ids: int) -> Ints:
+    missing, up_to_unseen = counted.at_most(np.array([0, unseen_ids])).tolist()
+    bins = np.concatenate([[missing, up_to_unseen - missing], counted.count_of(top)])
+    return np.append(bins, counted.total - bins.sum())
 
 
 def most_frequent(counted: Counted, number: int, *, least: int = 0) -> Ints:

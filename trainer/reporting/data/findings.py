@@ -75,7 +75,8 @@ KINDS = {
     "oov": Kind(
         "medium",
         f"Many ids out of vocabulary ({OOV_SHARE:.0%} or more of valid and test)",
-        "They share one embedding. Lower min_count, raise max_size, or use the op hash.",
+        "They share one embedding: lower min_count, raise max_size, or use the op hash. Of vectors they get "
+        "zeros: add rows to the source.",
     ),
     "duplicate": Kind(
         "medium",
@@ -131,7 +132,9 @@ class Finding:
 
 def findings(data: DataProfile) -> tuple[Finding, ...]:
     """Return what to look at, gravest first; within a kind the largest value first."""
-    found = [*_label(data), *_duplicates(data.dense), *_duplicates(data.ids)]
+    # A vector is no duplicate of the id that it is looked up by.
+    ids = tuple(profile for profile in data.ids if profile.feature.kind != "vector")
+    found = [*_label(data), *_duplicates(data.dense), *_duplicates(ids)]
     for profile in data.profiles:
         found += _feature(data, profile)
     order = list(KINDS)

@@ -8,18 +8,21 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from trainer.features.chains import id_op
+from trainer.features.ids import oov_buckets
 from trainer.reporting.data.counted import (
     Counted,
     Floats,
     Ints,
     count_ids,
     count_values,
+    places_of,
     renaming_fingerprint,
 )
 from trainer.reporting.data.drift import Drift, id_drift, most_frequent
 from trainer.reporting.data.leakage import id_auc
 from trainer.reporting.data.sample import SplitSample
-from trainer.schema import FIRST_VOCABULARY_ID, OUT_OF_VOCABULARY_ID, PADDING_ID, Feature
+from trainer.schema import OUT_OF_VOCABULARY_ID, PADDING_ID, Feature
 
 NUM_TOP = 8
 TOP_SHARE = 0.01
@@ -84,6 +87,7 @@ def id_profile(
     size = feature.num_embeddings or 0
     ids, lengths = first.ids(feature, mean_length)
     counted = count_ids(ids, size)
+    codes = places_of(counted, ids)
     rows = len(ids) if lengths is None else len(lengths)
     splits = {name: _split_ids(feature, counted, lengths)}
     drift = {}
@@ -92,7 +96,9 @@ def id_profile(
         found_counts = count_ids(found[0], size)
         splits[other] = _split_ids(feature, found_counts, found[1])
         if counted.total and found_counts.total:
-            drift[other] = id_drift(counted, found_counts, (rows, splits[other].rows))
+            drift[other] = id_drift(
+                counted, found_counts, (rows, splits[other].rows), unseen_ids=_unseen_ids(feature)
+            )
     known = _known(feature, counted)
     falling = np.sort(known.counts)[::-1]
     return IdProfile(
@@ -104,20 +110,28 @@ def id_profile(
         _coverage(falling),
         None if lengths is None else count_values(lengths)[0],
         drift,
-        id_auc(counted, ids, lengths, first.labels[:rows], seed),
-        renaming_fingerprint(np.searchsorted(counted.values, ids), len(counted.values), lengths),
+        id_auc(counted, codes, lengths, first.labels[:rows], seed),
+        renaming_fingerprint(codes, len(counted.values), lengths),
     )
 
 
 def _known(feature: Feature, counted: Counted) -> Counted:
     """Return the ids that stand for one value each."""
-    least = FIRST_VOCABULARY_ID if feature.vocabulary else PADDING_ID + 1
+    least = PADDING_ID + 1 + (_unseen_ids(feature) if feature.vocabulary else 0)
     start = int(np.searchsorted(counted.values, least))
     return Counted(counted.values[start:], counted.counts[start:])
 
 
+def _unseen_ids(feature: Feature) -> int:
+    """Return how many ids from 1 on stand for values out of vocabulary."""
+    op = id_op(feature)
+    return 1 if op is None else oov_buckets(op)
+
+
 def _split_ids(feature: Feature, counted: Counted, lengths: Ints | None) -> SplitIds:
-    padding, unknown = counted.count_of(np.array([PADDING_ID, OUT_OF_VOCABULARY_ID])).tolist()
+    padding = int(counted.count_of(np.array([PADDING_ID]))[0])
+    unseen = np.array([OUT_OF_VOCABULARY_ID - 1, OUT_OF_VOCABULARY_ID - 1 + _unseen_ids(feature)])
+    unknown = int(np.diff(counted.at_most(unseen))[0])
     rows = counted.total if lengths is None else len(lengths)
     missing = padding if lengths is None else int((lengths == 0).sum())
     there = counted.total - padding

@@ -58,21 +58,20 @@ def dense_auc(counted: Counted, places: Ints, labels: Labels, seed: int) -> floa
     return max(by_value, 1 - by_value, by_bin)
 
 
-def id_auc(counted: Counted, ids: Ints, lengths: Ints | None, labels: Labels, seed: int) -> float | None:
+def id_auc(counted: Counted, codes: Ints, lengths: Ints | None, labels: Labels, seed: int) -> float | None:
     """Return the AUC of the out-of-fold label rate of a feature's ids; None where a class has too few rows.
 
     A list has the mean rate of its ids; an empty list stands for an id of its own.
 
     Args:
         counted: distinct ids.
-        ids: of all rows, one after another.
+        codes: places among them of the ids of all rows, one after another.
         lengths: ids of each row; None where every row has one.
         labels: of the rows.
         seed: deals rows into folds.
     """
     if not enough_of_both(labels):
         return None
-    codes = np.searchsorted(counted.values, ids)
     rows = np.arange(len(labels)) if lengths is None else np.repeat(np.arange(len(labels)), lengths)
     if lengths is not None:
         empty = np.flatnonzero(lengths == 0)

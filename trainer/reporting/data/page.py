@@ -15,7 +15,7 @@ from trainer.reporting.data.label_chart import label_chart
 from trainer.reporting.data.profile import MAX_ROWS, DataProfile, profile_dataset
 from trainer.reporting.dataset import base_rate, split_rows
 from trainer.reporting.rendering import write_page
-from trainer.reporting.tables import Table, Tile
+from trainer.reporting.tables import Table, Tile, make_table
 from trainer.schema import Manifest
 
 REPORT_FILE = "report.html"
@@ -41,6 +41,8 @@ class DataPage:
     tiles: tuple[Tile, ...]
     groups: tuple[FindingGroup, ...]
     splits: Table
+    cleaning: Table
+    remarks: tuple[str, ...]
     label_chart: Chart | None
     label_note: str
     keys: tuple[Key, ...]
@@ -62,9 +64,10 @@ class DataPage:
         sections = (
             (True, "look", "What to look at"),
             (True, "label", "Label"),
+            (bool(self.cleaning.rows or self.remarks), "rows", "Rows left out, and remarks"),
             (bool(self.comparison.rows), "compared", "Drift and leakage"),
             (bool(self.dense), "dense", "Dense features"),
-            (bool(self.ids), "ids", "Sparse and sequence features"),
+            (bool(self.ids), "ids", "Id features"),
             (True, "method", "How this was reckoned"),
         )
         return tuple((anchor, title) for there, anchor, title in sections if there)
@@ -108,6 +111,8 @@ def make_page(data: DataProfile, found: tuple[Finding, ...]) -> DataPage:
         tiles=_tiles(data, found),
         groups=_groups(found),
         splits=split_rows(manifest),
+        cleaning=_cleaning(manifest),
+        remarks=manifest.remarks,
         label_chart=label_chart(data.labels) if data.labels else None,
         label_note=_label_note(data),
         keys=tuple(Key(number, name) for number, name in enumerate(data.looked_at, start=1)),
@@ -131,7 +136,12 @@ def _tiles(data: DataProfile, found: tuple[Finding, ...]) -> tuple[Tile, ...]:
     rows, seen = sum(split.rows for split in manifest.splits.values()), sum(data.looked_at.values())
     grave = sum(KINDS[finding.kind].level == "high" for finding in found)
     sequences = sum(feature.kind == "sequence" for feature in spec.sparse)
-    numbers = {"dense": len(spec.dense), "sparse": len(spec.sparse) - sequences, "sequence": sequences}
+    numbers = {
+        "dense": len(spec.dense),
+        "sparse": len(spec.sparse) - sequences,
+        "sequence": sequences,
+        "vector": len(spec.vectors),
+    }
     kinds = ", ".join(f"{number} {kind}" for kind, number in numbers.items() if number)
     return (
         Tile("Rows", formats.count(rows), f"in {len(data.looked_at)} splits"),
@@ -144,6 +154,11 @@ def _tiles(data: DataProfile, found: tuple[Finding, ...]) -> tuple[Tile, ...]:
         ),
         Tile("Findings", formats.count(len(found)), f"{grave} grave" if grave else "none grave"),
     )
+
+
+def _cleaning(manifest: Manifest) -> Table:
+    rows = [(step.name, formats.count(step.dropped), formats.count(step.left)) for step in manifest.cleaning]
+    return make_table("What data.clean dropped, rule by rule", ("Rule", "Rows dropped", "Rows left"), rows)
 
 
 def _groups(found: tuple[Finding, ...]) -> tuple[FindingGroup, ...]:

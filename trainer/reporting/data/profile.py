@@ -25,7 +25,7 @@ class DataProfile:
         manifest: of the data set.
         looked_at: rows of the sample by split; the first split is what the others are compared with.
         dense: in model order.
-        ids: sparse and sequence features in model order.
+        ids: sparse and sequence features in model order, then the ids that vectors are looked up by.
         tokens: of the most frequent ids, by feature.
         labels: label rate over time, where a kept column tells the time.
     """
@@ -89,7 +89,7 @@ def profile_dataset(folder: Path, manifest: Manifest, max_rows: int, seed: int) 
 
 
 def _ids(manifest: Manifest, samples: Mapping[str, SplitSample], seed: int) -> Iterator[IdProfile]:
-    for feature in manifest.spec.sparse:
+    for feature in (*manifest.spec.sparse, *manifest.spec.vectors):
         seen = manifest.statistics.get(feature.name, FeatureStatistics())
         yield id_profile(feature, samples, seen.mean_length, seed)
 

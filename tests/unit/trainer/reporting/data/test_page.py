@@ -16,6 +16,7 @@ from tests.support.run_folders import write_run
 from tests.unit.trainer.reporting.data.planted import dense, sparse, write
 from trainer.errors import DataError
 from trainer.reporting.data import write_data_report
+from trainer.schema import CleaningStep, FittedOp, Manifest
 
 ATTACK = "<script>alert('x')</script> & \"co\" $a_b$"
 
@@ -127,3 +128,38 @@ def test_the_verb_reports_a_data_set_with_its_findings_and_a_run_as_before(
 def test_a_folder_that_is_no_data_set_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no readable manifest"):
         write_data_report(tmp_path)
+
+
+def test_page_tells_what_cleaning_dropped_and_what_was_remarked(tmp_path: Path) -> None:
+    write_dataset(tmp_path, rows={"train": 300})
+    before = parse(write_data_report(tmp_path).path)
+    assert section(before, "rows") is None
+    cleaning = (
+        CleaningStep(name="where", dropped=1200, left=800),
+        CleaningStep(name="k_core", dropped=500, left=300),
+    )
+    manifest = Manifest.load(tmp_path)
+    manifest.model_copy(update={"cleaning": cleaning, "remarks": (f"skipped: {ATTACK}",)}).save(tmp_path)
+    rows = section(parse(write_data_report(tmp_path).path), "rows")
+    assert rows is not None
+    assert table(rows, "What data.clean dropped, rule by rule")[1:] == [
+        ["where", "1,200", "800"],
+        ["k_core", "500", "300"],
+    ]
+    assert [item.text for item in rows.all("li")] == [f"skipped: {ATTACK}"]
+
+
+def test_all_buckets_of_unseen_values_are_out_of_vocabulary(tmp_path: Path) -> None:
+    op = FittedOp(name="vocabulary", params={"oov_buckets": 3})
+    feature = sparse("c", 6).model_copy(update={"ops": (op,)})
+    label = [0, 1] * 50
+    train = {"c": [4] * 60 + [5] * 30 + [0] * 10, "label": label}
+    test = {"c": [1] * 20 + [2] * 10 + [3] * 15 + [4] * 30 + [0] * 25, "label": label}
+    write(tmp_path, [feature], {"train": train, "test": test})
+    report = write_data_report(tmp_path)
+    ids = section(parse(report.path), "ids")
+    assert ids is not None
+    titles, row = table(ids, "Id features in numbers")
+    found = dict(zip(titles, row, strict=True))
+    assert (found["OOV train"], found["OOV test"], found["Ids seen"]) == ("0.0 %", "60.0 %", "2")
+    assert [f.value for f in report.findings if f.kind == "oov"] == [0.6]

@@ -18,6 +18,7 @@ from trainer.reporting.data.counted import (
     count_ids,
     count_values,
     order_fingerprint,
+    places_of,
     renaming_fingerprint,
 )
 from trainer.reporting.data.dense import dense_profile
@@ -108,14 +109,14 @@ def test_out_of_fold_rates_leave_out_the_rows_own_fold() -> None:
 def test_id_auc_is_scikit_learns_of_the_rates() -> None:
     ids = RNG.integers(2, 60, 5000)
     labels = RNG.random(5000) < (ids % 7) / 8
-    found = id_auc(count_ids(ids, 60), ids, None, labels, seed=3)
+    found = id_auc(count_ids(ids, 60), places_of(count_ids(ids, 60), ids), None, labels, seed=3)
     rates = out_of_fold_rates(ids, 60, np.arange(5000), labels, seed=3)
     assert found == pytest.approx(roc_auc_score(labels, rates), abs=1e-3)
 
 
 def test_ids_that_occur_once_tell_nothing() -> None:
     ids, labels = np.arange(2, 4002), RNG.random(4000) < 0.5
-    assert id_auc(count_ids(ids, 4002), ids, None, labels, seed=1) == 0.5
+    assert id_auc(count_ids(ids, 4002), places_of(count_ids(ids, 4002), ids), None, labels, seed=1) == 0.5
 
 
 def test_auc_needs_rows_of_both_classes() -> None:
@@ -256,3 +257,15 @@ def test_bucket_count_leaves_each_bucket_a_hundred_of_the_rarer_class() -> None:
 def test_times_are_read_from_numbers_dates_and_text(values: list, expected: list[float] | None) -> None:
     found = as_times(pa.chunked_array([pa.array(values)]))
     assert found is None if expected is None else np.array_equal(found, expected, equal_nan=True)  # type: ignore[arg-type]
+
+
+def test_unseen_ids_of_several_buckets_are_one_bin_of_the_drift() -> None:
+    train, other = np.repeat([0, 4, 5], [10, 60, 30]), np.repeat([0, 1, 2, 3, 4], [10, 5, 5, 10, 70])
+    several = id_drift(count_ids(train, 6), count_ids(other, 6), (100, 100), unseen_ids=3)
+    # The same with one bucket: what was 1 to 3 is 1, and all others move down.
+    one = id_drift(
+        count_ids(np.repeat([0, 2, 3], [10, 60, 30]), 4),
+        count_ids(np.repeat([0, 1, 2], [10, 20, 70]), 4),
+        (100, 100),
+    )
+    assert several == one
