@@ -35,7 +35,10 @@ def prepare(raw: Path, out: Path) -> None:
             )
             part = frame.iloc[rows]
             part.to_parquet(
-                out / name / f"part-{number:05d}.parquet", index=False, row_group_size=_ROWS_PER_ROW_GROUP
+                out / name / f"part-{number:05d}.parquet",
+                index=False,
+                row_group_size=_ROWS_PER_ROW_GROUP,
+                compression="zstd",
             )
 
 
