@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from jobs.cluster import Cluster as Cluster
+    from jobs.copying import copy_dataset as copy_dataset
     from jobs.planning import plan as plan
     from jobs.results import Dataset as Dataset
     from jobs.results import Evaluation as Evaluation
@@ -35,6 +36,7 @@ _PLACES = {
     "RunConfig": "trainer.config",
     "Synthesis": "jobs.synthesis.pipeline",
     "TrainResult": "jobs.results",
+    "copy_dataset": "jobs.copying",
     "evaluate": "jobs.verbs",
     "mine_negatives": "jobs.scoring.mining",
     "plan": "jobs.planning",
@@ -52,6 +54,7 @@ __all__ = [
     "RunConfig",
     "Synthesis",
     "TrainResult",
+    "copy_dataset",
     "evaluate",
     "mine_negatives",
     "plan",

@@ -83,10 +83,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         place = str(error.filename or "")
         return _report(UserError(error.strerror or str(error), where=place), arguments)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         # An interrupt inside an `exec`, as dataclasses run, makes Python end by the signal; this undoes it.
         exec("")  # noqa: S102
-        return _report(Interrupted("stopped at once"), arguments)
+        return _report(Interrupted("stopped at once", fixes=[str(fix) for fix in interrupt.args]), arguments)
     except Exception as error:
         return _report(_unexpected(error, arguments.debug), arguments)
     if outcome is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -16,7 +17,7 @@ from jobs.resuming import check_resumable
 from trainer.config import RunConfig
 from trainer.errors import ConfigError
 from trainer.run_folder import RunFolder, early_stop_text, read_json
-from trainer.storage import Place, as_local, as_place
+from trainer.storage import Place, StorePath, as_local, as_place
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -30,6 +31,7 @@ def prepare(
     out: str | Path | None = None,
     *,
     append: Literal["frozen", "grow"] | None = None,
+    staging: str | Path | None = None,
     spark: SparkSession | None = None,
 ) -> Dataset:
     """Turn raw rows into a prepared data set with PySpark.
@@ -37,30 +39,75 @@ def prepare(
     Args:
         source: a DataFrame; a file or folder (in place of `data.root`); or None for the config's source.
         run: the config.
-        out: data set folder; default `prepared/<name>`. An earlier data set there stays valid until the new
-            one is complete.
+        out: data set folder, or a URL such as `s3://bucket/prepared/ads`; default `prepared/<name>`. An
+            earlier data set in a folder stays valid until the new one is complete; on a store it is deleted
+            before the new one is copied there.
         append: add the rows to the data set that is there: `frozen` leaves its vocabularies as they are,
-            `grow` gives new values ids after the old ones.
+            `grow` gives new values ids after the old ones. Not on a store.
+        staging: folder to make a data set for a URL in, before it is copied; default the system's folder for
+            temporary files, but none on a cluster, whose executors must all reach it.
         spark: session; default the active one, else a local one.
 
     Raises:
         ConfigError: an op or column group is wrong, or does not fit the data set to append to.
-        DataError: the rows are missing, empty, damaged or of the wrong type.
+        DataError: the rows are missing, empty, damaged or of the wrong type, or the output is something else
+            than a data set.
+        StoreError: the store cannot be reached, refuses access, or keeps failing; what was prepared is kept.
     """
     from jobs.preparation.appending import append_rows
     from jobs.preparation.pipeline import prepare_dataset
+    from jobs.store_output import output_place, prepare_on_store
 
     frame = None
     if isinstance(source, (str, Path)):
         run = with_input(run, source)
     else:
         frame = source
-    folder = out if out is not None else Path("prepared") / run.name
+    spark = spark or (frame.sparkSession if frame is not None else None)
+    master = spark.conf.get("spark.master", None) if spark is not None else None
+    target = out if out is not None else Path("prepared") / run.name
+    place = output_place(target, append=append, staging=staging, master=master)
+    if isinstance(place, StorePath):
+        return prepare_on_store(run, place, staging, frame=frame, spark=spark)
     if append is None:
-        prepared = prepare_dataset(run, folder, frame=frame, spark=spark)
+        prepared = prepare_dataset(run, place, frame=frame, spark=spark)
     else:
-        prepared = append_rows(run, folder, append, frame=frame, spark=spark)
+        prepared = append_rows(run, place, append, frame=frame, spark=spark)
     return Dataset(prepared.path, prepared.manifest, prepared.report_text, prepared.seconds)
+
+
+def check_request(
+    run: RunConfig,
+    out: str | Path | None = None,
+    *,
+    append: Literal["frozen", "grow"] | None = None,
+    staging: str | Path | None = None,
+    master: str | None = None,
+) -> None:
+    """Refuse what the config and the place of the data set alone tell of a `prepare`: before Spark starts.
+
+    Args:
+        run: the config.
+        out: see `prepare`, like `append` and `staging`.
+        append: as above.
+        staging: as above.
+        master: Spark master, where it is known.
+
+    Raises:
+        ConfigError, DataError, StoreError: see `prepare`.
+    """
+    from jobs.preparation.appending import appended_to
+    from jobs.preparation.commit import output_folder
+    from jobs.preparation.pipeline import check_run
+    from jobs.store_output import output_place
+
+    target = out if out is not None else Path("prepared") / run.name
+    place = output_place(target, append=append, staging=staging, master=master)
+    check_run(run)
+    if append is not None:
+        appended_to(run, target)
+    elif not isinstance(place, StorePath):
+        output_folder(place)
 
 
 def train(
@@ -123,6 +170,7 @@ def evaluate(
     data: Dataset | str | Place | None = None,
     cluster: Cluster | None = None,
     checkpoint: str | None = None,
+    on_corrupt: Literal["fail", "skip"] | None = None,
 ) -> Evaluation:
     """Evaluate a run on a split, each row once, and store `evaluation_<split>.json` in the run folder.
 
@@ -133,6 +181,7 @@ def evaluate(
         data: another data set of the same feature spec; default the run's.
         cluster: ranks to use; default one in this process.
         checkpoint: name of a checkpoint; default the run's choice (best, else last).
+        on_corrupt: what to do at damaged part files; default the run's `data.on_corrupt`.
 
     Raises:
         SpecMismatchError: the data set was prepared with another feature spec.
@@ -145,10 +194,20 @@ def evaluate(
     name = chosen_checkpoint(folder, checkpoint)
     dataset = Dataset.open(folder.dataset()) if data is None else as_dataset(data)
     if by is not None:
-        KeptColumns(dataset.path, dataset.manifest, split, read_policy(folder.config())).require(by)
+        policy = read_policy(folder.config())
+        policy = policy if on_corrupt is None else replace(policy, on_corrupt=on_corrupt)
+        KeptColumns(dataset.path, dataset.manifest, split, policy).require(by)
     with job_folder(folder, f"evaluate_{split}") as place:
         run_request(
-            place, "evaluate_rank", folder, dataset, split, cluster or Cluster.local(), checkpoint=name, by=by
+            place,
+            "evaluate_rank",
+            folder,
+            dataset,
+            split,
+            cluster or Cluster.local(),
+            checkpoint=name,
+            by=by,
+            on_corrupt=on_corrupt,
         )
         values = read_json(place / RESULT_FILE)
         if data is None and checkpoint is None:

@@ -8,6 +8,7 @@ _ORDER = (
     "quickstart",
     "synth",
     "prepare",
+    "copy",
     "plan",
     "train",
     "evaluate",

@@ -1,4 +1,4 @@
-"""Verbs that make data sets."""
+"""Verbs that make data sets and copy them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,15 @@ from jobs.commands.base import Command, Outcome, config_arguments, load_config
 def _prepare_arguments(parser: ArgumentParser) -> None:
     config_arguments(parser)
     parser.add_argument("--input", help="file or folder of the raw rows, in place of data.root")
-    parser.add_argument("--out", help="data set folder (default prepared/<name>)")
+    parser.add_argument(
+        "--out", help="data set folder, or a URL such as s3://bucket/ads (default prepared/<name>)"
+    )
+    parser.add_argument(
+        "--staging",
+        metavar="FOLDER",
+        help="where a data set for a URL is made before it is copied (default: the temporary folder; "
+        "on a cluster name one that all executors reach)",
+    )
     parser.add_argument(
         "--append",
         choices=["frozen", "grow"],
@@ -22,16 +30,33 @@ def _prepare_arguments(parser: ArgumentParser) -> None:
 def _prepare(arguments: Namespace) -> Outcome:
     from jobs.attended import PHASES, phases_on_stderr
     from jobs.session import spark_session
-    from jobs.verbs import prepare
+    from jobs.verbs import check_request, prepare
 
     run = load_config(arguments)
+    append, staging = arguments.append, arguments.staging
+    check_request(run, arguments.out, append=append, staging=staging, master=arguments.master)
     with phases_on_stderr():
         PHASES.info("starting Spark")
         spark = spark_session("shardrec prepare", master=arguments.master)
-        dataset = prepare(arguments.input, run, arguments.out, append=arguments.append, spark=spark)
+        dataset = prepare(arguments.input, run, arguments.out, append=append, staging=staging, spark=spark)
     return Outcome(f"{dataset.report}\ndata set: {dataset.path}", dataset.as_json())
+
+
+def _copy_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("source", help="data set: a folder, or a URL such as s3://bucket/ads")
+    parser.add_argument("target", help="folder or URL to make; a data set that is there is replaced")
+
+
+def _copy(arguments: Namespace) -> Outcome:
+    from jobs.attended import phases_on_stderr
+    from jobs.copying import copy_dataset
+
+    with phases_on_stderr():
+        copy = copy_dataset(arguments.source, arguments.target)
+    return Outcome(f"data set: {copy.path}", copy.as_json())
 
 
 COMMANDS = (
     Command("prepare", "turn raw rows into sharded Parquet with PySpark", _prepare_arguments, _prepare),
+    Command("copy", "copy a prepared data set to another folder or to a store", _copy_arguments, _copy),
 )

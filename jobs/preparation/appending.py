@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from jobs.preparation.commit import output_folder, staged_folder
 from jobs.preparation.failures import named_source
 from jobs.preparation.fitting import wanted_vocabulary
+from jobs.preparation.parquet_scan import parquet_scan
+from jobs.preparation.part_writing import next_part, remove_unfinished
 from jobs.preparation.pipeline import (
     Prepared,
     check_written,
@@ -33,7 +35,8 @@ from jobs.preparation.rows import large_batches
 from jobs.preparation.staging import Staged, stage
 from jobs.preparation.statistics import scan, statistics
 from jobs.preparation.survey import Survey, survey
-from jobs.preparation.vocabulary import FittedVocabulary, GrownVocabulary, grow_vocabularies
+from jobs.preparation.vectors import FittedVectors, grow_vectors
+from jobs.preparation.vocabulary import FittedVocabulary, GrownVocabulary, WantedVocabulary, grow_vocabularies
 from jobs.resuming import differing_keys
 from jobs.session import spark_session
 from trainer.config import RunConfig
@@ -46,7 +49,7 @@ if TYPE_CHECKING:
 Mode = Literal["frozen", "grow"]
 _LOGGER = logging.getLogger(__name__)  # What a person sees of it is `jobs.attended`'s.
 _SCRATCH = "_items"
-_DATA = ("vocabulary", *SPLITS)
+_DATA = ("vocabulary", "vectors", *SPLITS)
 
 
 def append_rows(
@@ -65,19 +68,19 @@ def append_rows(
         run: the config of the data set; its source holds the new rows alone.
         out: folder of the data set.
         mode: `frozen` applies the stored feature spec, so that new values are out of vocabulary; `grow` gives
-            values of the new training rows that reach `min_count` among them the ids after the last ones.
+            values of the new training rows that reach `min_count` among them the ids after the last ones, and
+            adds the vectors of new ids.
         frame: new rows to take instead of `data.source`.
         spark: session; by default the active one, or a new local one.
 
     Raises:
-        ConfigError: the config is not that of the data set, or has what a day's rows alone cannot give.
+        ConfigError: the config is not that of the data set, or has what a day's rows alone cannot give; or
+            features that share vectors name different sources for them.
         DataError: there is no data set, the rows cannot be used, or they were added before.
         UserError: no permission to write, or the disk is full.
     """
     start = time.perf_counter()
-    target = output_folder(out)
-    old = Manifest.load(target)
-    _check_config(run, old, target)
+    target, old = appended_to(run, out)
     spark = spark or (frame.sparkSession if frame is not None else spark_session("shardrec prepare"))
     with staged_folder(target) as folder, large_batches(spark), ExitStack() as cached:
         _link(target, folder)
@@ -88,22 +91,27 @@ def append_rows(
         with named_source(source_name(run)):
             rows, features = deal(staged, run, folder, spark)
             check_types(rows, features)
-            counted = survey(rows, run, features, row_checks(rows, run, features))
+            checks = row_checks(rows, run, features)
+            direct = parquet_scan(run, staged, checks) if frame is None else None
+            counted = survey(direct or rows, run, features, checks)
             cached.callback(counted.cached.unpersist)
         _check_new(counted, old, run)
         spec = old.spec
         if mode == "grow":
             _LOGGER.info("growing vocabularies by %s training rows", f"{counted.rows.get('train', 0):,}")
             spec = _grown(features, old.spec, counted, folder, spark)
+            spec = _with_vectors(spec, grow_vectors(run, spec, folder, spark, staged.remarks))
         _LOGGER.info("writing %s rows", f"{sum(counted.rows.values()):,}")
-        first_parts: dict[str, int] = {name: len(split.files) for name, split in old.splits.items()}
-        write_rows(rows, run, spec, counted, folder, spark, first_parts)
+        first_parts: dict[str, int] = {name: next_part(folder / name) for name in old.splits}
+        write_rows(rows, run, spec, counted, folder, spark, direct, first_parts)
         shutil.rmtree(folder / _SCRATCH, ignore_errors=True)
+        remove_unfinished(folder)
         _LOGGER.info("checking what was written")
         answers = scan(folder, spec, spark)
         before: dict[str, int] = {name: split.rows for name, split in old.splits.items()}
         expected = {name: before.get(name, 0) + counted.rows.get(name, 0) for name in SPLITS}
-        check_written(expected, answers, source_name(run))
+        splits = splits_in(folder, SPLITS, answers)
+        check_written(expected, splits, source_name(run))
         added = Appended(
             created=now(),
             mode=mode,
@@ -114,7 +122,7 @@ def append_rows(
         manifest = old.model_copy(
             update={
                 "spec": spec,
-                "splits": splits_in(folder, SPLITS, answers),
+                "splits": splits,
                 "statistics": statistics(spec, answers, _missing(old, counted)),
                 "appended": (*old.appended, added),
                 "remarks": (*old.remarks, *staged.remarks),
@@ -124,6 +132,18 @@ def append_rows(
         manifest.save(folder)
         write_page(folder)
     return Prepared(target, manifest, text, time.perf_counter() - start)
+
+
+def appended_to(run: RunConfig, out: str | Path) -> tuple[Path, Manifest]:
+    """Return the folder and the manifest of the data set that rows can be added to.
+
+    Raises:
+        ConfigError, DataError: see `append_rows`.
+    """
+    target = output_folder(out)
+    old = Manifest.load(target)
+    _check_config(run, old, target)
+    return target, old
 
 
 def _check_config(run: RunConfig, old: Manifest, target: Path) -> None:
@@ -161,7 +181,7 @@ def _check_config(run: RunConfig, old: Manifest, target: Path) -> None:
 def _link(target: Path, folder: Path) -> None:
     """Put the old vocabularies and parts into the new folder, without copying where the file system can."""
     for name in _DATA:
-        for path in sorted((target / name).rglob("*.parquet")):
+        for path in sorted((target / name).rglob("part-*")):
             copy = folder / path.relative_to(target)
             copy.parent.mkdir(parents=True, exist_ok=True)
             try:
@@ -206,12 +226,8 @@ def _grown(
 ) -> FeatureSpec:
     """Return the spec with grown vocabularies, and room for larger ids in tables of raw ids."""
     stored = {feature.name: feature for feature in spec.features}
-    grown = [
-        GrownVocabulary(str(own.vocabulary), wanted_vocabulary(f), own.num_embeddings or 0)
-        for f in features
-        if f.owns_vocabulary and (own := stored[f.name]).vocabulary is not None
-    ]
-    vocabularies = grow_vocabularies(counted.values, grown, folder, spark)
+    grown = [_to_grow(stored[f.name], wanted_vocabulary(f)) for f in features if f.owns_vocabulary]
+    vocabularies = grow_vocabularies(counted, grown, folder, spark)
     first_ids = {g.wanted.table: g.wanted.first_id for g in grown}
     largest: dict[str | None, int] = {}
     for feature in features:
@@ -220,6 +236,14 @@ def _grown(
     return spec.model_copy(
         update={"features": tuple(_larger(f, vocabularies, first_ids, largest) for f in spec.features)}
     )
+
+
+def _to_grow(stored: Feature, wanted: WantedVocabulary) -> GrownVocabulary:
+    assert stored.vocabulary is not None
+    assert stored.vocabulary_hash is not None
+    rows = stored.num_embeddings or 0
+    vocabulary = FittedVocabulary(stored.vocabulary, rows - wanted.first_id, stored.vocabulary_hash)
+    return GrownVocabulary(vocabulary, wanted, rows)
 
 
 def _larger(
@@ -236,6 +260,19 @@ def _larger(
         return feature.model_copy(update={"num_embeddings": rows, "vocabulary_hash": vocabulary.digest})
     rows = max(feature.num_embeddings or 0, largest.get(feature.table, -1) + 1)
     return feature.model_copy(update={"num_embeddings": rows})
+
+
+def _with_vectors(spec: FeatureSpec, grown: dict[str, FittedVectors]) -> FeatureSpec:
+    changes = {
+        name: {
+            "num_embeddings": vectors.num_embeddings,
+            "vocabulary_hash": vectors.vocabulary.digest,
+            "vectors": vectors.table,
+        }
+        for name, vectors in grown.items()
+    }
+    features = tuple(f.model_copy(update=changes.get(f.name, {})) for f in spec.features)
+    return spec.model_copy(update={"features": features})
 
 
 def _missing(old: Manifest, counted: Survey) -> dict[str, int]:

@@ -43,8 +43,8 @@ class FolderKind:
 DATA_SET = FolderKind(MANIFEST_FILE, "a data set")
 
 
-def output_folder(out: str | Path) -> Path:
-    """Return the folder behind `--out`.
+def output_folder(out: str | Path, option: str = "--out") -> Path:
+    """Return the folder behind `--out`, or behind another option.
 
     A link stands for the folder that it leads to, so that the link stays when the data set is replaced.
 
@@ -55,7 +55,7 @@ def output_folder(out: str | Path) -> Path:
     if path is None:
         raise UserError(
             "the output must go to a folder that this machine can open",
-            where="--out",
+            where=option,
             got=str(out),
             fixes=[
                 "a local or mounted folder",
@@ -67,10 +67,10 @@ def output_folder(out: str | Path) -> Path:
     if special:
         raise UserError(
             "Spark takes the name of the output for a pattern, so it could not read what it wrote",
-            where="--out",
+            where=option,
             got=str(folder),
             allowed=f"folders without any of {' '.join(_PATTERN)}",
-            fixes=[f"choose another --out, without {' '.join(special)}"],
+            fixes=[f"choose another {option}, without {' '.join(special)}"],
         )
     return folder
 

@@ -16,7 +16,8 @@ from jobs.preparation import columns as C
 from jobs.preparation.moments import Moments
 from jobs.preparation.planned import PlannedFeature
 from jobs.preparation.row_checks import LARGEST_FLOAT
-from jobs.preparation.rows import RawColumns, mapped
+from jobs.preparation.rows import RawColumns, TaskRows, mapped
+from trainer.errors import DataError
 from trainer.features import chains
 from trainer.features.ops import entries
 from trainer.features.registry import FeatureOp, Statistics
@@ -60,7 +61,7 @@ def fit_numbers_of_ids(rows: DataFrame, features: Sequence[PlannedFeature]) -> l
 
 
 def fit_dense(
-    train: DataFrame, features: Sequence[PlannedFeature], count: int
+    train: DataFrame | TaskRows, features: Sequence[PlannedFeature], count: int
 ) -> dict[str, tuple[FittedOp, ...]]:
     """Fit op after op; one pass fits the next unfitted op of every feature at once.
 
@@ -87,8 +88,19 @@ def fit_dense(
             _Wanted(feature, done[feature.name], _needs_sample(op, entry)) for feature, op, entry in waiting
         ]
         found = _statistics(train, wanted, count)
-        for (feature, op, entry), statistics in zip(waiting, found, strict=True):
+        for (feature, op, _), (_, values) in zip(waiting, found, strict=True):
+            if feature.kind == "dense" and not values:
+                raise _nothing_to_fit(feature, op)
+        for (feature, op, entry), (statistics, _) in zip(waiting, found, strict=True):
             done[feature.name] += (FittedOp(name=op.name, params=entry.fitted(op.params, statistics)),)
+
+
+def _nothing_to_fit(feature: PlannedFeature, op: FittedOp) -> DataError:
+    return DataError(
+        f"dense feature {feature.name!r} has no value in the training rows, so `{op.name}` cannot be fitted",
+        where=f"{feature.where}: column {feature.column!r}",
+        fixes=["leave the feature out", "give `fill` a number as the first op"],
+    )
 
 
 @dataclass(frozen=True)
@@ -104,7 +116,10 @@ def _needs_sample(op: FittedOp, entry: FeatureOp) -> bool:
     return entry.fit is not None or any(value in ("median", "mode") for value in op.params.values())
 
 
-def _statistics(train: DataFrame, wanted: Sequence[_Wanted], count: int) -> list[Statistics]:
+def _statistics(
+    train: DataFrame | TaskRows, wanted: Sequence[_Wanted], count: int
+) -> list[tuple[Statistics, int]]:
+    """Return the statistics of each, and of how many values they are."""
     least, most = _SAMPLED_ROWS
     sampled = min(max(_SAMPLED_VALUES // len(wanted), least), most)
     share = min(1.0, sampled / max(count, 1))
@@ -119,7 +134,8 @@ def _statistics(train: DataFrame, wanted: Sequence[_Wanted], count: int) -> list
         if row["sample"] is not None:
             samples[row["number"]].append(np.frombuffer(row["sample"], dtype=np.float64))
     return [
-        _rounded(m, np.sort(np.concatenate([*s, np.empty(0)]))) for m, s in zip(moments, samples, strict=True)
+        (_rounded(m, np.sort(np.concatenate([*s, np.empty(0)]))), m.count)
+        for m, s in zip(moments, samples, strict=True)
     ]
 
 

@@ -11,7 +11,9 @@ from pyspark.sql import functions as F
 from jobs.preparation import columns as C
 from jobs.preparation.dense_fit import fit_dense
 from jobs.preparation.planned import PlannedFeature
+from jobs.preparation.rows import TaskRows
 from jobs.preparation.survey import Survey
+from jobs.preparation.vectors import FittedVectors
 from jobs.preparation.vocabulary import FittedVocabulary, WantedVocabulary, fit_vocabularies
 from trainer.config import RunConfig
 from trainer.features.ids import first_id
@@ -19,16 +21,16 @@ from trainer.features.ops import largest_number
 from trainer.schema import Feature, FeatureSpec, FittedOp
 
 if TYPE_CHECKING:
-    from pyspark.sql import DataFrame, SparkSession
+    from pyspark.sql import DataFrame
 
 
 def fit_spec(
-    rows: DataFrame,
+    rows: DataFrame | TaskRows,
     run: RunConfig,
     features: Sequence[PlannedFeature],
     counted: Survey,
+    vectors: Mapping[str, FittedVectors],
     dataset: Path,
-    spark: SparkSession,
 ) -> FeatureSpec:
     """Fit every op on the training rows and write the vocabularies.
 
@@ -37,16 +39,19 @@ def fit_spec(
         run: names label and weight.
         features: planned features.
         counted: rows of the training split, counts of their tokens, largest ids.
+        vectors: of the features that look them up.
         dataset: folder of the data set under construction.
-        spark: the session.
     """
-    train = rows.where(F.col(C.SPLIT) == "train")
+    is_train = F.col(C.SPLIT) == "train"
+    train = rows.only_training() if isinstance(rows, TaskRows) else rows.where(is_train)
     dense = fit_dense(train, [f for f in features if f.kind == "dense"], counted.rows["train"])
     wanted = [wanted_vocabulary(f) for f in features if f.owns_vocabulary]
-    vocabularies = fit_vocabularies(counted.values, wanted, dataset, spark)
+    vocabularies = fit_vocabularies(counted, wanted, dataset)
     fitted = tuple(
         Feature(name=f.name, kind="dense", column=f.column, derived=f.derived, ops=dense[f.name])
         if f.kind == "dense"
+        else _vector_feature(f, vectors[f.name])
+        if f.kind == "vector"
         else _id_feature(f, features, counted, vocabularies)
         for f in features
     )
@@ -59,6 +64,19 @@ def wanted_vocabulary(feature: PlannedFeature) -> WantedVocabulary:
     assert feature.id_op is not None
     params = feature.id_op.params
     return WantedVocabulary(feature.name, params["min_count"], params["max_size"], first_id(feature.id_op))
+
+
+def _vector_feature(feature: PlannedFeature, vectors: FittedVectors) -> Feature:
+    return Feature(
+        name=feature.name,
+        kind="vector",
+        column=feature.column,
+        ops=feature.ops,
+        num_embeddings=vectors.num_embeddings,
+        vocabulary=vectors.vocabulary.folder,
+        vocabulary_hash=vectors.vocabulary.digest,
+        vectors=vectors.table,
+    )
 
 
 def _id_feature(
@@ -77,7 +95,7 @@ def _id_feature(
         rows = 1 + max(
             max(counted.largest_id.get(f.name, 0), largest_number(f.ops, f.kind))
             for f in features
-            if f.kind != "dense" and f.table == feature.table
+            if f.has_table and f.table == feature.table
         )
     return Feature(
         name=feature.name,

@@ -8,25 +8,30 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from jobs.preparation.rows import RawColumns, mapped
 from trainer.features import chains
-from trainer.features.ids import first_id, oov_buckets
+from trainer.features.ids import by_place, oov_buckets
 from trainer.features.row_encoder import joined_ids
 from trainer.features.values import Tokens
-from trainer.schema import OUT_OF_VOCABULARY_ID, PADDING_ID, Feature
+from trainer.features.vocabularies import UNKNOWN, Vocabulary, read_most_frequent
+from trainer.schema import OUT_OF_VOCABULARY_ID, Feature
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame, SparkSession
 
 # What the vocabularies may take in each process of an executor; larger ones are joined. On top of a value's
-# text, which the footers tell, stand its hash and its id.
+# text, which the footers tell, stand its hash, its id, and its entry in a hash table.
 HELD_BYTES = 512 * 2**20
-_BYTES_PER_VALUE = 20
-_TOKENS = "__tokens_{}"
+_BYTES_PER_VALUE = 44
+# Values of each such vocabulary that every process holds all the same; see `_keys`.
+_HOT_VALUES = 200_000
+_KEY, _KNOWN = "__key_{}", "__known_{}"
+_SALT = "\0salt "
 
 
 def large_vocabularies(features: Sequence[Feature], dataset: Path) -> set[str]:
@@ -72,65 +77,117 @@ def with_joined_ids(
     wanted = tuple(f for f in features if f.vocabulary in large)
     if not wanted:
         return frame, ()
-    fields = [
-        T.StructField(_TOKENS.format(n), T.ArrayType(T.StringType()) if f.is_list else T.StringType())
-        for n, f in enumerate(wanted)
-    ]
-    frame = mapped(frame, frame.columns, _Tokens(wanted), T.StructType([*frame.schema.fields, *fields]))
+    tokens = _Tokens(wanted, str(dataset), _HOT_VALUES)
+    fields = [field for number, feature in enumerate(wanted) for field in _fields(number, feature)]
+    frame = mapped(frame, frame.columns, tokens, T.StructType([*frame.schema.fields, *fields]))
     for number, feature in enumerate(wanted):
         side = spark.read.parquet(str(dataset / str(feature.vocabulary))).select("value", "id")
-        tokens, ids = _TOKENS.format(number), joined_ids(feature.name)
-        join = _joined_lists if feature.is_list else _joined
-        frame = join(frame, feature, tokens, ids, side).drop(tokens)
+        if feature.is_list:
+            frame = _joined_lists(frame, feature, _KEY.format(number), side, tokens)
+        else:
+            ids = joined_ids(feature.name)
+            frame = _joined(frame, feature, _KEY.format(number), _KNOWN.format(number), ids, side)
     return frame, wanted
+
+
+def _fields(number: int, feature: Feature) -> list[T.StructField]:
+    if feature.is_list:
+        return [T.StructField(_KEY.format(number), T.ArrayType(T.StringType()))]
+    known = T.StructField(_KNOWN.format(number), T.LongType())
+    return [T.StructField(_KEY.format(number), T.StringType()), known]
 
 
 @dataclass(frozen=True)
 class _Tokens:
-    """Adds the tokens of some features to the raw columns."""
+    """Adds the tokens of some features to the raw columns: of lists their texts, else what `_keys` makes."""
 
     features: tuple[Feature, ...]
+    dataset: str
+    hot_values: int
 
     def __call__(self, batches: Iterator[RawColumns]) -> Iterator[pa.RecordBatch]:
         for columns in batches:
-            made = [_texts(chains.tokens(feature, columns)) for feature in self.features]
-            names = [_TOKENS.format(number) for number in range(len(made))]
-            yield pa.RecordBatch.from_arrays([*columns.values(), *made], [*columns, *names])
+            made = dict(columns)
+            for number, feature in enumerate(self.features):
+                tokens, key = chains.tokens(feature, columns), _KEY.format(number)
+                if tokens.offsets is None:
+                    made[key], made[_KNOWN.format(number)] = _keys(feature, tokens, self.hot(feature))
+                else:
+                    made[key] = pa.ListArray.from_arrays(pa.array(tokens.offsets, pa.int32()), _texts(tokens))
+            yield pa.RecordBatch.from_arrays(list(made.values()), list(made))
+
+    def hot(self, feature: Feature) -> Vocabulary:
+        """Return the most frequent values of a feature."""
+        folders = frozenset((str(f.vocabulary), f.vocabulary_hash) for f in self.features)
+        found = read_most_frequent(Path(self.dataset), folders, self.hot_values)
+        return found[str(feature.vocabulary)]
 
 
 def _texts(tokens: Tokens) -> pa.Array:
-    texts = tokens.texts().take(pa.array(tokens.codes, mask=tokens.missing))
-    if tokens.offsets is None:
-        return texts
-    return pa.ListArray.from_arrays(pa.array(tokens.offsets, pa.int32()), texts)
+    return tokens.texts().take(pa.array(tokens.codes, mask=tokens.missing))
 
 
-def _joined(frame: DataFrame, feature: Feature, tokens: str, ids: str, side: DataFrame) -> DataFrame:
-    """Join one token per row; Spark splits the rows of a frequent token over several tasks by itself."""
+def _keys(feature: Feature, tokens: Tokens, hot: Vocabulary) -> tuple[pa.Array, pa.Array]:
+    """Return by which text to join each token, and the ids of the others.
+
+    A join brings all rows of a value to one task, so no value that many fitted rows had is joined: a value
+    beyond the most frequent ones had a small share of them. In place of the others stand keys that match
+    nothing and differ from row to row.
+    """
+    op = chains.id_op(feature)
+    assert op is not None
+    known = by_place(op, tokens, hot.ids_of(tokens.values), len(hot.ids))
+    cold = pa.array(known == UNKNOWN)
+    salts = pa.array([f"{_SALT}{number}" for number in range(len(known))], pa.string())
+    return pc.if_else(cold, _texts(tokens), salts), pa.array(known, mask=known == UNKNOWN)
+
+
+@dataclass(frozen=True)
+class _Keys:
+    """Adds what `_keys` makes to the values of lists, one a row."""
+
+    feature: Feature
+    tokens: _Tokens
+
+    def __call__(self, batches: Iterator[RawColumns]) -> Iterator[pa.RecordBatch]:
+        for columns in batches:
+            made = _keys(self.feature, Tokens.of(columns["token"]), self.tokens.hot(self.feature))
+            yield pa.RecordBatch.from_arrays([*columns.values(), *made], [*columns, "key", "known"])
+
+
+def _joined(frame: DataFrame, feature: Feature, key: str, known: str, ids: str, side: DataFrame) -> DataFrame:
+    """Join one key per row."""
     renamed = side.select(F.col("value").alias("__value"), F.col("id").alias("__id"))
-    joined = frame.join(renamed, F.col(tokens) == F.col("__value"), "left")
-    return joined.withColumn(ids, _id(feature, F.col(tokens), F.col("__id"))).drop("__value", "__id")
+    joined = frame.join(renamed, F.col(key) == F.col("__value"), "left")
+    found = F.coalesce(F.col(known), F.col("__id"), _unseen_id(feature, F.col(key)))
+    return joined.withColumn(ids, found.cast("bigint")).drop("__value", "__id", key, known)
 
 
-def _joined_lists(frame: DataFrame, feature: Feature, tokens: str, ids: str, side: DataFrame) -> DataFrame:
+def _joined_lists(
+    frame: DataFrame, feature: Feature, lists: str, side: DataFrame, tokens: _Tokens
+) -> DataFrame:
     """Join each distinct list once: lists such as tags or histories repeat a lot."""
-    distinct = frame.select(F.col(tokens).alias("list")).where(F.size("list") > 0).distinct()
+    distinct = frame.select(F.col(lists).alias("list")).where(F.size("list") > 0).distinct()
     long = distinct.select("list", F.posexplode("list").alias("place", "token"))
-    long = _joined(long, feature, "token", "id", side)
+    fields = [T.StructField("key", T.StringType()), T.StructField("known", T.LongType())]
+    long = mapped(long, long.columns, _Keys(feature, tokens), T.StructType([*long.schema.fields, *fields]))
+    long = _joined(long, feature, "key", "known", "id", side)
     numbered = long.groupBy("list").agg(F.sort_array(F.collect_list(F.struct("place", "id"))).alias("ids"))
     numbered = numbered.select(F.col("list").alias("__list"), F.col("ids")["id"].alias("__ids"))
-    joined = frame.join(numbered, F.col(tokens) == F.col("__list"), "left")
+    # Empty lists match nothing, and must not all come to one task for it.
+    salt = F.array(F.concat(F.lit(_SALT), F.monotonically_increasing_id().cast("string")))
+    frame = frame.withColumn(lists, F.when(F.size(lists) > 0, F.col(lists)).otherwise(salt))
+    joined = frame.join(numbered, F.col(lists) == F.col("__list"), "left")
     empty = F.array().cast("array<bigint>")
-    return joined.withColumn(ids, F.coalesce(F.col("__ids"), empty)).drop("__list", "__ids")
+    ids = F.coalesce(F.col("__ids"), empty)
+    return joined.withColumn(joined_ids(feature.name), ids).drop("__list", "__ids", lists)
 
 
-def _id(feature: Feature, token: Column, found: Column) -> Column:
+def _unseen_id(feature: Feature, token: Column) -> Column:
     op = chains.id_op(feature)
     assert op is not None
     buckets = oov_buckets(op)
     unseen = F.lit(OUT_OF_VOCABULARY_ID).cast("bigint")
     if buckets > 1:
         unseen = unseen + F.pmod(F.xxhash64(token), F.lit(buckets).cast("bigint"))
-    # A vocabulary that is joined has values, so the most frequent one exists.
-    missing = first_id(op) if op.params.get("missing") == "most_frequent" else PADDING_ID
-    return F.when(token.isNull(), F.lit(missing)).otherwise(F.coalesce(found, unseen)).cast("bigint")
+    return unseen

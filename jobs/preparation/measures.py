@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from jobs.preparation.mixing import mixed
 from jobs.preparation.moments import Moments
 from jobs.preparation.rows import RawColumns, mapped
 from trainer.features.chains import id_op
@@ -99,11 +100,7 @@ class IdMeasure:
 
     def _sketch(self, ids: NDArray[np.int64]) -> None:
         x = np.unique(ids).astype(np.uint64)
-        with np.errstate(over="ignore"):  # SplitMix64 (Steele, Lea and Flood 2014)
-            x = x + np.uint64(0x9E3779B97F4A7C15)
-            x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-            x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-            x = x ^ (x >> np.uint64(31))
+        x = mixed(x + np.uint64(0x9E3779B97F4A7C15))
         register = (x >> np.uint64(64 - _REGISTERS_BITS)).astype(np.int64)
         rest = (x << np.uint64(_REGISTERS_BITS)) >> np.uint64(_REGISTERS_BITS)
         # The place of the highest bit of what is left, from above: exact, as 50 bits fit a double.

@@ -13,6 +13,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from jobs.preparation.mixing import mixed
+
 USER = "__user"
 ITEM = "__item"
 POSITIVE = "__positive"
@@ -65,16 +67,6 @@ class Drawing:
     uniform_share: float = 1.0
     exclude_known: bool = True
     every_row: bool = False
-
-
-def mixed(x: Keys) -> Keys:
-    """Return 64 well-mixed bits of each number (the finaliser of SplitMix64).
-
-    Source: Steele, Lea and Flood 2014, "Fast splittable pseudorandom number generators".
-    """
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
 
 
 def draw(keys_P: Keys, users_P: Ints, known: Ints, drawing: Drawing) -> Ints:

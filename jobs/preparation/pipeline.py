@@ -32,21 +32,25 @@ from jobs.preparation.labels import (
     require_two_classes,
     weight_value,
 )
+from jobs.preparation.parquet_scan import parquet_scan
+from jobs.preparation.part_writing import remove_unfinished
 from jobs.preparation.planned import PlannedFeature
 from jobs.preparation.raw_types import check_types
 from jobs.preparation.report import write_report
 from jobs.preparation.row_checks import row_checks, source_name
-from jobs.preparation.rows import large_batches
+from jobs.preparation.rows import TaskRows, large_batches
 from jobs.preparation.sources import is_synthetic, require_columns
+from jobs.preparation.split_times import time_warnings
 from jobs.preparation.splits import require_filled, split_remarks, with_split
 from jobs.preparation.staging import Staged, of_source, stage
-from jobs.preparation.statistics import Answers, scan, statistics
+from jobs.preparation.statistics import Answers, check_measured, scan, statistics
 from jobs.preparation.survey import Survey, check_fitted, survey
 from jobs.preparation.transform import encodable
+from jobs.preparation.vectors import fit_vectors
 from jobs.preparation.writing import Layout, part_files, write_in_order, write_splits
 from jobs.session import spark_session
 from trainer.config import RunConfig
-from trainer.errors import DataError
+from trainer.errors import ConfigError, DataError
 from trainer.features.ops import check_ops
 from trainer.schema import (
     GROUP_COLUMN,
@@ -55,11 +59,11 @@ from trainer.schema import (
     SPLITS,
     WEIGHT_COLUMN,
     FeatureSpec,
-    FeatureStatistics,
     Manifest,
     Split,
     SplitName,
 )
+from trainer.storage import Place, as_place
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -104,34 +108,38 @@ def prepare_dataset(
         UserError: no permission to write, or the disk is full.
     """
     start = time.perf_counter()
-    check_ops(run)
-    check_label_rule(run)
+    check_run(run)
     target = output_folder(out)
     spark = spark or (frame.sparkSession if frame is not None else spark_session("shardrec prepare"))
     with staged_folder(target) as folder, large_batches(spark), ExitStack() as cached:
         _LOGGER.info("reading and checking the rows")
         staged = stage(run, spark, frame, folder / _SCRATCH, cached)
+        vectors = fit_vectors(run, folder, spark, staged.remarks)
         cached.callback(staged.rows.persist().unpersist)
         with named_source(source_name(run)):  # the first pass reads all there is
             rows, features = deal(staged, run, folder, spark)
             cached.callback(rows.unpersist)
             check_types(rows, features)
             features = fit_numbers_of_ids(of_source(rows), features)
-            counted = survey(rows, run, features, row_checks(rows, run, features))
+            checks = row_checks(rows, run, features)
+            direct = parquet_scan(run, staged, checks) if frame is None else None
+            counted = survey(direct or rows, run, features, checks)
             cached.callback(counted.cached.unpersist)
         require_two_classes(counted.rows, counted.positives, run)
         require_filled(counted.rows, run.data.split)
         _LOGGER.info("fitting %s features on %s training rows", len(features), f"{counted.rows['train']:,}")
-        spec = fit_spec(of_source(rows), run, features, counted, folder, spark)
-        check_fitted(rows, features, spec.features)
+        spec = fit_spec(direct or of_source(rows), run, features, counted, vectors, folder)
+        check_fitted(direct or rows, features, spec.features)
         _LOGGER.info("writing %s rows", f"{sum(counted.rows.get(name, 0) for name in SPLITS):,}")
-        write_rows(rows, run, spec, counted, folder, spark)
+        answers = write_rows(rows, run, spec, counted, folder, spark, direct)
         if run.data.negatives is not None and run.data.negatives.in_batch.log_q:
             write_item_log_q(of_source(rows), run, spec, folder, spark)
         shutil.rmtree(folder / _SCRATCH, ignore_errors=True)
+        remove_unfinished(folder)
         _LOGGER.info("checking what was written")
-        answers = scan(folder, spec, spark)
-        check_written(counted.rows, answers, source_name(run))
+        check_measured(spec, answers)
+        splits = splits_in(folder, SPLITS, answers)
+        check_written(counted.rows, splits, source_name(run))
         manifest = Manifest(
             name=run.name,
             created=now(),
@@ -139,9 +147,7 @@ def prepare_dataset(
             config_hash=run.preparation_hash(),
             preparation=run.preparation(),
             spec=spec,
-            splits=_with_share_kept(
-                splits_in(folder, SPLITS, answers), negatives_kept(counted.rows, counted.positives)
-            ),
+            splits=_with_share_kept(splits, negatives_kept(counted.rows, counted.positives)),
             statistics=statistics(spec, answers, counted.missing),
             fingerprint=counted.fingerprint,
             cleaning=staged.cleaning,
@@ -156,6 +162,16 @@ def prepare_dataset(
     return Prepared(target, manifest, text, time.perf_counter() - start)
 
 
+def check_run(run: RunConfig) -> None:
+    """Check what a config alone tells.
+
+    Raises:
+        ConfigError: an op is wrong, or the label has one class.
+    """
+    check_ops(run)
+    check_label_rule(run)
+
+
 def write_inputs(
     inputs: DataFrame,
     spec: FeatureSpec,
@@ -163,6 +179,7 @@ def write_inputs(
     spark: SparkSession,
     *,
     name: str = "inputs",
+    vectors_in: str | Place | None = None,
     order_by: Sequence[str] = (),
     rows_per_row_group: int = 65_536,
     partitions: int = 8,
@@ -175,15 +192,19 @@ def write_inputs(
         out: folder of the data set.
         spark: the session.
         name: of the data set.
+        vectors_in: data set that the spec is of; needed where it has vectors, which stay there.
         order_by: columns of `inputs` to sort by; none keeps the order of the rows.
         rows_per_row_group: rows of a Parquet row group.
         partitions: part files when sorting.
 
     Raises:
         DataError: a dense value is not finite, an id is outside its table, or a feature is missing.
+        ConfigError: the spec has vectors, and no data set that holds them is named.
         UserError: no permission to write, or the disk is full.
     """
     require_columns([feature.name for feature in spec.features], inputs.columns, "inputs")
+    if spec.vectors and vectors_in is None:
+        raise ConfigError("name the data set that holds the vectors of the spec", where="vectors_in")
     with staged_folder(output_folder(out)) as folder:
         rows = inputs.withColumn(LABEL_COLUMN, F.lit(0.0).cast("float"))
         write_in_order(
@@ -201,7 +222,8 @@ def write_inputs(
             config_hash="",
             spec=spec,
             splits=splits_in(folder, ("test",), answers),
-            statistics=statistics(spec, answers, {}) if answers else _no_statistics(spec),
+            statistics=statistics(spec, answers, {}),
+            vectors_in=str(as_place(vectors_in).absolute()) if spec.vectors and vectors_in else None,
             versions=versions(spark),
         )
         manifest.save(folder)
@@ -216,6 +238,7 @@ def deal(
     if C.SPLIT not in rows.columns:
         staged.remarks.extend(split_remarks(rows, run.data.split))
         rows = with_split(rows, run.data.split)
+    staged.remarks.extend(time_warnings(rows, _other_times(run, staged.features)))
     rows = downsampled(rows, run)
     label = label_value(rows, run.data.label)
     if C.NEGATIVE in rows.columns:  # nobody gave these labels, so no rate is made of them
@@ -232,6 +255,19 @@ def deal(
     return (rows.persist() if any(feature.derived for feature in features) else rows), features
 
 
+def _other_times(run: RunConfig, features: Sequence[PlannedFeature]) -> dict[str, str]:
+    """Return key path and column of the times that features are made by, but for that of the split."""
+    last = run.data.split.leave_last
+    seen = {run.data.split.column if last is None else last.time}
+    times: dict[str, str] = {}
+    for feature in features:
+        name = None if feature.derived is None else feature.derived.params.get("time")
+        if feature.derived is not None and name is not None and name not in seen:
+            seen.add(name)
+            times[f"{feature.where}.{feature.derived.name}.time: {name}"] = name
+    return times
+
+
 def raw_places(run: RunConfig) -> dict[str, Any]:
     """Return where the raw rows lie, so that `recommend` finds them again from any folder."""
     root = run.data.root
@@ -246,8 +282,9 @@ def write_rows(
     counted: Survey,
     folder: Path,
     spark: SparkSession,
+    direct: TaskRows | None = None,
     first_parts: Mapping[str, int] | None = None,
-) -> None:
+) -> Answers:
     """Write the splits: features, label, weight, and the raw columns to keep.
 
     Args:
@@ -257,23 +294,29 @@ def write_rows(
         counted: rows of each split.
         folder: of the data set under construction.
         spark: the session.
+        direct: how tasks read the same rows by themselves.
         first_parts: number of the first part of each split, where the folder holds parts already.
+
+    Returns:
+        The measure of these rows, by split.
     """
     marks = {C.LABEL: LABEL_COLUMN, C.WEIGHT: WEIGHT_COLUMN, C.GROUP: GROUP_COLUMN}
     others = {raw: name for raw, name in marks.items() if raw in rows.columns}
     others |= {name: KEEP_PREFIX + name for name in run.data.keep}
-    size = _bytes_per_row(spec, counted, len(others))
+    size = _bytes_per_row(spec, counted)
     layout = Layout.of(counted.rows, run.data.rows_per_file, size, first_parts or {})
     chosen = rows.where(F.col(C.SPLIT).isin(*SPLITS))
-    encoded = encodable(chosen, spec.features, folder, spark)
-    write_splits(encoded, others, layout, folder, rows_per_row_group=run.data.rows_per_row_group)
+    encoded = encodable(chosen, spec.features, folder, spark, direct)
+    rows_per_row_group = run.data.rows_per_row_group
+    return write_splits(encoded, others, layout, folder, spark, spec, rows_per_row_group=rows_per_row_group)
 
 
-def _bytes_per_row(spec: FeatureSpec, counted: Survey, others: int) -> float:
-    """Return about what a prepared row takes in memory."""
-    tokens = sum(counted.tokens.values()) / max(1, sum(counted.rows.values()))
+def _bytes_per_row(spec: FeatureSpec, counted: Survey) -> float:
+    """Return about what a prepared row takes in memory, with its hashes, label and weight."""
+    rows = max(1, sum(counted.rows.values()))
     lists = sum(4 for feature in spec.features if feature.is_list)
-    return 4.0 * len(spec.dense) + 8.0 * tokens + lists + 16.0 * (1 + others)
+    found = (8.0 * sum(counted.tokens.values()) + counted.kept_bytes) / rows
+    return 4.0 * len(spec.dense) + lists + found + 32.0
 
 
 def splits_in(folder: Path, names: Sequence[str], answers: Answers) -> dict[SplitName, Split]:
@@ -296,12 +339,12 @@ def _with_share_kept(splits: dict[SplitName, Split], kept: float) -> dict[SplitN
     return {**splits, "train": splits["train"].model_copy(update={"negatives_kept": kept})}
 
 
-def check_written(counted: Mapping[str, int], answers: Answers, source: str) -> None:
+def check_written(counted: Mapping[str, int], splits: Mapping[SplitName, Split], source: str) -> None:
     """Check that every row that was counted was written, once.
 
     Spark reads the source again where cached rows were lost, so one that has changed meanwhile gives others.
     """
-    written = {name: answers[name].rows if name in answers else 0 for name in SPLITS}
+    written = {name: split.rows for name, split in splits.items()}
     expected = {name: counted.get(name, 0) for name in SPLITS}
     if written != expected:
         raise DataError(
@@ -325,10 +368,6 @@ def write_page(folder: Path) -> None:
         write_data_report(folder)
     except Exception as error:
         _LOGGER.warning("no report.html, the data set is complete without it: %s", error)
-
-
-def _no_statistics(spec: FeatureSpec) -> dict[str, FeatureStatistics]:
-    return {feature.name: FeatureStatistics() for feature in spec.features}
 
 
 def versions(spark: SparkSession) -> dict[str, str]:

@@ -8,9 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from pyspark.sql import types as T
+
 from jobs.preparation.columns import is_list
+from jobs.preparation.conditions import condition_columns
 from jobs.preparation.sources import require_columns
-from trainer.config import FeatureGroup, RunConfig
+from trainer.config import FeatureGroup, OpConfig, RunConfig
 from trainer.config.messages import did_you_mean
 from trainer.errors import ConfigError
 from trainer.features import chains
@@ -31,7 +34,7 @@ class PlannedFeature:
 
     Attributes:
         name: of the feature and its prepared column.
-        kind: dense, sparse or sequence.
+        kind: dense, sparse, sequence or vector.
         column: raw column, or the column that `derived` makes.
         ops: checked ops with their parameters; statistics of the training rows are not in yet.
         is_list: whether a row holds any number of ids.
@@ -55,9 +58,15 @@ class PlannedFeature:
         return chains.id_op(self)
 
     @property
+    def has_table(self) -> bool:
+        """Return whether the feature's ids are looked up in an embedding table."""
+        return self.kind in ("sparse", "sequence")
+
+    @property
     def owns_vocabulary(self) -> bool:
         """Return whether the vocabulary is this feature's, perhaps used by others that share its table."""
-        return self.table == self.name and self.id_op is not None and self.id_op.name == "vocabulary"
+        named = self.id_op is not None and self.id_op.name == "vocabulary"
+        return named and self.has_table and self.table == self.name
 
     @property
     def counts_values(self) -> bool:
@@ -69,7 +78,7 @@ class PlannedFeature:
 def plan_features(run: RunConfig, frame: DataFrame) -> list[PlannedFeature]:
     """Return the features in model order: dense, sparse, sequence, each in config order, then column order.
 
-    Globs never match the label or the weight column.
+    Globs never match the columns of the label, nor that of the weight.
 
     Raises:
         ConfigError: a glob without a match, a column matched twice, a name that clashes, a wrong op or table,
@@ -95,13 +104,16 @@ def plan_features(run: RunConfig, frame: DataFrame) -> list[PlannedFeature]:
             seen.update(dict.fromkeys(matched if group.columns is not None else [], where))
             planned += [_planned(group, kind, name, frame, where) for name in matched]
     _check_names(planned)
-    _check_leaks(run, planned)
+    _check_missing_in_lists(planned)
+    _check_leaks(_label_column(run, frame), planned)
     return _with_shared_tables(planned)
 
 
 def _check_group(group: FeatureGroup, kind: Kind, where: str) -> None:
     if group.cross is not None and kind != "sparse":
         raise ConfigError("a cross is a sparse feature", where=where, fixes=["move it to features.sparse"])
+    if group.vectors is not None and kind != "dense":
+        raise ConfigError("vectors are dense inputs", where=where, fixes=["move it to features.dense"])
     wanted = "sequence" if group.history is not None else "dense"
     if group.derived is not None and kind != wanted:
         what = HISTORY if group.history is not None else "number"
@@ -116,14 +128,18 @@ def _matched(run: RunConfig, group: FeatureGroup, frame: DataFrame, where: str) 
     """Return the columns of a group, in the order of the source within each glob."""
     if group.derived is not None:
         assert group.name is not None
-        _check_sources(group, run.data.label.column or "", frame, where)
+        _check_sources(group, _label_column(run, frame), frame, where)
         return [DERIVED_PREFIX + group.name]
     names = raw_names(frame)
     if group.cross is not None:
         assert group.name is not None
-        _check_cross(group, run.data.label.column or "", frame, where)
+        _check_cross(group, _label_column(run, frame), frame, where)
         return [group.name]
-    free = [name for name in names if name not in (run.data.label.column, run.data.weight)]
+    if group.vectors is not None:
+        require_columns([group.vectors.on], names, f"{where}.vectors.on")
+        return [group.vectors.on]
+    labels = _label_columns(run, frame)
+    free = [name for name in names if name not in (*labels, run.data.weight)]
     matched: list[str] = []
     for pattern in group.patterns():
         if pattern in names:
@@ -148,6 +164,8 @@ def _matched(run: RunConfig, group: FeatureGroup, frame: DataFrame, where: str) 
 
 
 def _planned(group: FeatureGroup, kind: Kind, column: str, frame: DataFrame, where: str) -> PlannedFeature:
+    if group.vectors is not None:
+        return _looked_up(group, column, frame, where)
     ops = resolve_ops(group.ops, kind, where, group.cross)
     splits = any(entry.gives == "list" for _, entry in entries(ops, kind))
     name = group.name or column
@@ -161,7 +179,9 @@ def _planned(group: FeatureGroup, kind: Kind, column: str, frame: DataFrame, whe
         return PlannedFeature(name, kind, column, ops, listed, group.table or name, where, made)
     if group.cross is not None:
         return _crossed(group, ops, where)
-    raw_list = is_list(frame, column)
+    # A column of nothing but nulls has no type, so it can be one of lists.
+    untyped = isinstance(frame.schema[column].dataType, T.NullType)
+    raw_list = is_list(frame, column) or (untyped and kind == "sequence" and not splits)
     if splits and raw_list:
         raise ConfigError(f"column {column!r} holds lists already: drop `split`", where=f"{where}.ops")
     if kind == "sequence" and not (splits or raw_list):
@@ -172,6 +192,17 @@ def _planned(group: FeatureGroup, kind: Kind, column: str, frame: DataFrame, whe
             fixes=["add `split: ','` before the other ops", "move it to features.sparse"],
         )
     return PlannedFeature(name, kind, column, ops, splits or raw_list, group.table or name, where)
+
+
+def _looked_up(group: FeatureGroup, column: str, frame: DataFrame, where: str) -> PlannedFeature:
+    """Return a feature of vectors: its rows hold ids of the vocabulary that is made of the vectors' ids."""
+    assert group.name is not None
+    if is_list(frame, column):
+        raise ConfigError(
+            f"column {column!r} holds lists: a vector is looked up by one id", where=f"{where}.vectors.on"
+        )
+    ops = resolve_ops([OpConfig(name="vocabulary")], "vector", where)
+    return PlannedFeature(group.name, "vector", column, ops, False, group.name, where)
 
 
 def _crossed(group: FeatureGroup, ops: tuple[FittedOp, ...], where: str) -> PlannedFeature:
@@ -247,11 +278,38 @@ def _check_sources(group: FeatureGroup, label: str, frame: DataFrame, where: str
         raise ConfigError("the label cannot encode itself", where=f"{where}.{key}.by", got=label)
 
 
-def _check_leaks(run: RunConfig, planned: Sequence[PlannedFeature]) -> None:
-    """Check that no feature is the label itself; derived ones hold it of earlier or other rows only."""
-    label = (run.data.label.column or "").lower()
+def _check_missing_in_lists(planned: Sequence[PlannedFeature]) -> None:
     for feature in planned:
-        if feature.column.lower() == label:
+        if (
+            feature.is_list
+            and feature.id_op is not None
+            and feature.id_op.params.get("missing") == "most_frequent"
+        ):
+            raise ConfigError(
+                "`missing: most_frequent` fills nothing in lists: what is missing in one is left out of it",
+                where=f"{feature.where}.ops",
+                fixes=["leave it out", "`fill: VALUE` before the other ops puts a value there"],
+            )
+
+
+def _label_columns(run: RunConfig, frame: DataFrame) -> list[str]:
+    """Return the raw columns that the label is made of."""
+    label = run.data.label
+    if label.where is not None:
+        return condition_columns(raw_names(frame), label.where)
+    return [] if label.column is None else [label.column]
+
+
+def _label_column(run: RunConfig, frame: DataFrame) -> str:
+    """Return the column that alone is the label, or an empty text."""
+    columns = _label_columns(run, frame)
+    return columns[0] if len(columns) == 1 else ""
+
+
+def _check_leaks(label: str, planned: Sequence[PlannedFeature]) -> None:
+    """Check that no feature is the label itself; derived ones hold it of earlier or other rows only."""
+    for feature in planned:
+        if feature.column.lower() == label.lower():
             raise ConfigError(
                 "the label cannot be a feature: the model would only copy it",
                 where=f"{feature.where}.columns",
@@ -272,7 +330,7 @@ def _check_names(planned: Sequence[PlannedFeature]) -> None:
                 allowed=f"any but `{LABEL_COLUMN}`, `{WEIGHT_COLUMN}`, `{KEEP_PREFIX}...`, `__...`",
                 fixes=[f"name: {feature.name.removeprefix(KEEP_PREFIX).lstrip('_')}_feature"],
             )
-        if "." in feature.table and feature.kind != "dense":
+        if "." in feature.table and feature.has_table:
             raise ConfigError(
                 "the name of an embedding table must not hold a dot (torch keeps it as a module name)",
                 where=feature.where,
@@ -295,10 +353,10 @@ def _check_names(planned: Sequence[PlannedFeature]) -> None:
 
 def _with_shared_tables(planned: list[PlannedFeature]) -> list[PlannedFeature]:
     """Give every feature that shares a table the id op of the table's owner."""
-    owners = {f.name: f for f in planned if f.kind != "dense" and f.table == f.name}
+    owners = {f.name: f for f in planned if f.has_table and f.table == f.name}
     result: list[PlannedFeature] = []
     for feature in planned:
-        if feature.kind == "dense" or feature.table == feature.name:
+        if not feature.has_table or feature.table == feature.name:
             result.append(feature)
             continue
         owner = owners.get(feature.table)

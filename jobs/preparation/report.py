@@ -43,6 +43,10 @@ def report_text(manifest: Manifest) -> str:
     dense = [[f.name, *_dense_cells(manifest.statistics[f.name])] for f in manifest.spec.dense]
     if dense:
         lines += [*_table([["dense feature", "missing", "mean", "std", "min", "max"], *dense]), ""]
+    vectors = [[f.name, *_vector_cells(f, manifest.statistics[f.name])] for f in manifest.spec.vectors]
+    if vectors:
+        head = ["vector feature", "looked up by", "length", "vectors", "missing", "train OOV", "OOV"]
+        lines += [*_table([head, *vectors], text_columns=2), ""]
     ids = [[f.name, *_id_cells(f, manifest.statistics[f.name])] for f in manifest.spec.sparse]
     if ids:
         head = ["id feature", "table", "rows of table", "ids", "missing", "train OOV", "OOV", "mean length"]
@@ -55,7 +59,18 @@ def _remarks(manifest: Manifest) -> list[str]:
         *_share_notes(manifest),
         *_leak_notes(manifest),
         *_downsampling_notes(manifest),
+        *_empty_notes(manifest),
         *manifest.remarks,
+    ]
+
+
+def _empty_notes(manifest: Manifest) -> list[str]:
+    """Return a remark on each feature that no training row has a value of."""
+    found = [(f, manifest.statistics[f.name]) for f in manifest.spec.features]
+    return [
+        f"{feature.name}: no training row has a value"
+        for feature, seen in found
+        if (seen.mean_length == 0 if feature.is_list else seen.null_share >= 1)
     ]
 
 
@@ -130,6 +145,7 @@ def report_json(manifest: Manifest) -> dict[str, Any]:
                 "kind": f.kind,
                 "table": f.table,
                 "num_embeddings": f.num_embeddings,
+                **({"dim": f.vectors.dim} if f.vectors is not None else {}),
                 **manifest.statistics[f.name].model_dump(exclude_none=True),
             }
             for f in manifest.spec.features
@@ -165,10 +181,21 @@ def _id_cells(feature: Feature, found: FeatureStatistics) -> list[str]:
     return [
         feature.table or "",
         f"{feature.num_embeddings or 0:,}",
+        *_seen_cells(found),
+        f"{found.mean_length:.2f}",
+    ]
+
+
+def _vector_cells(feature: Feature, found: FeatureStatistics) -> list[str]:
+    assert feature.vectors is not None
+    return [feature.column, f"{feature.vectors.dim:,}", *_seen_cells(found)]
+
+
+def _seen_cells(found: FeatureStatistics) -> list[str]:
+    return [
         "-" if found.ids is None else f"{found.ids:,}",
         _percent(found.null_share),
         *("-" if share is None else _percent(share) for share in (found.train_oov_share, found.oov_share)),
-        f"{found.mean_length:.2f}",
     ]
 
 

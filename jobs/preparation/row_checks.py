@@ -12,7 +12,7 @@ from jobs.preparation import columns as C
 from jobs.preparation.labels import label_value, weight_value
 from jobs.preparation.ordered import id_key
 from jobs.preparation.planned import PlannedFeature, id_columns
-from jobs.preparation.sources import bad_line_error
+from jobs.preparation.text_rows import bad_line_error
 from trainer.config import RunConfig
 from trainer.errors import DataError
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
 
 LARGEST_FLOAT = 3.4028234e38
+LINE, LABEL_MISSING, LABEL_WRONG = "line", "label missing", "label wrong"
 _FOUND = "__bad_"
 
 ErrorOf = Callable[[int, str], DataError]
@@ -33,11 +34,13 @@ class RowCheck:
         bad: whether it is.
         shown: value to quote.
         error: makes the error of the number of bad rows and one of their values.
+        what: name of the check, where Spark is not the only one that makes it.
     """
 
     bad: Column
     shown: Column
     error: ErrorOf
+    what: str = ""
 
 
 def found_column(number: int) -> str:
@@ -57,7 +60,7 @@ def with_row_checks(frame: DataFrame, checks: Sequence[RowCheck]) -> DataFrame:
 
 def row_checks(rows: DataFrame, run: RunConfig, features: Sequence[PlannedFeature]) -> list[RowCheck]:
     """Return all checks of rows with `BAD_LINE`, the most basic first."""
-    line = RowCheck(F.col(C.BAD_LINE).isNotNull(), F.col(C.BAD_LINE), bad_line_error)
+    line = RowCheck(F.col(C.BAD_LINE).isNotNull(), F.col(C.BAD_LINE), bad_line_error, LINE)
     return [line, *_label_checks(rows, run), *_time_checks(rows, features)]
 
 
@@ -80,6 +83,7 @@ def _label_checks(rows: DataFrame, run: RunConfig) -> list[RowCheck]:
                 where=where,
                 fixes=[f"data.clean.drop_missing: [{name}]", "remove those rows"],
             ),
+            LABEL_MISSING,
         ),
         RowCheck(
             ~missing & label.isNull(),
@@ -91,6 +95,7 @@ def _label_checks(rows: DataFrame, run: RunConfig) -> list[RowCheck]:
                 allowed="numbers" if graded else "0, 1",
                 fixes=[] if graded else ["data.label.positive_at_least: 4 makes 1 of values >= 4"],
             ),
+            LABEL_WRONG,
         ),
         *_weight_checks(rows, run),
     ]

@@ -32,15 +32,40 @@ class CarriedError(Exception):
     """Carries an error of ours through Spark, which keeps the text alone."""
 
 
-def mapped(frame: DataFrame, columns: Sequence[str], work: Work, schema: StructType | str) -> DataFrame:
+class TaskRows:
+    """Rows that tasks read by themselves, without Spark handing them over."""
+
+    @property
+    def columns(self) -> list[str]:
+        """Return the names of all columns."""
+        raise NotImplementedError
+
+    def mapped(self, columns: Sequence[str], work: Work, schema: StructType | str) -> DataFrame:
+        """Do what `mapped` does."""
+        raise NotImplementedError
+
+    def only_training(self) -> TaskRows:
+        """Return the rows of the training split."""
+        raise NotImplementedError
+
+    def with_checks(self, checks: Sequence[str]) -> TaskRows:
+        """Add the columns that hold what row checks found, named by `RowCheck.what`."""
+        raise NotImplementedError
+
+
+def mapped(
+    frame: DataFrame | TaskRows, columns: Sequence[str], work: Work, schema: StructType | str
+) -> DataFrame:
     """Run a function on the executors over all rows.
 
     Args:
-        frame: the rows.
+        frame: the rows, or how tasks read them.
         columns: hand over these.
         work: a picklable function of batches of Arrow arrays by column name; makes record batches.
         schema: of what it makes.
     """
+    if isinstance(frame, TaskRows):
+        return frame.mapped(columns, work, schema)
     chosen = frame.select(*[column(name) for name in dict.fromkeys(columns)])
     return map_in_arrow(chosen, _Task(work), schema)
 
@@ -55,6 +80,42 @@ def map_in_arrow(frame: DataFrame, function: Function, schema: StructType | str)
     """
     plain = frame.select(*[column(name).alias(f"c{n}") for n, name in enumerate(frame.columns)])
     return plain.mapInArrow(_Named(function, tuple(frame.columns)), schema)
+
+
+def in_tasks(
+    spark: SparkSession,
+    tasks: Sequence[Any],
+    read: Callable[[Any], Iterator[RawColumns]],
+    work: Work,
+    schema: StructType | str,
+) -> DataFrame:
+    """Run a function on the executors over what tasks read by themselves.
+
+    Args:
+        spark: the session.
+        tasks: what each task is to read; picklable.
+        read: makes columns of it; picklable.
+        work: as for `mapped`.
+        schema: of what it makes.
+    """
+    numbers = spark.range(0, len(tasks), 1, max(1, len(tasks)))  # one to each partition
+    return numbers.mapInArrow(_OwnTask(tuple(tasks), read, work), schema)
+
+
+@dataclass(frozen=True)
+class _OwnTask:
+    tasks: tuple[Any, ...]
+    read: Callable[[Any], Iterator[RawColumns]]
+    work: Work
+
+    def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        with carried():
+            yield from self.work(self._columns(batches))
+
+    def _columns(self, batches: Iterator[pa.RecordBatch]) -> Iterator[RawColumns]:
+        for batch in batches:
+            for number in batch.column(0).to_pylist():
+                yield from self.read(self.tasks[number])
 
 
 @dataclass(frozen=True)
@@ -72,10 +133,17 @@ class _Task:
     work: Work
 
     def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        try:
+        with carried():
             yield from self.work(_columns(batches))
-        except ShardrecError as error:
-            raise CarriedError(RAISED + json.dumps(error.as_json(), default=str)) from error
+
+
+@contextmanager
+def carried() -> Iterator[None]:
+    """Let errors of ours pass through Spark."""
+    try:
+        yield
+    except ShardrecError as error:
+        raise CarriedError(RAISED + json.dumps(error.as_json(), default=str)) from error
 
 
 def _columns(batches: Iterator[pa.RecordBatch]) -> Iterator[RawColumns]:
@@ -100,11 +168,11 @@ def _grouped(batches: Iterator[pa.RecordBatch]) -> Iterator[list[pa.RecordBatch]
 
 
 @contextmanager
-def large_batches(spark: SparkSession) -> Iterator[None]:
-    """Let Spark hand over many rows at once."""
+def large_batches(spark: SparkSession, rows: int = _HANDED_OVER) -> Iterator[None]:
+    """Let Spark hand over many rows at once, or so many."""
     key = "spark.sql.execution.arrow.maxRecordsPerBatch"
     before: Any = spark.conf.get(key)
-    spark.conf.set(key, str(_HANDED_OVER))
+    spark.conf.set(key, str(rows))
     try:
         yield
     finally:

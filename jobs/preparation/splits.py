@@ -6,6 +6,9 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
 from pyspark.sql import functions as F
 
 from jobs.preparation import columns as C
@@ -57,7 +60,7 @@ def with_split(rows: DataFrame, split: SplitConfig) -> DataFrame:
     hashed = _dealing_hash(rows, split)
     if split.method == "k_fold":
         return rows.withColumn(C.SPLIT, _fold(hashed, split))
-    train, until_valid = _limits(split)
+    train, until_valid = split_limits(split)
     x = hash_share(hashed)
     return rows.withColumn(C.SPLIT, _name(x < F.lit(train), x < F.lit(until_valid)))
 
@@ -101,8 +104,11 @@ def split_remarks(rows: DataFrame, split: SplitConfig) -> list[str]:
     Raises:
         DataError: a user or time that `leave_last` needs is missing.
     """
-    remark = check_leave_last(rows, split.leave_last) if split.leave_last is not None else None
-    return [*time_warnings(rows, split), *([] if remark is None else [remark])]
+    if split.leave_last is not None:
+        return check_leave_last(rows, split.leave_last)
+    if split.method == "time" and split.column is not None:
+        return time_warnings(rows, {f"data.split.column: {split.column}": split.column})
+    return []
 
 
 def hash_share(hashed: Column) -> Column:
@@ -115,7 +121,20 @@ def sample_share(count: int) -> float:
     return min(1.0, QUANTILE_ROWS / max(count, 1))
 
 
-def _limits(split: SplitConfig) -> tuple[float, float]:
+def dealt(hashes: NDArray[np.int64], split: SplitConfig) -> pa.Array:
+    """Return the split of each row for method `random`, as `with_split` deals it.
+
+    Args:
+        hashes: int64 [N], `HASH`.
+        split: with its fractions.
+    """
+    train, until_valid = split_limits(split)
+    x = (hashes.view(np.uint64) >> np.uint64(11)) / float(1 << 53)
+    places = (x >= train).astype(np.int8) + (x >= until_valid)
+    return pa.DictionaryArray.from_arrays(pa.array(places), pa.array(SPLITS)).dictionary_decode()
+
+
+def split_limits(split: SplitConfig) -> tuple[float, float]:
     """Return the shares up to which rows are train, and valid."""
     train, valid, test = split.fractions
     return train, round(train + valid, 12) if test > 0 else 1.0
@@ -164,7 +183,7 @@ def _by_time(rows: DataFrame, split: SplitConfig) -> DataFrame:
                 got=", ".join(map(str, split.until)),
             )
         return rows.withColumn(C.SPLIT, _name(times < F.lit(first), times < F.lit(second)))
-    last_of_train, last_of_valid = _quantiles(rows, times, _limits(split), count)
+    last_of_train, last_of_valid = _quantiles(rows, times, split_limits(split), count)
     x = times.cast("double")
     return rows.withColumn(C.SPLIT, _name(x <= F.lit(last_of_train), x <= F.lit(last_of_valid)))
 

@@ -14,9 +14,11 @@ from jobs.preparation.cleaning import clean
 from jobs.preparation.conditions import event_counts
 from jobs.preparation.failures import named_source
 from jobs.preparation.histories import counts_column
+from jobs.preparation.labels import label_condition
 from jobs.preparation.negatives import adds_rows, with_negatives
 from jobs.preparation.planned import PlannedFeature, plan_features, source_columns
 from jobs.preparation.row_checks import source_name
+from jobs.preparation.row_hashes import with_row_hashes
 from jobs.preparation.sources import require_columns, rows_and_columns
 from jobs.preparation.splits import split_remarks, with_split
 from trainer.config import DataConfig, RunConfig
@@ -37,12 +39,16 @@ class Staged:
         features: planned.
         cleaning: what each rule dropped.
         remarks: for the report.
+        source: the rows as they were read.
+        own: the source's own columns.
     """
 
     rows: DataFrame
     features: list[PlannedFeature]
     cleaning: tuple[CleaningStep, ...]
     remarks: list[str]
+    source: DataFrame
+    own: tuple[str, ...]
 
 
 def stage(
@@ -61,19 +67,20 @@ def stage(
         ConfigError: the config does not fit the raw columns.
         DataError: the rows cannot be used.
     """
-    rows, own = rows_and_columns(run, spark, frame)
+    remarks: list[str] = []
+    source, own = rows_and_columns(run, spark, frame, remarks)
+    rows = source
     data = run.data
     have = [name for name in rows.columns if name not in (C.BAD_LINE, C.FILE)]
     named = _named_columns(data)
     for where, names in named.items():
         require_columns(names, have, where)
     features = plan_features(run, rows)
-    rows = C.with_row_hashes(rows, own, data.split.seed)
+    rows = with_row_hashes(rows, own, data.split.seed)
     with named_source(source_name(run)):
         rows, cleaning = clean(rows, data.clean)
-        remarks: list[str] = []
         if data.split.leave_last is not None or adds_rows(data.negatives):
-            remarks = split_remarks(rows, data.split)
+            remarks += split_remarks(rows, data.split)
             rows = with_split(rows, data.split)
         if adds_rows(data.negatives):
             rows = rows.persist()  # looked at for the items, the known pairs and the positives
@@ -88,7 +95,11 @@ def stage(
     kept += [C.column(name) for name in rows.columns if name.startswith(C.NUMBER)]
     own_marks = (C.SPLIT, C.NEGATIVE, C.GROUP, C.HASH, C.ORDER, C.BAD_LINE, C.FILE)
     marks = [C.column(name) for name in own_marks if name in rows.columns]
-    return Staged(rows.select(*kept, *_events(rows, features), *marks), features, cleaning, remarks)
+    made = _events(rows, features)
+    if data.label.where is not None:
+        made.append(label_condition(rows, data.label.where).alias(C.LABEL_CONDITION))
+    chosen = rows.select(*kept, *made, *marks)
+    return Staged(chosen, features, cleaning, remarks, source, tuple(own))
 
 
 def _named_columns(data: DataConfig) -> dict[str, list[str]]:

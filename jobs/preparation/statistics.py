@@ -25,9 +25,18 @@ def scan(dataset: Path, spec: FeatureSpec, spark: SparkSession) -> Answers:
         DataError: a dense value is not finite, or an id is outside its table.
     """
     answers = measure(dataset, spec, spark)
+    check_measured(spec, answers)
+    return answers
+
+
+def check_measured(spec: FeatureSpec, answers: Answers) -> None:
+    """Check that what was written can be trained on.
+
+    Raises:
+        DataError: a dense value is not finite, or an id is outside its table.
+    """
     for number, feature in enumerate(spec.features):
         _check(feature, sum(split.features[number].bad for split in answers.values()))
-    return answers
 
 
 def statistics(

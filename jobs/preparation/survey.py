@@ -24,8 +24,8 @@ from jobs.preparation.dense_checks import (
 )
 from jobs.preparation.planned import PlannedFeature
 from jobs.preparation.row_checks import ErrorOf, RowCheck, found_column, source_name, with_row_checks
-from jobs.preparation.rows import RawColumns, mapped
-from jobs.preparation.value_counts import ValueCounts
+from jobs.preparation.rows import RawColumns, TaskRows, mapped
+from jobs.preparation.value_counts import ROW_SCHEMA, Counts, ValueCounts, as_rows
 from trainer.config import RunConfig
 from trainer.errors import DataError
 from trainer.features import chains
@@ -35,8 +35,9 @@ from trainer.schema import Feature, FittedOp
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
-_SCHEMA = "table string, value string, count bigint"
-_ARROW = pa.schema([("table", pa.string()), ("value", pa.string()), ("count", pa.int64())])
+_SCHEMA = f"facts string, {ROW_SCHEMA}"
+_NAMES = ["facts", "bucket", "numbers", "texts"]
+_KINDS = [pa.int32(), pa.binary(), pa.binary()]
 _SHOWN_PROBLEMS = 8
 
 
@@ -50,8 +51,10 @@ class Survey:
         missing: missing values among the training rows, by feature (not for lists).
         tokens: tokens of all rows, by sparse feature.
         largest_id: over all rows, by feature that holds ids already.
+        kept_bytes: of the columns to keep, in memory.
+        num_counts: counts in `values`.
         fingerprint: of the set of all rows, 16 hex digits.
-        values: table, value and count of the training rows' tokens, a value perhaps in several rows.
+        values: counts of the training rows' tokens, see `Counts`; `table` is the place in `counted_tables`.
         cached: what `values` is made of; to be released when that is no longer needed.
     """
 
@@ -60,6 +63,8 @@ class Survey:
     missing: dict[str, int]
     tokens: dict[str, int]
     largest_id: dict[str, int]
+    kept_bytes: int
+    num_counts: int
     fingerprint: str
     values: DataFrame
     cached: DataFrame
@@ -75,6 +80,8 @@ class _Facts:
     tokens: Counter[str] = field(default_factory=Counter)
     largest: dict[str, int] = field(default_factory=dict)
     hashes: int = 0
+    kept_bytes: int = 0
+    num_counts: int = 0
     bad: dict[str, tuple[int, str]] = field(default_factory=dict)
 
     def found(self, key: str, bad: NDArray[np.bool_], shown: Any) -> None:
@@ -95,6 +102,8 @@ class _Facts:
         for name in ("rows", "positives", "missing", "tokens"):
             getattr(self, name).update(said[name])
         self.hashes = (self.hashes + said["hashes"]) % 2**64
+        self.kept_bytes += said["kept_bytes"]
+        self.num_counts += said["num_counts"]
         for feature, largest in said["largest"].items():
             self.largest[feature] = max(largest, self.largest.get(feature, 0))
         for key, (count, quote) in said["bad"].items():
@@ -106,7 +115,10 @@ class _Facts:
 
 
 def survey(
-    rows: DataFrame, run: RunConfig, features: Sequence[PlannedFeature], checks: Sequence[RowCheck]
+    rows: DataFrame | TaskRows,
+    run: RunConfig,
+    features: Sequence[PlannedFeature],
+    checks: Sequence[RowCheck],
 ) -> Survey:
     """Check every row and count.
 
@@ -120,11 +132,14 @@ def survey(
         DataError: no rows, no training rows, or a value that cannot be used; the first problem in full, the
             others as numbered lines.
     """
-    rows = with_row_checks(rows, checks)
+    if isinstance(rows, TaskRows):
+        rows = rows.with_checks([check.what for check in checks])
+    else:
+        rows = with_row_checks(rows, checks)
     marks = [name for name in (C.SPLIT, C.LABEL, C.HASH, C.NEGATIVE) if name in rows.columns]
     needed = [*marks, *(name for f in features for name in chains.raw_columns(f))]
-    needed += [found_column(number) for number in range(len(checks))]
-    found = mapped(rows, needed, _Work(tuple(features), len(checks)), _SCHEMA).persist()
+    needed += [*run.data.keep, *(found_column(number) for number in range(len(checks)))]
+    found = mapped(rows, needed, _Work(tuple(features), len(checks), tuple(run.data.keep)), _SCHEMA).persist()
     try:
         facts = _checked(found, run, _errors(features, checks))
     except BaseException:
@@ -136,17 +151,24 @@ def survey(
         dict(facts.missing),
         dict(facts.tokens),
         facts.largest,
+        facts.kept_bytes,
+        facts.num_counts,
         f"{facts.hashes:016x}",
-        found.where(F.col("table").isNotNull()),
+        found.where(F.col("facts").isNull()).drop("facts"),
         found,
     )
+
+
+def counted_tables(features: Sequence[PlannedFeature]) -> list[str]:
+    """Return the tables whose values are counted, in the order of their owners."""
+    return [feature.name for feature in features if feature.owns_vocabulary]
 
 
 def _checked(found: DataFrame, run: RunConfig, errors: Mapping[str, ErrorOf]) -> _Facts:
     """Add up what the tasks have seen, and raise what is wrong."""
     facts = _Facts()
-    for row in found.where(F.col("table").isNull()).select("value").collect():
-        facts.add(row["value"])
+    for row in found.where(F.col("facts").isNotNull()).select("facts").collect():
+        facts.add(row["facts"])
     if not facts.rows:
         raise DataError("the source has no rows", where=source_name(run))
     _raise_problems(facts, errors)
@@ -159,7 +181,9 @@ def _checked(found: DataFrame, run: RunConfig, errors: Mapping[str, ErrorOf]) ->
     return facts
 
 
-def check_fitted(rows: DataFrame, features: Sequence[PlannedFeature], fitted: Sequence[Feature]) -> None:
+def check_fitted(
+    rows: DataFrame | TaskRows, features: Sequence[PlannedFeature], fitted: Sequence[Feature]
+) -> None:
     """Check the values that the survey could not know: those of refusing ops behind fitted ones.
 
     Args:
@@ -175,8 +199,8 @@ def check_fitted(rows: DataFrame, features: Sequence[PlannedFeature], fitted: Se
         return
     facts = _Facts()
     needed = [name for f, _ in waiting for name in chains.raw_columns(f)]
-    for row in mapped(rows, needed, _FittedWork(tuple(waiting)), _SCHEMA).select("value").collect():
-        facts.add(row["value"])
+    for row in mapped(rows, needed, _FittedWork(tuple(waiting)), "facts string").collect():
+        facts.add(row["facts"])
     _raise_problems(facts, _errors([f for f, _ in waiting], []))
 
 
@@ -203,8 +227,10 @@ def _raise_problems(facts: _Facts, errors: Mapping[str, ErrorOf]) -> None:
 class _Work:
     features: tuple[PlannedFeature, ...]
     num_checks: int
+    keep: tuple[str, ...]
 
     def __call__(self, batches: Iterator[RawColumns]) -> Iterator[pa.RecordBatch]:
+        tables = {name: place for place, name in enumerate(counted_tables(self.features))}
         facts, values = _Facts(), ValueCounts()
         for columns in batches:
             facts.rows.update(_by_split(columns[C.SPLIT]))
@@ -222,11 +248,19 @@ class _Work:
                 if feature.kind == "dense":
                     _look_at_numbers(feature, columns, train, facts)
                 else:
-                    _look_at_tokens(feature, columns, train, facts, values)
-            yield from map(_values, values.too_many())
-        yield from map(_values, values.all())
+                    tokens = _look_at_tokens(feature, columns, train, facts)
+                    if feature.counts_values:
+                        values.add(tables[feature.table], tokens.take(train))
+            facts.kept_bytes += sum(columns[name].nbytes for name in self.keep)
+            for counts in values.too_many():
+                facts.num_counts += len(counts)
+                yield from _values(counts)
+        counts = values.all()
+        facts.num_counts += len(counts)
+        yield from _values(counts)
         if facts.rows:
-            yield _facts(facts)
+            text = pa.array([facts.as_json()])
+            yield pa.RecordBatch.from_arrays([text, *(pa.nulls(1, kind) for kind in _KINDS)], _NAMES)
 
 
 @dataclass(frozen=True)
@@ -241,14 +275,7 @@ class _FittedWork:
                 assert isinstance(x, np.ndarray)
                 for key, bad, shown in refusals_after_fitting(feature, ops, x):
                     facts.found(f"{feature.name}\n{key}", bad, shown)
-        yield _facts(facts)
-
-
-def _facts(facts: _Facts) -> pa.RecordBatch:
-    return pa.RecordBatch.from_arrays(
-        [pa.array([None], pa.string()), pa.array([facts.as_json()]), pa.array([0], pa.int64())],
-        schema=_ARROW,
-    )
+        yield pa.RecordBatch.from_arrays([pa.array([facts.as_json()])], ["facts"])
 
 
 def _by_split(splits: pa.Array) -> dict[str, int]:
@@ -264,10 +291,9 @@ def _fitted_on(columns: RawColumns) -> NDArray[np.bool_]:
     return found
 
 
-def _values(found: tuple[str, pa.Array, pa.Array]) -> pa.RecordBatch:
-    table, values, counts = found
-    tables = pa.array([table] * len(values), pa.string())
-    return pa.RecordBatch.from_arrays([tables, values, counts], schema=_ARROW)
+def _values(counts: Counts) -> Iterator[pa.RecordBatch]:
+    for batch in as_rows(counts):
+        yield pa.RecordBatch.from_arrays([pa.nulls(batch.num_rows, pa.string()), *batch.columns], _NAMES)
 
 
 def _look_at_numbers(
@@ -284,12 +310,8 @@ def _look_at_numbers(
 
 
 def _look_at_tokens(
-    feature: PlannedFeature,
-    columns: RawColumns,
-    train: NDArray[np.bool_],
-    facts: _Facts,
-    values: ValueCounts,
-) -> None:
+    feature: PlannedFeature, columns: RawColumns, train: NDArray[np.bool_], facts: _Facts
+) -> Tokens:
     read = chains.read(feature, columns)
     if read.wrong is not None:
         facts.found(f"{feature.name}\nwrong", read.wrong, columns[feature.column])
@@ -299,10 +321,9 @@ def _look_at_tokens(
     facts.tokens[feature.name] += len(tokens.codes)
     if not tokens.is_list:
         facts.missing[feature.name] += int((tokens.missing & train).sum())
-    if feature.counts_values:
-        values.add(feature.table, tokens.take(train))
     if feature.id_op is None:
         _look_at_ids(feature, tokens, facts)
+    return tokens
 
 
 def _look_at_ids(feature: PlannedFeature, tokens: Tokens, facts: _Facts) -> None:

@@ -12,9 +12,9 @@ from pyspark.sql import types as T
 
 from jobs.preparation.derived import with_derived
 from jobs.preparation.joined_ids import with_joined_ids
-from jobs.preparation.labels import label_value
+from jobs.preparation.labels import known_label
 from jobs.preparation.raw_types import check_types
-from jobs.preparation.rows import RawColumns, mapped
+from jobs.preparation.rows import RawColumns, TaskRows, mapped
 from jobs.preparation.sources import require_columns
 from trainer.config import LabelConfig
 from trainer.features import chains
@@ -56,7 +56,7 @@ def apply_spec(
     wanted = [f for f in spec.features if features is None or f.name in features]
     require_columns(list(keep), frame.columns, "keep")
     label = LabelConfig.model_validate(spec.label.params)
-    known = label_value(frame, label) if label.column in frame.columns else None
+    known = known_label(frame, label)
     frame = with_derived(frame, wanted, known, dataset, spark)
     for feature in wanted:
         require_columns(chains.raw_columns(feature), frame.columns, f"feature {feature.name!r}")
@@ -90,14 +90,31 @@ class Encodable:
         columns: of `rows` that are needed.
     """
 
-    rows: DataFrame
+    rows: DataFrame | TaskRows
     features: tuple[Feature, ...]
     columns: tuple[str, ...]
 
 
-def encodable(frame: DataFrame, features: Sequence[Feature], dataset: Path, spark: SparkSession) -> Encodable:
-    """Join what cannot be held in memory to the rows; see `Encodable`."""
+def encodable(
+    frame: DataFrame,
+    features: Sequence[Feature],
+    dataset: Path,
+    spark: SparkSession,
+    direct: TaskRows | None = None,
+) -> Encodable:
+    """Join what cannot be held in memory to the rows; see `Encodable`.
+
+    Args:
+        frame: raw rows.
+        features: to make.
+        dataset: folder with the vocabularies.
+        spark: the session.
+        direct: how tasks read the same rows by themselves, which they do where nothing has to be joined.
+    """
+    rows: DataFrame | TaskRows
     rows, joined = with_joined_ids(frame, features, dataset, spark)
+    if direct is not None and not joined:
+        rows = direct
     near = [f for f in features if f not in joined]
     columns = [name for f in near for name in chains.raw_columns(f)]
     columns += [joined_ids(f.name) for f in joined]

@@ -1,28 +1,52 @@
-"""Vocabularies: numbered by a distributed sort of the counted values, and stored as Parquet."""
+"""Vocabularies: the counted values numbered by a distributed sort, and stored as Parquet.
+
+Values travel between tasks as Arrow streams: dealt by hash they are added up, dealt by rank they are numbered
+and written. Neither the driver nor the JVM looks at one.
+"""
 
 from __future__ import annotations
 
+import json
 import math
 import re
-import shutil
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from pyspark.sql import functions as F
+from numpy.typing import NDArray
 
+from jobs.preparation.mixing import mixed
+from jobs.preparation.part_writing import next_part, part_name, write_parquet
+from jobs.preparation.rows import RawColumns, mapped
+from jobs.preparation.survey import Survey
+from jobs.preparation.value_counts import BUCKETS, COUNTS_SCHEMA, Counts, as_rows
+from jobs.preparation.value_order import Border, borders, cut, ordered, sample
+from trainer.features.raw_values import one_array
 from trainer.schema import FIRST_VOCABULARY_ID
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
 VOCABULARY_FOLDER = "vocabulary"
-_SCHEMA = "value string, id bigint, count bigint"
 # Values sorted by one task.
-_VALUES_PER_PARTITION = 2_000_000
+_VALUES_PER_PARTITION = 4_000_000
+# Counts that one task adds up, by which buckets become more; a worker must hold all of a bucket.
+_COUNTS_PER_TASK = 4_000_000
+_MOST_SHARES = 2_000
+# Values of each bucket that the borders between partitions are chosen from.
+_SAMPLED = 256
+# Added to the count of a value that a vocabulary has already: it then reaches no `min_count`.
+_KNOWN = -(1 << 60)
+_STREAMS = ("numbers", "texts")
+_MERGED = f"size bigint, sample string, {COUNTS_SCHEMA}"
+_PLACED = f"part int, sizes string, {COUNTS_SCHEMA}"
 
 
 @dataclass(frozen=True)
@@ -46,9 +70,9 @@ class WantedVocabulary:
 
 @dataclass(frozen=True)
 class GrownVocabulary:
-    """A stored vocabulary to be grown: its folder, its limits, and the id of its first new value."""
+    """A stored vocabulary to be grown, its limits, and the id of its first new value."""
 
-    folder: str
+    stored: FittedVocabulary
     wanted: WantedVocabulary
     first_new: int
 
@@ -67,43 +91,34 @@ def plain_folders(names: Sequence[str], parent: str) -> dict[str, str]:
 
 
 def fit_vocabularies(
-    values: DataFrame, wanted: Sequence[WantedVocabulary], dataset: Path, spark: SparkSession
+    counted: Survey, wanted: Sequence[WantedVocabulary], dataset: Path
 ) -> dict[str, FittedVocabulary]:
     """Number the values of all tables and write `vocabulary/<table>/`; no value passes through the driver.
 
     Args:
-        values: columns `table`, `value`, `count` of the training rows; a value may stand in several rows.
+        counted: `table` is the place in `wanted`.
         wanted: one per table.
-        dataset: folder of the data set under construction.
-        spark: the session.
+        dataset: folder of the data set under construction, which all executors reach.
 
     Returns:
         The vocabularies by table: ids in order of frequency, ties by value.
     """
-    if not wanted:
-        return {}
-    counts = _counts(values, wanted).persist()
-    try:
-        sizes = _sizes(counts)
-        numbered = _numbered(counts, sizes, {v.table: v.first_id for v in wanted})
-        for v in wanted:
-            if v.max_size is not None:
-                frequent = F.col("id") < v.first_id + v.max_size
-                numbered = numbered.where((F.col("table") != v.table) | frequent)
-        folders = plain_folders([v.table for v in wanted], VOCABULARY_FOLDER)
-        _write(numbered, folders, dataset)
-    finally:
-        counts.unpersist()
-    return _digests(folders, dataset, spark)
+    folders = plain_folders([v.table for v in wanted], VOCABULARY_FOLDER)
+    limits = [_Limits(v.min_count, v.first_id, v.first_id, v.max_size, folders[v.table]) for v in wanted]
+    found = _stored(counted.values, counted.num_counts, limits, dataset)
+    return {
+        v.table: FittedVocabulary(folders[v.table], size, _digest(a, b))
+        for v, (size, a, b) in zip(wanted, found, strict=True)
+    }
 
 
 def grow_vocabularies(
-    values: DataFrame, grown: Sequence[GrownVocabulary], dataset: Path, spark: SparkSession
+    counted: Survey, grown: Sequence[GrownVocabulary], dataset: Path, spark: SparkSession
 ) -> dict[str, FittedVocabulary]:
     """Give the values that vocabularies lack the ids after their last ones, and add them as new parts.
 
     Args:
-        values: as of `fit_vocabularies`, of the new rows.
+        counted: the new rows; `table` is the place in `grown`.
         grown: one per table.
         dataset: folder of the data set under construction, which holds the vocabularies.
         spark: the session.
@@ -111,113 +126,219 @@ def grow_vocabularies(
     Returns:
         The vocabularies by table: old ids as they were, new ones in order of frequency, ties by value.
     """
-    if not grown:
-        return {}
-    tables = {g.folder: g.wanted.table for g in grown}
-    known = _read(list(tables), dataset, spark)
-    table_of = F.create_map(*[F.lit(x) for folder, table in tables.items() for x in (folder, table)])
-    known = known.select(table_of[F.col("folder")].alias("table"), "value")
-    counts = _counts(values, [g.wanted for g in grown]).join(known, ["table", "value"], "left_anti").persist()
-    try:
-        sizes = _sizes(counts)
-        numbered = _numbered(counts, sizes, {g.wanted.table: g.first_new for g in grown})
-        for g in grown:
-            if g.wanted.max_size is not None:
-                fits = F.col("id") < g.wanted.first_id + g.wanted.max_size
-                numbered = numbered.where((F.col("table") != g.wanted.table) | fits)
-        folders = {table: folder for folder, table in tables.items()}
-        _write(numbered, folders, dataset)
-    finally:
-        counts.unpersist()
-    return _digests(folders, dataset, spark)
-
-
-def _sizes(counts: DataFrame) -> dict[str, int]:
-    found = counts.groupBy("table").agg(F.count(F.lit(1)).alias("n")).collect()
-    return {row["table"]: row["n"] for row in found}
-
-
-def _counts(values: DataFrame, wanted: Sequence[WantedVocabulary]) -> DataFrame:
-    """Return table, value, count of the tokens that are frequent enough."""
-    counts = values.groupBy("table", "value").agg(F.sum("count").alias("count"))
-    enough = F.lit(False)
-    for least in sorted({v.min_count for v in wanted}):
-        tables = [v.table for v in wanted if v.min_count == least]
-        enough = enough | (F.col("table").isin(tables) & (F.col("count") >= least))
-    return counts.where(enough)
-
-
-def _numbered(counts: DataFrame, sizes: Mapping[str, int], first_ids: Mapping[str, int]) -> DataFrame:
-    """Number the values of each table by one global sort, which scales where a window per table would not."""
-    order = [F.col("table"), F.col("count").desc(), F.col("value")]
-    partitions = max(1, math.ceil(sum(sizes.values()) / _VALUES_PER_PARTITION))
-    placed = counts.repartitionByRange(partitions, *order).sortWithinPartitions(*order)
-    placed = placed.withColumn("place", F.monotonically_increasing_id())
-    position = F.col("place")
-    if partitions > 1:
-        # The id holds the partition in its upper bits and the row within it in the lower 33.
-        placed = placed.persist()
-        part = F.shiftright("place", 33)
-        rows = {
-            row["p"]: row["n"]
-            for row in placed.groupBy(part.alias("p")).count().withColumnRenamed("count", "n").collect()
-        }
-        starts = [sum(rows.get(p, 0) for p in range(number)) for number in range(partitions)]
-        position = F.array(*[F.lit(start).cast("bigint") for start in starts])[part.cast("int")] + F.col(
-            "place"
-        ).bitwiseAND(F.lit((1 << 33) - 1))
-    first: dict[str, int] = {}
-    for table in sorted(sizes, key=lambda name: name.encode()):
-        first[table] = sum(sizes[name] for name in first)
-    shifts = {table: first_ids[table] - start for table, start in first.items()}
-    pairs = [x for table, shift in shifts.items() for x in (F.lit(table), F.lit(shift).cast("bigint"))]
-    # No table has a value where all values are missing: there is no map without entries.
-    number = position + F.create_map(*pairs)[F.col("table")] if pairs else position
-    return placed.select("table", "value", number.cast("bigint").alias("id"), "count")
-
-
-def _write(numbered: DataFrame, folders: Mapping[str, str], dataset: Path) -> None:
-    """Write one folder of Parquet parts per table, an empty part where a table has no value at all."""
-    raw = dataset / "_vocabulary"
-    # Spark escapes table names in folder names; numbers need no escaping.
-    number = F.create_map(*[F.lit(x) for n, table in enumerate(folders) for x in (table, n)])
-    labelled = numbered.withColumn("n", number[F.col("table")])
-    labelled.select("n", "value", "id", "count").write.partitionBy("n").option("compression", "zstd").parquet(
-        str(raw)
-    )
-    schema = pa.schema([("value", pa.string()), ("id", pa.int64()), ("count", pa.int64())])
-    for place, folder in enumerate(folders.values()):
-        target = dataset / folder
-        target.mkdir(parents=True, exist_ok=True)
-        there = len(list(target.glob("part-*.parquet")))
-        parts = sorted((raw / f"n={place}").glob("*.parquet"))
-        for part, file in enumerate(parts, start=there):
-            file.replace(target / f"part-{part:05d}.parquet")
-        if not parts and not there:
-            pq.write_table(schema.empty_table(), target / "part-00000.parquet")
-    shutil.rmtree(raw)
-
-
-def _read(folders: Sequence[str], dataset: Path, spark: SparkSession) -> DataFrame:
-    """Return folder, value, id of several vocabularies."""
-    rows = spark.read.schema(_SCHEMA).parquet(*[str(dataset / folder) for folder in folders])
-    name = F.regexp_extract(F.col("_metadata.file_path"), r"/([^/]+)/[^/]+$", 1)
-    return rows.select(F.concat(F.lit(f"{VOCABULARY_FOLDER}/"), name).alias("folder"), "value", "id")
-
-
-def _digests(folders: Mapping[str, str], dataset: Path, spark: SparkSession) -> dict[str, FittedVocabulary]:
-    rows = _read(list(folders.values()), dataset, spark)
-    found = rows.groupBy("folder").agg(
-        F.count(F.lit(1)).alias("size"),
-        # Exclusive or forgets the order of the rows, as a digest of a set must.
-        F.expr("bit_xor(xxhash64(value, id))").alias("a"),
-        F.expr("bit_xor(xxhash64(id, value, 7))").alias("b"),
-    )
-    by_folder = {row["folder"]: row for row in found.collect()}
-    result: dict[str, FittedVocabulary] = {}
-    for table, folder in folders.items():
-        row = by_folder.get(folder)
-        mask = (1 << 64) - 1
-        digest = f"{row['a'] & mask:016x}{row['b'] & mask:016x}" if row else "0" * 32
-        result[table] = FittedVocabulary(folder, row["size"] if row else 0, digest)
+    limits = [
+        _Limits(g.wanted.min_count, g.first_new, g.wanted.first_id, g.wanted.max_size, g.stored.folder)
+        for g in grown
+    ]
+    parts = [
+        (table, str(path))
+        for table, g in enumerate(grown)
+        for path in sorted((dataset / g.stored.folder).glob("*.parquet"))
+    ]
+    known = spark.createDataFrame(parts, "table int, path string").repartition(max(1, len(parts)))
+    values = counted.values
+    values = values.unionByName(mapped(known, ["table", "path"], _Known(), values.schema))
+    num_counts = counted.num_counts + sum(g.stored.size for g in grown)
+    found = _stored(values, num_counts, limits, dataset)
+    result = {}
+    for g, (size, a, b) in zip(grown, found, strict=True):
+        old = g.stored
+        digest = _digest(a + int(old.digest[:16], 16), b + int(old.digest[16:], 16))
+        result[g.wanted.table] = FittedVocabulary(old.folder, old.size + size, digest)
     return result
+
+
+@dataclass(frozen=True)
+class _Limits:
+    """Which values a table takes, the ids of its first new and of its very first value, and its folder."""
+
+    min_count: int
+    first_new: int
+    first_id: int
+    max_size: int | None
+    folder: str
+
+
+def _stored(
+    values: DataFrame, num_counts: int, limits: Sequence[_Limits], dataset: Path
+) -> list[tuple[int, int, int]]:
+    """Write new parts of all vocabularies; return the number of new values and two digests by table."""
+    if not limits:
+        return []
+    buckets = BUCKETS * max(1, min(_MOST_SHARES, math.ceil(num_counts / BUCKETS / _COUNTS_PER_TASK)))
+    if buckets > BUCKETS:
+        values = mapped(values, values.columns, _Deal(buckets), values.schema)
+    merge = _Merge(tuple(limit.min_count for limit in limits), _VALUES_PER_PARTITION // (2 * buckets))
+    # Spark counts the parameters, and would count `self` as one.
+    merged = values.groupBy("bucket").applyInPandas(lambda rows: merge(rows), _MERGED).persist()
+    placed = None
+    try:
+        told = merged.select("size", "sample").collect()
+        parts = max(1, math.ceil(sum(row["size"] for row in told) / _VALUES_PER_PARTITION))
+        at = borders([tuple(one) for row in told for one in json.loads(row["sample"])], parts)
+        placed = mapped(merged, _STREAMS, _Place(at), _PLACED).persist()
+        starts = _starts(placed, len(limits), parts)
+        before = tuple(next_part(dataset / limit.folder) for limit in limits)
+        write = _Write(tuple(limits), str(dataset), starts, before)
+        written = placed.groupBy("part").applyInPandas(lambda rows: write(rows), "found string").collect()
+    finally:
+        merged.unpersist()
+        if placed is not None:
+            placed.unpersist()
+    found = [[0, 0, 0] for _ in limits]
+    for row in written:
+        for table, *numbers in json.loads(row["found"]):
+            found[table] = [a + b for a, b in zip(found[table], numbers, strict=True)]
+    for limit in limits:
+        _require_part(dataset / limit.folder)
+    return [(size, a, b) for size, a, b in found]
+
+
+def _digest(a: int, b: int) -> str:
+    mask = (1 << 64) - 1
+    return f"{a & mask:016x}{b & mask:016x}"
+
+
+def _require_part(folder: Path) -> None:
+    """Write an empty part where a table has no value at all."""
+    if not any(folder.glob("*.parquet")):
+        folder.mkdir(parents=True, exist_ok=True)
+        schema = pa.schema([("value", pa.string()), ("id", pa.int64()), ("count", pa.int64())])
+        pq.write_table(schema.empty_table(), folder / "part-00000.parquet")
+
+
+@dataclass(frozen=True)
+class _Deal:
+    """Deals the counts of each bucket into smaller ones, a multiple of them."""
+
+    buckets: int
+
+    def __call__(self, batches: Iterator[RawColumns]) -> Iterator[pa.RecordBatch]:
+        for columns in batches:
+            for numbers, texts in zip(*(columns[name].to_pylist() for name in _STREAMS), strict=True):
+                yield from as_rows(Counts.read({"numbers": [numbers], "texts": [texts]}), self.buckets)
+
+
+@dataclass(frozen=True)
+class _Known:
+    """Reads values that vocabularies have, as counts that reach no limit."""
+
+    def __call__(self, batches: Iterator[RawColumns]) -> Iterator[pa.RecordBatch]:
+        for columns in batches:
+            for table, path in zip(columns["table"].to_pylist(), columns["path"].to_pylist(), strict=True):
+                for batch in pq.ParquetFile(path).iter_batches(columns=["value"]):
+                    values = batch.column(0).cast(pa.string())
+                    yield from as_rows(Counts.of(table, values, pa.array(np.full(len(values), _KNOWN))))
+
+
+def _read(rows: pd.DataFrame) -> Counts:
+    return Counts.read({name: rows[name].tolist() for name in _STREAMS})
+
+
+@dataclass(frozen=True)
+class _Merge:
+    """Adds up the counts of a bucket."""
+
+    min_counts: tuple[int, ...]
+    sample_above: int
+
+    def __call__(self, rows: pd.DataFrame) -> pd.DataFrame:
+        counts = _read(rows).added_up()
+        frequent = Counts(*(kind.filter(self._enough(kind)) for kind in counts.kinds))
+        size = len(frequent)
+        told = json.dumps(sample(ordered(frequent), _SAMPLED) if size > self.sample_above else [])
+        numbers, texts = frequent.serialised()
+        return pd.DataFrame({"size": [size], "sample": [told], "numbers": [numbers], "texts": [texts]})
+
+    def _enough(self, counts: pa.Table) -> pa.Array:
+        least = np.array(self.min_counts)[counts["table"].to_numpy()]
+        return pa.array(counts["count"].to_numpy() >= least)
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Cuts the values of each bucket at the borders between parts."""
+
+    at: Sequence[Border]
+
+    def __call__(self, batches: Iterator[RawColumns]) -> Iterator[pa.RecordBatch]:
+        for columns in batches:
+            for numbers, texts in zip(
+                columns["numbers"].to_pylist(), columns["texts"].to_pylist(), strict=True
+            ):
+                counts = Counts.read({"numbers": [numbers], "texts": [texts]})
+                for part, placed in enumerate(self._cut(counts)):
+                    sizes = Counter[int]()
+                    for kind in placed.kinds:
+                        sizes.update(
+                            {
+                                row["values"]: row["counts"]
+                                for row in pc.value_counts(kind["table"]).to_pylist()
+                            }
+                        )
+                    yield pa.RecordBatch.from_arrays(
+                        [
+                            pa.array([part], pa.int32()),
+                            pa.array([json.dumps(list(sizes.items()))]),
+                            *(pa.array([stream]) for stream in placed.serialised()),
+                        ],
+                        ["part", "sizes", "numbers", "texts"],
+                    )
+
+    def _cut(self, counts: Counts) -> list[Counts]:
+        if not self.at:
+            return [counts]
+        return [Counts.of_rows(rows) for rows in cut(ordered(counts), self.at)]
+
+
+def _starts(placed: DataFrame, tables: int, parts: int) -> list[list[int]]:
+    """Return how many values of each table stand before each part, int [parts][tables]."""
+    sizes = np.zeros((parts + 1, tables), dtype=np.int64)
+    for row in placed.select("part", "sizes").collect():
+        for table, size in json.loads(row["sizes"]):
+            sizes[row["part"] + 1, table] += size
+    starts: list[list[int]] = np.cumsum(sizes, axis=0)[:-1].tolist()
+    return starts
+
+
+@dataclass(frozen=True)
+class _Write:
+    """Numbers the values of a part and writes them, table by table."""
+
+    limits: tuple[_Limits, ...]
+    dataset: str
+    starts: list[list[int]]
+    parts_before: tuple[int, ...]
+
+    def __call__(self, rows: pd.DataFrame) -> pd.DataFrame:
+        part = int(rows["part"].iloc[0])
+        values = ordered(_read(rows))
+        tables = values["table"].to_numpy()
+        stops = np.searchsorted(tables, np.arange(len(self.limits) + 1))
+        found = []
+        for table, limit in enumerate(self.limits):
+            size = int(stops[table + 1] - stops[table])
+            first = limit.first_new + self.starts[part][table]
+            if limit.max_size is not None:
+                size = max(0, min(size, limit.first_id + limit.max_size - first))
+            if size:
+                chosen = values.slice(stops[table], size).drop(["table"])
+                ids = np.arange(first, first + size)
+                chosen = chosen.add_column(1, "id", pa.array(ids))
+                _write_part(chosen, Path(self.dataset) / limit.folder, self.parts_before[table] + part)
+                found.append([table, size, *_digests(one_array(chosen["value"]), ids)])
+        return pd.DataFrame({"found": [json.dumps(found)]})
+
+
+def _write_part(values: pa.Table, folder: Path, number: int) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    write_parquet(values, folder / part_name(number))
+
+
+def _digests(values: pa.Array, ids: NDArray[np.int64]) -> tuple[int, int]:
+    """Return two sums over all pairs of value and id, which need no order."""
+    hashes = pd.util.hash_array(values.to_numpy(zero_copy_only=False), categorize=False)
+    numbers = ids.astype(np.uint64)
+    with np.errstate(over="ignore"):
+        pairs = mixed(hashes + mixed(numbers)), mixed(hashes ^ mixed(~numbers))
+        return int(pairs[0].sum(dtype=np.uint64)), int(pairs[1].sum(dtype=np.uint64))

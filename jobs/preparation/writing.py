@@ -2,32 +2,49 @@
 
 from __future__ import annotations
 
+import json
 import math
-import os
 import shutil
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from tempfile import TemporaryDirectory
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from jobs.preparation.columns import HASH, ORDER, SPLIT, column
+from jobs.preparation.measures import SplitMeasure
+from jobs.preparation.part_writing import part_name, write_parquet
 from jobs.preparation.rows import RawColumns, mapped
+from jobs.preparation.statistics import Answers
 from jobs.preparation.transform import Encodable, encoder
-from trainer.schema import SPLITS, Feature, PartFile
+from jobs.preparation.value_counts import deserialised, serialised
+from trainer.features.raw_values import one_array, require_utf8
+from trainer.schema import SPLITS, Feature, FeatureSpec, PartFile
 
 if TYPE_CHECKING:
-    import pandas as pd
-    from pyspark.sql import DataFrame
+    from pyspark.sql import DataFrame, SparkSession
 
 _RAW = "_rows"
-_PIECES = "file int, rows binary"
+_PIECE = pa.schema(
+    [
+        ("file", pa.int32()),
+        ("rows", pa.binary()),
+        ("path", pa.string()),
+        ("start", pa.int64()),
+        ("size", pa.int64()),
+    ]
+)
+_PIECES = "file int, rows binary, path string, start bigint, size bigint"
 # One part at most, in memory: a task sorts a part as a whole, and Arrow's binary columns end at 2 GiB.
 _PART_BYTES = 256 * 2**20
 
@@ -83,86 +100,136 @@ def write_splits(
     others: Mapping[str, str],
     layout: Layout,
     dataset: Path,
+    spark: SparkSession,
+    spec: FeatureSpec,
     *,
     rows_per_row_group: int,
-) -> None:
+) -> Answers:
     """Write `train/`, `valid/` and `test/`, rows ordered by their seeded hash.
 
     A row's hash says which part it belongs to and where, so the parts are the same however Spark divided the
-    work; their lengths differ a little from each other. A part is written under a name of its own and
-    renamed, so a task that runs twice does no harm.
+    work; their lengths differ a little from each other.
 
     Args:
         rows: with `SPLIT`, `HASH`, `ORDER`.
         others: columns of the rows to write beside the features, and their names in the data set.
         layout: parts of each split.
         dataset: folder of the data set under construction, which all executors reach.
+        spark: the session.
+        spec: of the features.
         rows_per_row_group: of every row group but the last of each part.
+
+    Returns:
+        The measure of what was written, by split.
     """
     for split in SPLITS:
         (dataset / split).mkdir(exist_ok=True)
     needed = [*rows.columns, *others, SPLIT, HASH, ORDER]
-    encode = _Encode(rows.features, str(dataset), dict(others), layout)
-    pieces = mapped(rows.rows, needed, encode, _PIECES)
-    write = _Write(str(dataset), layout, rows_per_row_group)
-    # Spark counts the parameters, and would count `self` as one.
-    pieces.groupBy("file").applyInPandas(lambda rows: write.part(rows), "file int").collect()
+    near = spark.conf.get("spark.master", "").startswith("local")
+    pieces_in = partial(TemporaryDirectory, dir=dataset, prefix="_pieces", ignore_cleanup_errors=True)
+    with pieces_in() if near else nullcontext() as scratch:  # tasks that are being ended may still write
+        encode = _Encode(rows.features, str(dataset), dict(others), layout, scratch)
+        pieces = mapped(rows.rows, needed, encode, _PIECES)
+        write = _Write(str(dataset), layout, spec, rows_per_row_group)
+        # Spark counts the parameters, and would count `self` as one.
+        parts = pieces.repartition(max(1, sum(layout.parts)), "file").groupBy("file")
+        written = parts.applyInPandas(lambda rows: write.part(rows), "found string").collect()
+    answers: Answers = {}
+    for row in written:
+        split, measured = json.loads(row["found"])
+        answers.setdefault(split, SplitMeasure.nothing(spec)).add(SplitMeasure.from_json(measured))
+    return answers
 
 
 @dataclass(frozen=True)
 class _Encode:
-    """Makes the prepared columns, and hands on the rows of each part as an Arrow stream."""
+    """Makes the prepared columns, and hands on the rows of each part as an Arrow stream.
+
+    The streams travel through Spark's shuffle, or, where all tasks run on one machine, through a file each in
+    `scratch`, which is several times faster.
+    """
 
     features: tuple[Feature, ...]
     dataset: str
     others: Mapping[str, str]
     layout: Layout
+    scratch: str | None
 
     def __call__(self, batches: Iterator[RawColumns]) -> Iterator[pa.RecordBatch]:
-        for columns in batches:
-            made = encoder(self.features, self.dataset, tuple(columns)).encode(columns)
-            made |= {name: columns[raw] for raw, name in self.others.items()}
-            table = pa.table({**made, ORDER: columns[ORDER], HASH: columns[HASH]})
-            parts = self.layout.part_of(columns[SPLIT], columns[ORDER].to_numpy(zero_copy_only=False))
-            by_part = np.argsort(parts, kind="stable")
-            table = table.take(pa.array(by_part))
-            numbers, starts = np.unique(parts[by_part], return_index=True)
-            for number, start, stop in zip(numbers, starts, [*starts[1:], len(parts)], strict=True):
-                yield pa.RecordBatch.from_arrays(
-                    [pa.array([number], pa.int32()), pa.array([_stream(table.slice(start, stop - start))])],
-                    ["file", "rows"],
-                )
+        with _Streams(self.scratch) as streams:
+            for columns in batches:
+                made = encoder(self.features, self.dataset, tuple(columns)).encode(columns)
+                for raw in self.others:
+                    require_utf8(columns[raw], raw)
+                made |= {name: columns[raw] for raw, name in self.others.items()}
+                table = pa.table({**made, ORDER: columns[ORDER], HASH: columns[HASH]})
+                parts = self.layout.part_of(columns[SPLIT], columns[ORDER].to_numpy(zero_copy_only=False))
+                by_part = np.argsort(parts, kind="stable")
+                table = table.take(pa.array(by_part))
+                numbers, starts = np.unique(parts[by_part], return_index=True)
+                for number, start, stop in zip(numbers, starts, [*starts[1:], len(parts)], strict=True):
+                    yield streams.handed_on(number, table.slice(start, stop - start))
 
 
-def _stream(table: pa.Table) -> bytes:
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, table.schema) as writer:
-        writer.write_table(table)
-    return sink.getvalue().to_pybytes()  # type: ignore[no-any-return]
+class _Streams:
+    """Hands on tables as rows of `_PIECES`."""
+
+    def __init__(self, scratch: str | None) -> None:
+        self._path = None if scratch is None else Path(scratch) / uuid.uuid4().hex
+        self._file: IO[bytes] | None = None
+
+    def __enter__(self) -> _Streams:
+        if self._path is not None:
+            self._file = self._path.open("wb")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    def handed_on(self, number: int, table: pa.Table) -> pa.RecordBatch:
+        """Return one row: the part, and the stream or where it lies."""
+        stream, row = serialised(table), dict.fromkeys(_PIECE.names)
+        if self._file is None:
+            row |= {"rows": stream}
+        else:
+            row |= {"path": str(self._path), "start": self._file.tell(), "size": len(stream)}
+            self._file.write(stream)
+        return pa.RecordBatch.from_pylist([row | {"file": number}], _PIECE)
+
+
+def _tables(pieces: pd.DataFrame) -> Iterator[pa.Table]:
+    """Read the tables that tasks have handed on."""
+    for stream, path, start, size in zip(
+        pieces["rows"], pieces["path"], pieces["start"], pieces["size"], strict=True
+    ):
+        if stream is not None:
+            yield deserialised(stream)
+            continue
+        with pa.memory_map(path) as file:
+            file.seek(int(start))
+            yield deserialised(file.read_buffer(int(size)))
 
 
 @dataclass(frozen=True)
 class _Write:
-    """Sorts the rows of one part and writes them."""
+    """Sorts the rows of one part, writes and measures them."""
 
     dataset: str
     layout: Layout
+    spec: FeatureSpec
     rows_per_row_group: int
 
     def part(self, pieces: pd.DataFrame) -> pd.DataFrame:
-        """Write the part that some pieces make up; return its number."""
-        table = pa.concat_tables([pa.ipc.open_stream(rows).read_all() for rows in pieces["rows"]])
+        """Write the part that some pieces make up; return its split and measure."""
+        table = pa.concat_tables(_tables(pieces))
         order = np.lexsort((table[HASH].to_numpy(), table[ORDER].to_numpy()))
         table = table.drop([ORDER, HASH]).combine_chunks().take(pa.array(order))
         split, number = self.layout.place(int(pieces["file"].iloc[0]))
-        path = Path(self.dataset) / split / f"part-{number:05d}.parquet"
-        unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-        try:
-            pq.write_table(table, unfinished, row_group_size=self.rows_per_row_group, compression="zstd")
-            os.replace(unfinished, path)
-        finally:
-            unfinished.unlink(missing_ok=True)
-        return pieces[["file"]].head(1)
+        write_parquet(table, Path(self.dataset) / split / part_name(number), self.rows_per_row_group)
+        measured = SplitMeasure.nothing(self.spec)
+        measured.see(self.spec, {name: one_array(table.column(name)) for name in table.column_names})
+        return pd.DataFrame({"found": [json.dumps([split, measured.as_json()])]})
 
 
 def write_in_order(

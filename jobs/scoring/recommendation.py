@@ -92,9 +92,12 @@ def recommend_lists(
         keep = list(dict.fromkeys([columns.user, columns.item, *shown]))
         order = [KEEP_PREFIX + columns.user, KEEP_PREFIX + columns.item]
         with job_folder(folder, "recommend") as place:
-            vocabularies = _with_vocabularies(folder.dataset(), spec, place)
+            dataset = folder.dataset()
+            vocabularies = _with_vocabularies(dataset, spec, place)
             inputs = apply_spec(met.candidates(known, spec.features), spec, vocabularies, spark, keep=keep)
-            manifest = write_inputs(inputs, spec, place / "rows", spark, name="candidates", order_by=order)
+            manifest = write_inputs(
+                inputs, spec, place / "rows", spark, name="candidates", vectors_in=dataset, order_by=order
+            )
             data = Dataset(place / "rows", manifest)
             ranked: dict[str, UserList] = {}
             if manifest.splits["test"].rows > 0:

@@ -20,7 +20,8 @@ def twenty_steps(run: RunConfig, *more: str) -> RunConfig:
 
 
 # The shipped config, which has dropout, and the other models with theirs. The deep one trains with plain SGD:
-# Adam makes whole steps of gradients that are zero but for rounding, which differs between world sizes.
+# optimizers that divide by the size of gradients make whole steps of those that are zero but for rounding,
+# which differs between world sizes.
 MODELS = {
     "dlrm": [],
     "dcn_v2": ["model={name: dcn_v2, dropout: 0.2}"],
@@ -28,6 +29,7 @@ MODELS = {
         "model={name: dhen, modules: [dot, attention, convolution, linear, cross], dropout: 0.2, "
         "interactions: {attention: {dropout: 0.1}}}",
         "train.dense_optimizer={name: sgd, learning_rate: 0.05}",
+        "train.embedding_optimizer={name: sgd, learning_rate: 0.05}",
     ],
 }
 

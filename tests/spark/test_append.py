@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from pyspark.sql import SparkSession
 
+from jobs.preparation import vocabulary
 from jobs.preparation.appending import Mode, append_rows
 from jobs.preparation.pipeline import Prepared, prepare_dataset
 from tests.spark.prepared import make_run, read_all, read_vocabulary
@@ -202,3 +203,43 @@ def test_the_same_rows_give_the_same_data_set(
     assert without(again.manifest) == without(first.manifest)
     assert again.manifest.fingerprint == first.manifest.fingerprint
     pd.testing.assert_frame_equal(read_all(tmp_path / "a", "row"), read_all(tmp_path / "b", "row"))
+
+
+def test_vocabularies_of_many_parts_grow_as_those_of_one(
+    spark: SparkSession,
+    frames: list[pd.DataFrame],
+    grown: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(vocabulary, "_VALUES_PER_PARTITION", 7)
+    monkeypatch.setattr(vocabulary, "_COUNTS_PER_TASK", 1)
+    whole, out = grown[-1], tmp_path / "data"
+    prepared(spark, frames[0], out)
+    append(spark, frames[1], out, "grow")
+    assert len(list((out / "vocabulary" / "item").glob("*.parquet"))) > 2
+    for table in ("item", "few"):
+        pd.testing.assert_frame_equal(read_vocabulary(out, table), read_vocabulary(whole, table))
+    assert Manifest.load(out).spec == Manifest.load(whole).spec
+    # Frequent values are taken from the first parts.
+    stored = pd.read_parquet(out / "vocabulary" / "item", columns=["id"])["id"].tolist()
+    assert stored == sorted(stored)
+
+
+def test_a_day_is_added_where_an_earlier_part_had_no_rows(
+    spark: SparkSession, frames: list[pd.DataFrame], tmp_path: Path
+) -> None:
+    out = tmp_path / "data"
+    first = prepared(spark, frames[0], out, rows_per_file=40)
+    train = first.manifest.splits["train"]
+    hole = train.files[1]
+    kept = [file for file in train.files if file != hole]
+    splits = {
+        **first.manifest.splits,
+        "train": train.model_copy(update={"files": tuple(kept), "rows": train.rows - hole.rows}),
+    }
+    (out / hole.path).unlink()
+    first.manifest.model_copy(update={"splits": splits}).save(out)
+    added = append(spark, frames[1], out, "grow", rows_per_file=40)
+    assert sum(added.rows.values()) == 2 * ROWS - hole.rows
+    assert {file.path for file in kept} < {file.path for file in added.manifest.splits["train"].files}

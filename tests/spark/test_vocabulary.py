@@ -132,15 +132,19 @@ def test_oov_shares_count_ids_outside_the_vocabulary(prepared: Prepared) -> None
     assert "saw fewer than min_count times" in prepared.report_text
 
 
+@pytest.mark.parametrize("hot_values", [3, 1_000])
 def test_large_vocabularies_take_other_joins_and_sorts_but_give_the_same_data(
     spark: SparkSession,
     raw: pd.DataFrame,
     prepared: Prepared,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    hot_values: int,
 ) -> None:
     monkeypatch.setattr(joined_ids, "HELD_BYTES", 0)
+    monkeypatch.setattr(joined_ids, "_HOT_VALUES", hot_values)
     monkeypatch.setattr(vocabulary, "_VALUES_PER_PARTITION", 7)
+    monkeypatch.setattr(vocabulary, "_COUNTS_PER_TASK", 5)
     again = prepare(spark, raw, tmp_path / "data")
     assert again.manifest.spec == prepared.manifest.spec
     pd.testing.assert_frame_equal(read_all(again.path, "row"), read_all(prepared.path, "row"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +18,19 @@ from numpy.typing import NDArray
 from trainer.features.values import Codes
 
 UNKNOWN = -1
+# Values from which on the hash table is faster.
+_FEW = 256
 # Text that is the usual form of a 64-bit integer: no sign but minus, no leading zero.
-_INTEGER = "^(0|-?[1-9][0-9]{0,17})$"
+INTEGER = "^(0|-?[1-9][0-9]{0,17})$"
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Values and their ids, found by binary search: 16 bytes per value beside its text.
+    """Values and their ids: about 40 bytes per value beside its text.
 
     A vocabulary of whole numbers is searched by the numbers themselves, any other by a 64-bit hash of the
-    text; texts are compared, so that equal hashes do no harm.
+    text; texts are compared, so that equal hashes do no harm. Few values are found by binary search, many
+    through a hash table, which is made when it is first needed.
 
     Attributes:
         keys: sorted numbers or hashes.
@@ -44,7 +47,7 @@ class Vocabulary:
     @classmethod
     def of(cls, values: pa.Array, ids: Codes) -> Vocabulary:
         """Return the vocabulary of some distinct texts (Arrow array) and their ids."""
-        if len(values) and bool(pc.all(pc.match_substring_regex(values, _INTEGER)).as_py()):
+        if len(values) and bool(pc.all(pc.match_substring_regex(values, INTEGER)).as_py()):
             numbers = values.cast(pa.int64()).to_numpy(zero_copy_only=False)
             order = np.argsort(numbers)
             return cls(numbers[order], ids[order], None)
@@ -63,7 +66,7 @@ class Vocabulary:
         texts = values if pa.types.is_string(values.type) else values.cast(pa.string())
         hashes = _hashes(texts)
         found = np.full(len(texts), UNKNOWN, dtype=np.int64)
-        first = np.searchsorted(self.keys, hashes)
+        first = self._places(hashes)
         for step in range(self.longest_run):
             place = np.minimum(first + step, len(self.keys) - 1)
             rows = np.flatnonzero((found == UNKNOWN) & (self.keys[place] == hashes))
@@ -75,8 +78,19 @@ class Vocabulary:
         return found
 
     def _search(self, numbers: NDArray[np.int64], known: NDArray[np.bool_]) -> Codes:
-        place = np.minimum(np.searchsorted(self.keys, numbers), len(self.keys) - 1)
+        place = np.minimum(self._places(numbers), len(self.keys) - 1)
         return np.where(known & (self.keys[place] == numbers), self.ids[place], UNKNOWN)
+
+    def _places(self, keys: NDArray[Any]) -> NDArray[np.int64]:
+        """Return where the first of each key stands, or any place where there is none."""
+        if len(keys) < _FEW or self.longest_run > 1:
+            return np.searchsorted(self.keys, keys)
+        places: NDArray[np.int64] = self._table.get_indexer(keys)
+        return places
+
+    @cached_property
+    def _table(self) -> Any:
+        return pd.Index(self.keys)
 
 
 @dataclass(frozen=True)
@@ -92,7 +106,7 @@ def _numbers(values: pa.Array) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """Return whole numbers, and which of the values are some."""
     if pa.types.is_integer(values.type):
         return values.to_numpy(zero_copy_only=False), np.ones(len(values), dtype=bool)
-    known = pc.match_substring_regex(values, _INTEGER).to_numpy(zero_copy_only=False)
+    known = pc.match_substring_regex(values, INTEGER).to_numpy(zero_copy_only=False)
     plain = pc.if_else(pa.array(known), values, pa.scalar("0"))
     return plain.cast(pa.int64()).to_numpy(zero_copy_only=False), known
 
@@ -103,14 +117,30 @@ def _hashes(texts: pa.Array) -> NDArray[np.uint64]:
     return hashes
 
 
-def read_vocabulary(folder: Path) -> Vocabulary:
-    """Read a vocabulary folder (Parquet parts with the columns `value`, `id`, `count`)."""
-    table = ds.dataset(folder, format="parquet").to_table(columns=["value", "id"]).combine_chunks()
+def read_vocabulary(folder: Path, most: int | None = None) -> Vocabulary:
+    """Read a vocabulary folder (Parquet parts with the columns `value`, `id`, `count`).
+
+    Args:
+        folder: its parts are in the order of the ids.
+        most: read so many of the first values; default all.
+    """
+    rows = ds.dataset(folder, format="parquet")
+    columns = ["value", "id"]
+    table = rows.to_table(columns=columns) if most is None else rows.head(most, columns=columns)
+    table = table.combine_chunks()
     if table.num_rows == 0:
         return EmptyVocabulary(np.empty(0, np.int64), np.empty(0, np.int64), None)
     values = table["value"].cast(pa.string())
     ids = table["id"].to_numpy()
     return Vocabulary.of(pa.concat_arrays(values.chunks), ids)
+
+
+@lru_cache(maxsize=1)
+def read_most_frequent(
+    dataset: Path, folders: frozenset[tuple[str, str | None]], size: int
+) -> Mapping[str, Vocabulary]:
+    """Read the `size` most frequent values of each vocabulary of a data set; see `read_vocabularies`."""
+    return {folder: read_vocabulary(dataset / folder, size) for folder, _ in folders}
 
 
 @lru_cache(maxsize=1)

@@ -1,0 +1,243 @@
+"""Raw Parquet files read by the tasks themselves, where Spark would only hand their rows over.
+
+The JVM takes several times as long to read rows, hash them and hand them to Python as everything that is then
+done with them. Both ways give the same rows, splits and hashes, so each pass may take either.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from jobs.preparation import columns as C
+from jobs.preparation.failures import damaged_file
+from jobs.preparation.files import hidden
+from jobs.preparation.row_checks import LABEL_MISSING, LABEL_WRONG, LINE, RowCheck, found_column
+from jobs.preparation.row_hashes import hashable, row_hashes
+from jobs.preparation.rows import ROWS_AT_ONCE, RawColumns, TaskRows, Work, in_tasks
+from jobs.preparation.splits import dealt
+from jobs.preparation.staging import Staged
+from trainer.config import RunConfig, SplitConfig
+from trainer.features import raw_values
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+    from pyspark.sql.types import StructType
+
+# Rows of one task, where there are enough for all cores: what it counts is added up before it is handed on.
+_ROWS_PER_TASK = 4_000_000
+_TASKS_PER_CORE = 4
+
+
+@dataclass(frozen=True)
+class _RowGroups:
+    """Some row groups of one file."""
+
+    path: str
+    numbers: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class ParquetScan(TaskRows):
+    """The rows of local Parquet files with what `staging` and `deal` add to them.
+
+    Attributes:
+        spark: runs the tasks.
+        tasks: what each task reads.
+        names: all raw columns.
+        split: of method `random`, by the hash of the row.
+        label: raw column of numbers.
+        positive_at_least: see `LabelConfig`.
+        checks: names of row checks whose findings to add: `LINE`, `LABEL_MISSING`, `LABEL_WRONG`.
+        training: whether to leave out all rows but those of the training split.
+    """
+
+    spark: SparkSession | None
+    tasks: tuple[tuple[_RowGroups, ...], ...]
+    names: tuple[str, ...]
+    split: SplitConfig
+    label: str
+    positive_at_least: float | None
+    checks: tuple[str, ...] = ()
+    training: bool = False
+
+    @property
+    def columns(self) -> list[str]:
+        """Return the names of all columns."""
+        return [*self.names, C.SPLIT, C.LABEL, C.HASH, C.ORDER]
+
+    def mapped(self, columns: Sequence[str], work: Work, schema: StructType | str) -> DataFrame:
+        """See `TaskRows`."""
+        assert self.spark is not None
+        read = _Read(replace(self, spark=None, tasks=()), tuple(columns))
+        return in_tasks(self.spark, self.tasks, read, work, schema)
+
+    def with_checks(self, checks: Sequence[str]) -> ParquetScan:
+        """See `TaskRows`."""
+        return replace(self, checks=tuple(checks))
+
+    def only_training(self) -> ParquetScan:
+        """See `TaskRows`."""
+        return replace(self, training=True)
+
+    def completed(self, raw: RawColumns) -> RawColumns:
+        """Add splits, labels, hashes and what is wrong with the rows."""
+        hashes, orders = row_hashes(raw, self.split.seed)
+        made = {
+            **raw,
+            C.HASH: pa.array(hashes),
+            C.ORDER: pa.array(orders),
+            C.SPLIT: dealt(hashes, self.split),
+        }
+        label, missing = self._label(raw[self.label])
+        made[C.LABEL] = pa.array(label, mask=np.isnan(label))
+        rows = len(hashes)
+        found: dict[str, NDArray[np.bool_]] = {
+            LINE: np.zeros(rows, dtype=bool),
+            LABEL_MISSING: missing,
+            LABEL_WRONG: ~missing & np.isnan(label),
+        }
+        for number, what in enumerate(self.checks):
+            bad = pa.array(found[what])
+            quotes = pa.array(map(_quote, raw[self.label].filter(bad).to_pylist()), pa.string())
+            made[found_column(number)] = pc.replace_with_mask(pa.nulls(rows, pa.string()), bad, quotes)
+        if not self.training:
+            return made
+        train = pc.equal(made[C.SPLIT], "train")
+        return {name: column.filter(train) for name, column in made.items()}
+
+    def _label(self, raw: pa.Array) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """Return the label, NaN where there is none, and where the value is missing."""
+        x, _ = raw_values.numbers(raw, self.label, f"data.label.column: {self.label}")
+        missing = np.isnan(x)
+        if self.positive_at_least is not None:
+            made = np.where(missing, np.nan, x >= self.positive_at_least)
+        else:
+            made = np.where((x == 0) | (x == 1), x, np.nan)
+        return made.astype(np.float32), missing
+
+
+def _quote(value: Any) -> str:
+    """Return a label as Spark prints it."""
+    return "" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+@dataclass(frozen=True)
+class _Read:
+    """Reads the row groups of a task, some rows at once, with the columns that are asked for."""
+
+    scan: ParquetScan
+    columns: tuple[str, ...]
+
+    def __call__(self, task: tuple[_RowGroups, ...]) -> Iterator[RawColumns]:
+        for groups in task:
+            for batch in self._batches(groups):
+                raw = {
+                    name: raw_values.one_array(batch.column(place))
+                    for place, name in enumerate(batch.schema.names)
+                }
+                made = self.scan.completed(raw)
+                yield {name: made[name] for name in dict.fromkeys(self.columns)}
+
+    def _batches(self, groups: _RowGroups) -> Iterator[pa.RecordBatch]:
+        names = list(self.scan.names)
+        try:
+            with pq.ParquetFile(groups.path, memory_map=True) as file:
+                yield from file.iter_batches(ROWS_AT_ONCE, groups.numbers, names, use_threads=False)
+        except (pa.ArrowException, OSError) as error:
+            raise damaged_file(groups.path, str(error).splitlines()[0]) from error
+
+
+def parquet_scan(run: RunConfig, staged: Staged, checks: Sequence[RowCheck]) -> ParquetScan | None:
+    """Return how tasks read the rows by themselves; None where Spark has to make them.
+
+    Args:
+        run: the run config.
+        staged: the rows as Spark reads them.
+        checks: of the rows.
+    """
+    if not _plain(run) or any(check.what not in (LINE, LABEL_MISSING, LABEL_WRONG) for check in checks):
+        return None
+    source, own = staged.source, staged.own
+    # Spark's list holds the hidden files of a folder (`_metadata`), which it then does not read.
+    uris = [uri for uri in source.inputFiles() if not hidden(unquote(uri).rsplit("/", 1)[-1])]
+    paths = [path for uri in uris if (path := local_file(uri)) is not None]
+    if not paths or len(paths) < len(uris):
+        return None
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            footers = list(pool.map(pq.read_metadata, paths))
+            schema = pq.read_schema(paths[0])
+    except (pa.ArrowException, OSError):  # no Parquet, or damaged: Spark tells what is wrong
+        return None
+    same = {footer.schema.to_arrow_schema().remove_metadata() for footer in footers}
+    kinds = {field.name: field.type for field in schema}
+    label = run.data.label.column
+    assert label is not None
+    if len(same) > 1 or set(kinds) != set(own) or len(schema) != len(kinds):
+        return None
+    numeric = pa.types.is_integer(kinds[label]) or pa.types.is_floating(kinds[label])
+    if not (numeric or pa.types.is_boolean(kinds[label])) or not all(map(hashable, kinds.values())):
+        return None
+    if any(pa.types.is_timestamp(kinds[name]) for name in run.data.keep):
+        return None  # Spark writes them in another form
+    spark = source.sparkSession
+    groups = [
+        (path, number, footer.row_group(number).num_rows)
+        for path, footer in zip(paths, footers, strict=True)
+        for number in range(footer.num_row_groups)
+        if footer.row_group(number).num_rows
+    ]
+    tasks = _tasks(groups, _TASKS_PER_CORE * spark.sparkContext.defaultParallelism)
+    return ParquetScan(spark, tasks, tuple(own), run.data.split, label, run.data.label.positive_at_least)
+
+
+def _plain(run: RunConfig) -> bool:
+    """Return whether nothing but the rows themselves, one by one, decides what becomes of them."""
+    data, features = run.data, run.features
+    groups = [*features.dense, *features.sparse, *features.sequence]
+    return (
+        data.source is not None
+        and data.source.table is None
+        and data.source.row_number is None
+        and not data.joins
+        and data.clean == type(data.clean)()
+        and data.label.column is not None
+        and data.label.positive_values is None
+        and data.weight_column is None
+        and data.downsample_negatives is None
+        and data.negatives is None
+        and data.split.method == "random"
+        and data.split.by is None
+        and all(group.derived is None for group in groups)
+    )
+
+
+def local_file(uri: str) -> str | None:
+    """Return the path of a file that executors open like any other, None for one in a store."""
+    parts = urlsplit(uri)
+    return unquote(parts.path) if parts.scheme == "file" and "%" not in unquote(parts.path) else None
+
+
+def _tasks(groups: Sequence[tuple[str, int, int]], least: int) -> tuple[tuple[_RowGroups, ...], ...]:
+    """Deal row groups (path, number, rows) to tasks of about equal numbers of rows, in order."""
+    rows = sum(count for _, _, count in groups)
+    wanted = max(1, min(len(groups), max(least, rows // _ROWS_PER_TASK)))
+    tasks: list[dict[str, list[int]]] = [{} for _ in range(wanted)]
+    before = 0
+    for path, number, count in groups:
+        middle = before + count / 2
+        tasks[min(wanted - 1, int(middle * wanted / rows))].setdefault(path, []).append(number)
+        before += count
+    return tuple(
+        tuple(_RowGroups(path, tuple(numbers)) for path, numbers in task.items()) for task in tasks if task
+    )

@@ -1,0 +1,53 @@
+"""Prepares 20 million rows, each with an id of its own, in a Spark session whose heap ends at 1 GiB.
+
+python -m tests.spark.scale_job RAW OUT
+
+Prints one JSON object: the heap's limit and the peak resident memory of the driver's Python process, in GiB.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+from pathlib import Path
+from typing import Any
+
+from jobs import RunConfig, prepare
+from jobs.session import spark_session
+
+
+def config(raw: Path) -> RunConfig:
+    """Return the run config: all rows but few are training rows."""
+    return RunConfig.model_validate(
+        {
+            "name": "scale",
+            "data": {
+                "root": str(raw.parent),
+                "source": {"path": raw.name, "format": "parquet"},
+                "label": {"column": "label"},
+                "split": {"fractions": [0.98, 0.01, 0.01]},
+                "keep": ["user", "item"],
+            },
+            "features": {"sparse": [{"columns": ["user", "item"], "ops": "vocabulary"}]},
+            "model": {"name": "dlrm"},
+        }
+    )
+
+
+def main() -> None:
+    """Prepare and print."""
+    raw, out = map(Path, sys.argv[1:])
+    spark = spark_session("scale", master="local[2]", conf={"spark.driver.memory": "1g"})
+    prepare(None, config(raw), out, spark=spark)
+    jvm: Any = spark._jvm
+    facts = {
+        "heap_limit_gib": jvm.java.lang.Runtime.getRuntime().maxMemory() / 2**30,
+        "driver_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+    }
+    spark.stop()
+    print(json.dumps(facts))
+
+
+if __name__ == "__main__":
+    main()
