@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,25 +33,25 @@ class CarriedError(Exception):
     """Carries an error of ours through Spark, which keeps the text alone."""
 
 
-class TaskRows:
+class TaskRows(ABC):
     """Rows that tasks read by themselves, without Spark handing them over."""
 
     @property
+    @abstractmethod
     def columns(self) -> list[str]:
         """Return the names of all columns."""
-        raise NotImplementedError
 
+    @abstractmethod
     def mapped(self, columns: Sequence[str], work: Work, schema: StructType | str) -> DataFrame:
         """Do what `mapped` does."""
-        raise NotImplementedError
 
+    @abstractmethod
     def only_training(self) -> TaskRows:
         """Return the rows of the training split."""
-        raise NotImplementedError
 
+    @abstractmethod
     def with_checks(self, checks: Sequence[str]) -> TaskRows:
         """Add the columns that hold what row checks found, named by `RowCheck.what`."""
-        raise NotImplementedError
 
 
 def mapped(
