@@ -157,6 +157,11 @@ def _no_start(error: Exception, master: str | None) -> EnvironmentFault:
     )
 
 
+def is_local(spark: SparkSession) -> bool:
+    """Return whether all tasks of a session run on the driver's machine."""
+    return _is_local(spark.conf.get("spark.master", ""))
+
+
 def _is_local(master: str) -> bool:
     return master.startswith("local")  # local[2], local-cluster[2,1,1024]
 

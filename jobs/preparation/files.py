@@ -31,6 +31,7 @@ class SourceFiles:
         format: that the files share.
         shown: the first paths as a person writes them, for errors.
         here: the files themselves; empty where some can be opened by Spark only.
+        base: the folder of `path` that holds partition folders, if one does; Spark refuses several.
         groups: of Parquet files that Spark can read in one go.
         lost: what was left out as damaged, as lines for the report.
     """
@@ -41,6 +42,7 @@ class SourceFiles:
     here: list[str]
     groups: tuple[ParquetGroup, ...] = ()
     lost: tuple[str, ...] = ()
+    base: str | None = None
 
 
 def find_files(source: SourceConfig, root: str, where: str, *, local: bool) -> SourceFiles:
@@ -93,7 +95,8 @@ def find_files(source: SourceConfig, root: str, where: str, *, local: bool) -> S
     shown, here = ", ".join(paths[:3]), [file for file, _ in placed]
     given = [escaped(path) if path in found else path for path in paths]
     if kind != "parquet":
-        return SourceFiles(given, kind, shown, here)
+        bases = (folder for file, folder in placed if folder and Path(file).parent != Path(folder))
+        return SourceFiles(given, kind, shown, here, base=next(bases, None))
     skip = source.on_corrupt == "skip"
     if skip and not here:
         raise ConfigError(

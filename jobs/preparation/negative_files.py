@@ -13,6 +13,7 @@ from jobs.preparation.failures import named_failures
 from jobs.preparation.files import find_files
 from jobs.preparation.negative_sampling import PLACE, USER
 from jobs.preparation.sources import read_source, require_columns
+from jobs.session import is_local
 from trainer.config import NegativesFile, RunConfig, SamplingConfig, SourceConfig
 from trainer.errors import DataError
 
@@ -71,7 +72,7 @@ def listed_negatives(
 
 def _ncf_lists(file: NegativesFile, run: RunConfig, place: str, spark: SparkSession) -> DataFrame:
     """Return user, item (`_KEY`) and the list of negatives of a file such as `ml-1m.test.negative`."""
-    local = spark.conf.get("spark.master", "local").startswith("local")
+    local = is_local(spark)
     source = SourceConfig(path=file.path, format="tsv", columns=["line"])
     text = spark.read.text(find_files(source, run.data.root, place, local=local).paths).where(
         F.trim("value") != ""

@@ -44,6 +44,7 @@ from jobs.preparation.split_times import time_warnings
 from jobs.preparation.splits import require_filled, split_remarks, with_split
 from jobs.preparation.staging import Staged, of_source, stage
 from jobs.preparation.statistics import Answers, check_measured, scan, statistics
+from jobs.preparation.streams import streams_between_tasks
 from jobs.preparation.survey import Survey, check_fitted, survey
 from jobs.preparation.transform import encodable
 from jobs.preparation.vectors import fit_vectors
@@ -114,6 +115,7 @@ def prepare_dataset(
     with staged_folder(target) as folder, large_batches(spark), ExitStack() as cached:
         _LOGGER.info("reading and checking the rows")
         staged = stage(run, spark, frame, folder / _SCRATCH, cached)
+        streams = cached.enter_context(streams_between_tasks(spark, folder))
         vectors = fit_vectors(run, folder, spark, staged.remarks)
         cached.callback(staged.rows.persist().unpersist)
         with named_source(source_name(run)):  # the first pass reads all there is
@@ -123,7 +125,7 @@ def prepare_dataset(
             features = fit_numbers_of_ids(of_source(rows), features)
             checks = row_checks(rows, run, features)
             direct = parquet_scan(run, staged, checks) if frame is None else None
-            counted = survey(direct or rows, run, features, checks)
+            counted = survey(direct or rows, run, features, checks, streams)
             cached.callback(counted.cached.unpersist)
         require_two_classes(counted.rows, counted.positives, run)
         require_filled(counted.rows, run.data.split)
@@ -134,6 +136,7 @@ def prepare_dataset(
         answers = write_rows(rows, run, spec, counted, folder, spark, direct)
         if run.data.negatives is not None and run.data.negatives.in_batch.log_q:
             write_item_log_q(of_source(rows), run, spec, folder, spark)
+        cached.close()  # what follows needs neither the rows nor what tasks have handed on
         shutil.rmtree(folder / _SCRATCH, ignore_errors=True)
         remove_unfinished(folder)
         _LOGGER.info("checking what was written")
@@ -307,8 +310,9 @@ def write_rows(
     layout = Layout.of(counted.rows, run.data.rows_per_file, size, first_parts or {})
     chosen = rows.where(F.col(C.SPLIT).isin(*SPLITS))
     encoded = encodable(chosen, spec.features, folder, spark, direct)
-    rows_per_row_group = run.data.rows_per_row_group
-    return write_splits(encoded, others, layout, folder, spark, spec, rows_per_row_group=rows_per_row_group)
+    return write_splits(
+        encoded, others, layout, folder, counted.streams, spec, rows_per_row_group=run.data.rows_per_row_group
+    )
 
 
 def _bytes_per_row(spec: FeatureSpec, counted: Survey) -> float:
@@ -363,7 +367,7 @@ def write_page(folder: Path) -> None:
     """Write the data report's page; whatever goes wrong there, the data set is worth keeping."""
     _LOGGER.info("looking at the data for its report")
     try:
-        from trainer.reporting.data import write_data_report  # matplotlib, which only the driver needs
+        from trainer.reporting.data import write_data_report
 
         write_data_report(folder)
     except Exception as error:

@@ -15,6 +15,7 @@ from jobs.preparation.files import SourceFiles, find_files
 from jobs.preparation.row_numbers import with_row_numbers
 from jobs.preparation.text_files import UNNAMED
 from jobs.preparation.text_rows import bad_line_error, read_json, read_text
+from jobs.session import is_local
 from trainer.config import JoinConfig, RunConfig, SourceConfig
 from trainer.config.messages import did_you_mean
 from trainer.config.source import absolute_path
@@ -135,7 +136,7 @@ def read_source(
         return rows.withColumn(BAD_LINE, F.lit(None).cast("string"))
     if source.path is None:
         raise ConfigError("a source needs `path` or `table`", where=where)
-    local = spark.conf.get("spark.master", "local").startswith("local")
+    local = is_local(spark)
     with named_failures(", ".join(source.paths()[:3]), reading=True):
         files = find_files(source, root, where, local=local)
     with named_failures(files.shown, reading=True):

@@ -25,6 +25,7 @@ from jobs.preparation.dense_checks import (
 from jobs.preparation.planned import PlannedFeature
 from jobs.preparation.row_checks import ErrorOf, RowCheck, found_column, source_name, with_row_checks
 from jobs.preparation.rows import RawColumns, TaskRows, mapped
+from jobs.preparation.streams import Sender, Streams
 from jobs.preparation.value_counts import ROW_SCHEMA, Counts, ValueCounts, as_rows
 from trainer.config import RunConfig
 from trainer.errors import DataError
@@ -54,6 +55,7 @@ class Survey:
         kept_bytes: of the columns to keep, in memory.
         num_counts: counts in `values`.
         fingerprint: of the set of all rows, 16 hex digits.
+        streams: how `values` holds the counts.
         values: counts of the training rows' tokens, see `Counts`; `table` is the place in `counted_tables`.
         cached: what `values` is made of; to be released when that is no longer needed.
     """
@@ -66,6 +68,7 @@ class Survey:
     kept_bytes: int
     num_counts: int
     fingerprint: str
+    streams: Streams
     values: DataFrame
     cached: DataFrame
 
@@ -119,6 +122,7 @@ def survey(
     run: RunConfig,
     features: Sequence[PlannedFeature],
     checks: Sequence[RowCheck],
+    streams: Streams,
 ) -> Survey:
     """Check every row and count.
 
@@ -127,6 +131,7 @@ def survey(
         run: for errors.
         features: to be made of them.
         checks: of the rows as a whole.
+        streams: how tasks hand counts on.
 
     Raises:
         DataError: no rows, no training rows, or a value that cannot be used; the first problem in full, the
@@ -139,7 +144,8 @@ def survey(
     marks = [name for name in (C.SPLIT, C.LABEL, C.HASH, C.NEGATIVE) if name in rows.columns]
     needed = [*marks, *(name for f in features for name in chains.raw_columns(f))]
     needed += [*run.data.keep, *(found_column(number) for number in range(len(checks)))]
-    found = mapped(rows, needed, _Work(tuple(features), len(checks), tuple(run.data.keep)), _SCHEMA).persist()
+    work = _Work(tuple(features), len(checks), tuple(run.data.keep), streams)
+    found = mapped(rows, needed, work, _SCHEMA).persist()
     try:
         facts = _checked(found, run, _errors(features, checks))
     except BaseException:
@@ -154,6 +160,7 @@ def survey(
         facts.kept_bytes,
         facts.num_counts,
         f"{facts.hashes:016x}",
+        streams,
         found.where(F.col("facts").isNull()).drop("facts"),
         found,
     )
@@ -228,8 +235,13 @@ class _Work:
     features: tuple[PlannedFeature, ...]
     num_checks: int
     keep: tuple[str, ...]
+    streams: Streams
 
     def __call__(self, batches: Iterator[RawColumns]) -> Iterator[pa.RecordBatch]:
+        with self.streams.sender() as sender:
+            yield from self._surveyed(batches, sender)
+
+    def _surveyed(self, batches: Iterator[RawColumns], sender: Sender) -> Iterator[pa.RecordBatch]:
         tables = {name: place for place, name in enumerate(counted_tables(self.features))}
         facts, values = _Facts(), ValueCounts()
         for columns in batches:
@@ -254,10 +266,10 @@ class _Work:
             facts.kept_bytes += sum(columns[name].nbytes for name in self.keep)
             for counts in values.too_many():
                 facts.num_counts += len(counts)
-                yield from _values(counts)
+                yield from _values(counts, sender)
         counts = values.all()
         facts.num_counts += len(counts)
-        yield from _values(counts)
+        yield from _values(counts, sender)
         if facts.rows:
             text = pa.array([facts.as_json()])
             yield pa.RecordBatch.from_arrays([text, *(pa.nulls(1, kind) for kind in _KINDS)], _NAMES)
@@ -291,8 +303,8 @@ def _fitted_on(columns: RawColumns) -> NDArray[np.bool_]:
     return found
 
 
-def _values(counts: Counts) -> Iterator[pa.RecordBatch]:
-    for batch in as_rows(counts):
+def _values(counts: Counts, sender: Sender) -> Iterator[pa.RecordBatch]:
+    for batch in as_rows(counts, sender):
         yield pa.RecordBatch.from_arrays([pa.nulls(batch.num_rows, pa.string()), *batch.columns], _NAMES)
 
 

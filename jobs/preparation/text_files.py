@@ -15,7 +15,7 @@ from typing import NoReturn
 import pyarrow as pa
 
 from jobs.preparation.failures import column_twice, unreadable_file
-from jobs.preparation.files import SourceFiles, escaped
+from jobs.preparation.files import SourceFiles
 from trainer.errors import DataError
 
 # Text is decoded here at a few GB/s, which Spark's own reading hides; beyond this only each file's beginning.
@@ -68,7 +68,7 @@ def checked_text(
     if not heads:
         raise DataError("every file of the source is damaged", where=files.shown)
     if lost:
-        files = replace(files, paths=[escaped(file) for file in heads], here=list(heads), lost=tuple(lost))
+        files = replace(files, here=list(heads), lost=tuple(lost))
     return files, list(heads.values())
 
 
@@ -157,7 +157,7 @@ def headers(
         quote: character, or nothing.
 
     Returns:
-        Names, those of columns without one `__unnamed_<n>`, and paths for Spark; the first file's come first.
+        Names, those of columns without one `__unnamed_<n>`, and files; the first file's come first.
 
     Raises:
         DataError: the files are empty, a name comes twice, or a file lacks a column of another.
@@ -173,9 +173,9 @@ def headers(
     for header, having in found.items():
         _check_header(header, having[0])
         _check_same_names(header, having[0], first, found[first][0])
-    if len(found) == 1:
-        return [(_named(first), files.paths)]
-    return [(_named(header), [escaped(file) for file in having]) for header, having in found.items()]
+    if len(found) == 1:  # files without a line among them
+        return [(_named(first), files.here)]
+    return [(_named(header), having) for header, having in found.items()]
 
 
 def _named(names: Sequence[str]) -> list[str]:

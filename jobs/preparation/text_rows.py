@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
 from pyspark.sql import functions as F
+from pyspark.sql import types as T
 
-from jobs.preparation.columns import BAD_LINE, column, quoted
+from jobs.preparation.columns import BAD_LINE, column
 from jobs.preparation.drift import METADATA, united
 from jobs.preparation.failures import SKIP
-from jobs.preparation.files import SourceFiles
+from jobs.preparation.files import SourceFiles, escaped
 from jobs.preparation.text_files import checked_text, headers
 from trainer.config import SourceConfig
 from trainer.config.source import java_charset
@@ -38,42 +42,98 @@ def read_text(
 
     Raises:
         ConfigError: there is neither a header nor column names, or Spark has no such encoding.
-        DataError: headers differ, or a file is damaged or in another encoding.
+        DataError: headers differ, a file is damaged or in another encoding, or folders are named as a column.
     """
     delimiter = source.delimiter or _TEXT_DELIMITER[files.format]
     # Only plain CSV has quotes: in TSV, and in `::` files, a quote is a character like any other.
     quote = '"' if files.format == "csv" and len(delimiter) == 1 else ""
     files, heads = checked_text(files, source.encoding, skip=source.on_corrupt == "skip")
-    reader = (
-        spark.read.option("sep", delimiter)
-        .option("encoding", _line_charset(source, where))
-        .option("quote", quote)
-        .option("escape", quote or "\\")
-        .option("header", str(source.header).lower())
-        .option("multiLine", str(source.multi_line).lower())
+    options: dict[str, str | bool] = {
+        "sep": delimiter,
+        "encoding": _line_charset(source, where),
+        "quote": quote,
+        "escape": quote or "\\",
+        "header": source.header,
+        "multiLine": source.multi_line,
         # A line with too many columns is found only where all are read.
-        .option("columnPruning", str(source.on_corrupt != "skip").lower())
-    )
+        "columnPruning": source.on_corrupt != "skip",
+        "mode": "PERMISSIVE",
+        "columnNameOfCorruptRecord": BAD_LINE,
+    }
     if source.header and heads is not None:
         read = headers(files, heads, delimiter, quote)
     elif source.header:
-        read = [(reader.csv(files.paths[0]).columns, files.paths)]
+        read = [(spark.read.options(**options).csv(files.paths[0]).columns, files.here)]
     elif source.columns:
-        read = [(source.columns, files.paths)]
+        read = [(source.columns, files.here)]
     else:
         raise _no_column_names(where)
-    reader = (
-        reader.option("mode", "PERMISSIVE")
-        .option("columnNameOfCorruptRecord", BAD_LINE)
-        # Every file's header must be the first one's: Spark checks what we could not open.
-        .option("enforceSchema", str(heads is not None).lower())
-    )
-    frames = [
-        reader.schema(", ".join(f"{quoted(name)} string" for name in [*names, BAD_LINE])).csv(paths)
-        for names, paths in read
-    ]
+    # Every file's header must be the first one's: Spark checks what we could not open.
+    reader = _Reader(spark, "csv", {**options, "enforceSchema": heads is not None})
+    frames = [reader.frame(files, chosen, _texts(names)) for names, chosen in read]
+    if heads is not None or not source.header:  # a header that Spark tells holds the partition columns
+        for (names, _), frame in zip(read, frames, strict=True):
+            _check_apart(names, frame, files)
     rows = united(frames) if len(frames) > 1 else frames[0]
     return files, _without_words(_with_file_name(rows, files.format), source.null_values or [])
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """Spark's reader of a format, with options."""
+
+    spark: SparkSession
+    kind: str
+    options: dict[str, str | bool]
+
+    def load(
+        self, paths: Sequence[str], columns: T.StructType | None = None, base: str | None = None
+    ) -> DataFrame:
+        """Read paths; folder names below `base` are partition columns."""
+        reader = self.spark.read.format(self.kind).options(**self.options)
+        if base is not None:
+            reader = reader.option("basePath", base)
+        return (reader if columns is None else reader.schema(columns)).load(list(paths))
+
+    def frame(self, files: SourceFiles, chosen: Sequence[str], columns: T.StructType | None) -> DataFrame:
+        """Read some files of a source with the partition columns that all of them have, lost ones too.
+
+        Args:
+            files: of the source.
+            chosen: the ones of `files.here` to read.
+            columns: that the files hold; None lets Spark look.
+        """
+        paths = [escaped(file) for file in chosen]
+        some = bool(files.lost) or len(chosen) < len(files.here)
+        if columns is None and some:
+            columns = self.load(paths).schema
+        rows = self.load(files.paths, columns)
+        if columns is None or not some:
+            return rows
+        # Of files that are named one by one, Spark looks at no folder names by itself.
+        partitions = [field for field in rows.schema if field.name not in columns.names]
+        return self.load(paths, T.StructType([*columns, *partitions]), files.base)
+
+
+def _check_apart(names: Sequence[str], rows: DataFrame, files: SourceFiles) -> None:
+    """Check that no partition column is a column of the files: Spark would shift those behind it."""
+    twice = next((name for name, there in zip(names, rows.columns, strict=False) if name != there), None)
+    if twice is not None:
+        # The folder may spell it in another case.
+        folder = re.search(f"/({re.escape(twice)})=", unquote("\n".join(files.here)), re.IGNORECASE)
+        raise DataError(
+            f"column {twice!r} is in the files and in the names of their folders",
+            where=files.shown,
+            got=", ".join(names)[:300],
+            fixes=[
+                "rename the column or the folders",
+                f"read the folders without their names: {folder[1] if folder else twice}=*",
+            ],
+        )
+
+
+def _texts(names: Sequence[str]) -> T.StructType:
+    return T.StructType([T.StructField(name, T.StringType()) for name in [*names, BAD_LINE]])
 
 
 def _line_charset(source: SourceConfig, where: str) -> str:
@@ -101,8 +161,13 @@ def read_json(
 ) -> tuple[SourceFiles, DataFrame]:
     """Read JSON lines; a key that a line lacks is a missing value. See `read_text`."""
     files, _heads = checked_text(files, source.encoding, skip=source.on_corrupt == "skip")
-    reader = spark.read.option("mode", "PERMISSIVE").option("columnNameOfCorruptRecord", BAD_LINE)
-    rows = reader.option("encoding", java_charset(source.encoding)).option("lineSep", "\n").json(files.paths)
+    options: dict[str, str | bool] = {
+        "mode": "PERMISSIVE",
+        "columnNameOfCorruptRecord": BAD_LINE,
+        "encoding": java_charset(source.encoding),
+        "lineSep": "\n",
+    }
+    rows = _Reader(spark, "json", options).frame(files, files.here, None)
     if [name for name in rows.columns if name != BAD_LINE] == []:
         raise DataError("no line of the source is a JSON object", where=files.shown)
     if BAD_LINE not in rows.columns:

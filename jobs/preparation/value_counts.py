@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from jobs.preparation.mixing import mixed
+from jobs.preparation.streams import Sender, received
 from trainer.features.raw_values import one_array
 from trainer.features.values import Tokens
 from trainer.features.vocabularies import INTEGER
@@ -98,21 +99,21 @@ class Counts:
             if len(part):
                 yield number, part
 
-    def serialised(self) -> tuple[bytes, bytes]:
-        """Return both kinds as Arrow streams, the columns of `COUNTS_SCHEMA`."""
-        return serialised(self.numbers), serialised(self.texts)
+    def sent(self, sender: Sender) -> tuple[bytes, bytes]:
+        """Hand both kinds on; returns the columns of `COUNTS_SCHEMA`."""
+        return sender.send(self.numbers), sender.send(self.texts)
 
     @classmethod
     def read(cls, columns: Mapping[str, Sequence[bytes]]) -> Counts:
         """Return all counts in some rows of `COUNTS_SCHEMA`."""
-        numbers, texts = ([deserialised(data) for data in columns[name]] for name in ("numbers", "texts"))
+        numbers, texts = ([received(data) for data in columns[name]] for name in ("numbers", "texts"))
         return cls.joined([cls(a, b) for a, b in zip(numbers, texts, strict=True)])
 
 
-def as_rows(counts: Counts, buckets: int = BUCKETS) -> Iterator[pa.RecordBatch]:
+def as_rows(counts: Counts, sender: Sender, buckets: int = BUCKETS) -> Iterator[pa.RecordBatch]:
     """Return counts as rows of `ROW_SCHEMA`, one per bucket."""
     for bucket, part in counts.by_bucket(buckets):
-        numbers, texts = part.serialised()
+        numbers, texts = part.sent(sender)
         columns = [pa.array([bucket], pa.int32()), pa.array([numbers]), pa.array([texts])]
         yield pa.RecordBatch.from_arrays(columns, ["bucket", "numbers", "texts"])
 
@@ -184,16 +185,3 @@ def _dealt(counts: pa.Table, hashes: NDArray[np.uint64], buckets: int) -> list[p
     stops = np.searchsorted(bucket[order], np.arange(buckets + 1))
     sorted_counts = counts.take(pa.array(order))
     return [sorted_counts.slice(a, b - a) for a, b in itertools.pairwise(stops)]
-
-
-def serialised(table: pa.Table) -> bytes:
-    """Return a table as an Arrow stream."""
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, table.schema) as writer:
-        writer.write_table(table)
-    return sink.getvalue().to_pybytes()  # type: ignore[no-any-return]
-
-
-def deserialised(stream: bytes) -> pa.Table:
-    """Return the table of an Arrow stream."""
-    return pa.ipc.open_stream(stream).read_all()

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from jobs.preparation.mixing import mixed
 from jobs.preparation.part_writing import next_part, part_name, write_parquet
 from jobs.preparation.rows import RawColumns, mapped
+from jobs.preparation.streams import Sender, Streams
 from jobs.preparation.survey import Survey
 from jobs.preparation.value_counts import BUCKETS, COUNTS_SCHEMA, Counts, as_rows
 from jobs.preparation.value_order import Border, borders, cut, ordered, sample
@@ -105,7 +106,7 @@ def fit_vocabularies(
     """
     folders = plain_folders([v.table for v in wanted], VOCABULARY_FOLDER)
     limits = [_Limits(v.min_count, v.first_id, v.first_id, v.max_size, folders[v.table]) for v in wanted]
-    found = _stored(counted.values, counted.num_counts, limits, dataset)
+    found = _stored(counted.values, counted.num_counts, limits, dataset, counted.streams)
     return {
         v.table: FittedVocabulary(folders[v.table], size, _digest(a, b))
         for v, (size, a, b) in zip(wanted, found, strict=True)
@@ -137,9 +138,9 @@ def grow_vocabularies(
     ]
     known = spark.createDataFrame(parts, "table int, path string").repartition(max(1, len(parts)))
     values = counted.values
-    values = values.unionByName(mapped(known, ["table", "path"], _Known(), values.schema))
+    values = values.unionByName(mapped(known, ["table", "path"], _Known(counted.streams), values.schema))
     num_counts = counted.num_counts + sum(g.stored.size for g in grown)
-    found = _stored(values, num_counts, limits, dataset)
+    found = _stored(values, num_counts, limits, dataset, counted.streams)
     result = {}
     for g, (size, a, b) in zip(grown, found, strict=True):
         old = g.stored
@@ -160,27 +161,31 @@ class _Limits:
 
 
 def _stored(
-    values: DataFrame, num_counts: int, limits: Sequence[_Limits], dataset: Path
+    values: DataFrame, num_counts: int, limits: Sequence[_Limits], dataset: Path, streams: Streams
 ) -> list[tuple[int, int, int]]:
     """Write new parts of all vocabularies; return the number of new values and two digests by table."""
     if not limits:
         return []
     buckets = BUCKETS * max(1, min(_MOST_SHARES, math.ceil(num_counts / BUCKETS / _COUNTS_PER_TASK)))
     if buckets > BUCKETS:
-        values = mapped(values, values.columns, _Deal(buckets), values.schema)
-    merge = _Merge(tuple(limit.min_count for limit in limits), _VALUES_PER_PARTITION // (2 * buckets))
+        values = mapped(values, values.columns, _Deal(buckets, streams), values.schema)
+    merge = _Merge(
+        tuple(limit.min_count for limit in limits), _VALUES_PER_PARTITION // (2 * buckets), streams
+    )
     # Spark counts the parameters, and would count `self` as one.
-    merged = values.groupBy("bucket").applyInPandas(lambda rows: merge(rows), _MERGED).persist()
+    merged = streams.dealt(values, "bucket").groupBy("bucket")
+    merged = merged.applyInPandas(lambda rows: merge(rows), _MERGED).persist()
     placed = None
     try:
         told = merged.select("size", "sample").collect()
         parts = max(1, math.ceil(sum(row["size"] for row in told) / _VALUES_PER_PARTITION))
         at = borders([tuple(one) for row in told for one in json.loads(row["sample"])], parts)
-        placed = mapped(merged, _STREAMS, _Place(at), _PLACED).persist()
+        placed = mapped(merged, _STREAMS, _Place(at, streams), _PLACED).persist()
         starts = _starts(placed, len(limits), parts)
         before = tuple(next_part(dataset / limit.folder) for limit in limits)
         write = _Write(tuple(limits), str(dataset), starts, before)
-        written = placed.groupBy("part").applyInPandas(lambda rows: write(rows), "found string").collect()
+        by_part = streams.dealt(placed, "part").groupBy("part")
+        written = by_part.applyInPandas(lambda rows: write(rows), "found string").collect()
     finally:
         merged.unpersist()
         if placed is not None:
@@ -212,23 +217,37 @@ class _Deal:
     """Deals the counts of each bucket into smaller ones, a multiple of them."""
 
     buckets: int
+    streams: Streams
 
     def __call__(self, batches: Iterator[RawColumns]) -> Iterator[pa.RecordBatch]:
-        for columns in batches:
-            for numbers, texts in zip(*(columns[name].to_pylist() for name in _STREAMS), strict=True):
-                yield from as_rows(Counts.read({"numbers": [numbers], "texts": [texts]}), self.buckets)
+        with self.streams.sender() as sender:
+            for counts in _counts(batches):
+                yield from as_rows(counts, sender, self.buckets)
 
 
 @dataclass(frozen=True)
 class _Known:
     """Reads values that vocabularies have, as counts that reach no limit."""
 
+    streams: Streams
+
     def __call__(self, batches: Iterator[RawColumns]) -> Iterator[pa.RecordBatch]:
-        for columns in batches:
-            for table, path in zip(columns["table"].to_pylist(), columns["path"].to_pylist(), strict=True):
-                for batch in pq.ParquetFile(path).iter_batches(columns=["value"]):
-                    values = batch.column(0).cast(pa.string())
-                    yield from as_rows(Counts.of(table, values, pa.array(np.full(len(values), _KNOWN))))
+        with self.streams.sender() as sender:
+            for columns in batches:
+                for table, path in zip(
+                    *(columns[name].to_pylist() for name in ("table", "path")), strict=True
+                ):
+                    for batch in pq.ParquetFile(path).iter_batches(columns=["value"]):
+                        values = batch.column(0).cast(pa.string())
+                        counts = Counts.of(table, values, pa.array(np.full(len(values), _KNOWN)))
+                        yield from as_rows(counts, sender)
+
+
+def _counts(batches: Iterator[RawColumns]) -> Iterator[Counts]:
+    """Read what tasks have handed on, row by row."""
+    for columns in batches:
+        for numbers, texts in zip(*(columns[name].to_pylist() for name in _STREAMS), strict=True):
+            yield Counts.read({"numbers": [numbers], "texts": [texts]})
 
 
 def _read(rows: pd.DataFrame) -> Counts:
@@ -241,13 +260,15 @@ class _Merge:
 
     min_counts: tuple[int, ...]
     sample_above: int
+    streams: Streams
 
     def __call__(self, rows: pd.DataFrame) -> pd.DataFrame:
         counts = _read(rows).added_up()
         frequent = Counts(*(kind.filter(self._enough(kind)) for kind in counts.kinds))
         size = len(frequent)
         told = json.dumps(sample(ordered(frequent), _SAMPLED) if size > self.sample_above else [])
-        numbers, texts = frequent.serialised()
+        with self.streams.sender() as sender:
+            numbers, texts = frequent.sent(sender)
         return pd.DataFrame({"size": [size], "sample": [told], "numbers": [numbers], "texts": [texts]})
 
     def _enough(self, counts: pa.Table) -> pa.Array:
@@ -260,30 +281,22 @@ class _Place:
     """Cuts the values of each bucket at the borders between parts."""
 
     at: Sequence[Border]
+    streams: Streams
 
     def __call__(self, batches: Iterator[RawColumns]) -> Iterator[pa.RecordBatch]:
-        for columns in batches:
-            for numbers, texts in zip(
-                columns["numbers"].to_pylist(), columns["texts"].to_pylist(), strict=True
-            ):
-                counts = Counts.read({"numbers": [numbers], "texts": [texts]})
+        with self.streams.sender() as sender:
+            for counts in _counts(batches):
                 for part, placed in enumerate(self._cut(counts)):
-                    sizes = Counter[int]()
-                    for kind in placed.kinds:
-                        sizes.update(
-                            {
-                                row["values"]: row["counts"]
-                                for row in pc.value_counts(kind["table"]).to_pylist()
-                            }
-                        )
-                    yield pa.RecordBatch.from_arrays(
-                        [
-                            pa.array([part], pa.int32()),
-                            pa.array([json.dumps(list(sizes.items()))]),
-                            *(pa.array([stream]) for stream in placed.serialised()),
-                        ],
-                        ["part", "sizes", "numbers", "texts"],
-                    )
+                    yield self._row(part, placed, sender)
+
+    def _row(self, part: int, placed: Counts, sender: Sender) -> pa.RecordBatch:
+        sizes = Counter[int]()
+        for kind in placed.kinds:
+            found = pc.value_counts(kind["table"]).to_pylist()
+            sizes.update({row["values"]: row["counts"] for row in found})
+        columns = [pa.array([part], pa.int32()), pa.array([json.dumps(list(sizes.items()))])]
+        columns += [pa.array([stream]) for stream in placed.sent(sender)]
+        return pa.RecordBatch.from_arrays(columns, ["part", "sizes", *_STREAMS])
 
     def _cut(self, counts: Counts) -> list[Counts]:
         if not self.at:

@@ -5,46 +5,34 @@ from __future__ import annotations
 import json
 import math
 import shutil
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from jobs.preparation.columns import HASH, ORDER, SPLIT, column
 from jobs.preparation.measures import SplitMeasure
 from jobs.preparation.part_writing import part_name, write_parquet
 from jobs.preparation.rows import RawColumns, mapped
 from jobs.preparation.statistics import Answers
+from jobs.preparation.streams import Streams, received
 from jobs.preparation.transform import Encodable, encoder
-from jobs.preparation.value_counts import deserialised, serialised
 from trainer.features.raw_values import one_array, require_utf8
 from trainer.schema import SPLITS, Feature, FeatureSpec, PartFile
 
 if TYPE_CHECKING:
-    from pyspark.sql import DataFrame, SparkSession
+    from pyspark.sql import DataFrame
 
 _RAW = "_rows"
-_PIECE = pa.schema(
-    [
-        ("file", pa.int32()),
-        ("rows", pa.binary()),
-        ("path", pa.string()),
-        ("start", pa.int64()),
-        ("size", pa.int64()),
-    ]
-)
-_PIECES = "file int, rows binary, path string, start bigint, size bigint"
+_PIECES = "file int, rows binary"
 # One part at most, in memory: a task sorts a part as a whole, and Arrow's binary columns end at 2 GiB.
 _PART_BYTES = 256 * 2**20
 
@@ -82,7 +70,7 @@ class Layout:
             number -= parts
         raise AssertionError("no such part")
 
-    def part_of(self, splits: pa.Array, orders: np.ndarray[Any, np.dtype[np.int64]]) -> Any:
+    def part_of(self, splits: pa.Array, orders: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the part of each row: ranges of its hash, which rises through the parts of a split."""
         share = orders.astype(np.float64) / 2.0**64 + 0.5
         part = np.zeros(len(orders), dtype=np.int64)
@@ -100,7 +88,7 @@ def write_splits(
     others: Mapping[str, str],
     layout: Layout,
     dataset: Path,
-    spark: SparkSession,
+    streams: Streams,
     spec: FeatureSpec,
     *,
     rows_per_row_group: int,
@@ -115,7 +103,7 @@ def write_splits(
         others: columns of the rows to write beside the features, and their names in the data set.
         layout: parts of each split.
         dataset: folder of the data set under construction, which all executors reach.
-        spark: the session.
+        streams: how tasks hand rows on.
         spec: of the features.
         rows_per_row_group: of every row group but the last of each part.
 
@@ -125,15 +113,12 @@ def write_splits(
     for split in SPLITS:
         (dataset / split).mkdir(exist_ok=True)
     needed = [*rows.columns, *others, SPLIT, HASH, ORDER]
-    near = spark.conf.get("spark.master", "").startswith("local")
-    pieces_in = partial(TemporaryDirectory, dir=dataset, prefix="_pieces", ignore_cleanup_errors=True)
-    with pieces_in() if near else nullcontext() as scratch:  # tasks that are being ended may still write
-        encode = _Encode(rows.features, str(dataset), dict(others), layout, scratch)
-        pieces = mapped(rows.rows, needed, encode, _PIECES)
-        write = _Write(str(dataset), layout, spec, rows_per_row_group)
-        # Spark counts the parameters, and would count `self` as one.
-        parts = pieces.repartition(max(1, sum(layout.parts)), "file").groupBy("file")
-        written = parts.applyInPandas(lambda rows: write.part(rows), "found string").collect()
+    encode = _Encode(rows.features, str(dataset), dict(others), layout, streams)
+    pieces = mapped(rows.rows, needed, encode, _PIECES)
+    write = _Write(str(dataset), layout, spec, rows_per_row_group)
+    # Spark counts the parameters, and would count `self` as one.
+    parts = pieces.repartition(max(1, sum(layout.parts)), "file").groupBy("file")
+    written = parts.applyInPandas(lambda rows: write.part(rows), "found string").collect()
     answers: Answers = {}
     for row in written:
         split, measured = json.loads(row["found"])
@@ -143,20 +128,16 @@ def write_splits(
 
 @dataclass(frozen=True)
 class _Encode:
-    """Makes the prepared columns, and hands on the rows of each part as an Arrow stream.
-
-    The streams travel through Spark's shuffle, or, where all tasks run on one machine, through a file each in
-    `scratch`, which is several times faster.
-    """
+    """Makes the prepared columns, and hands on the rows of each part."""
 
     features: tuple[Feature, ...]
     dataset: str
     others: Mapping[str, str]
     layout: Layout
-    scratch: str | None
+    streams: Streams
 
     def __call__(self, batches: Iterator[RawColumns]) -> Iterator[pa.RecordBatch]:
-        with _Streams(self.scratch) as streams:
+        with self.streams.sender() as sender:
             for columns in batches:
                 made = encoder(self.features, self.dataset, tuple(columns)).encode(columns)
                 for raw in self.others:
@@ -168,47 +149,9 @@ class _Encode:
                 table = table.take(pa.array(by_part))
                 numbers, starts = np.unique(parts[by_part], return_index=True)
                 for number, start, stop in zip(numbers, starts, [*starts[1:], len(parts)], strict=True):
-                    yield streams.handed_on(number, table.slice(start, stop - start))
-
-
-class _Streams:
-    """Hands on tables as rows of `_PIECES`."""
-
-    def __init__(self, scratch: str | None) -> None:
-        self._path = None if scratch is None else Path(scratch) / uuid.uuid4().hex
-        self._file: IO[bytes] | None = None
-
-    def __enter__(self) -> _Streams:
-        if self._path is not None:
-            self._file = self._path.open("wb")
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._file is not None:
-            self._file.close()
-
-    def handed_on(self, number: int, table: pa.Table) -> pa.RecordBatch:
-        """Return one row: the part, and the stream or where it lies."""
-        stream, row = serialised(table), dict.fromkeys(_PIECE.names)
-        if self._file is None:
-            row |= {"rows": stream}
-        else:
-            row |= {"path": str(self._path), "start": self._file.tell(), "size": len(stream)}
-            self._file.write(stream)
-        return pa.RecordBatch.from_pylist([row | {"file": number}], _PIECE)
-
-
-def _tables(pieces: pd.DataFrame) -> Iterator[pa.Table]:
-    """Read the tables that tasks have handed on."""
-    for stream, path, start, size in zip(
-        pieces["rows"], pieces["path"], pieces["start"], pieces["size"], strict=True
-    ):
-        if stream is not None:
-            yield deserialised(stream)
-            continue
-        with pa.memory_map(path) as file:
-            file.seek(int(start))
-            yield deserialised(file.read_buffer(int(size)))
+                    piece = sender.send(table.slice(start, stop - start))
+                    row = [pa.array([number], pa.int32()), pa.array([piece])]
+                    yield pa.RecordBatch.from_arrays(row, ["file", "rows"])
 
 
 @dataclass(frozen=True)
@@ -222,14 +165,26 @@ class _Write:
 
     def part(self, pieces: pd.DataFrame) -> pd.DataFrame:
         """Write the part that some pieces make up; return its split and measure."""
-        table = pa.concat_tables(_tables(pieces))
-        order = np.lexsort((table[HASH].to_numpy(), table[ORDER].to_numpy()))
+        table = pa.concat_tables(map(received, pieces["rows"]))
+        order = _shuffled(table[ORDER].to_numpy(), table[HASH].to_numpy())
         table = table.drop([ORDER, HASH]).combine_chunks().take(pa.array(order))
         split, number = self.layout.place(int(pieces["file"].iloc[0]))
         write_parquet(table, Path(self.dataset) / split / part_name(number), self.rows_per_row_group)
         measured = SplitMeasure.nothing(self.spec)
         measured.see(self.spec, {name: one_array(table.column(name)) for name in table.column_names})
         return pd.DataFrame({"found": [json.dumps([split, measured.as_json()])]})
+
+
+def _shuffled(orders: NDArray[np.int64], hashes: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the order by `ORDER`, ties by `HASH` and then as the rows stand."""
+    order = np.argsort(orders)
+    ordered = orders[order]
+    tied = np.flatnonzero(ordered[1:] == ordered[:-1])
+    if len(tied):  # equal rows, but for collisions: few, and all of a run come along
+        places = np.union1d(tied, tied + 1)
+        rows = order[places]
+        order[places] = rows[np.lexsort((rows, hashes[rows], orders[rows]))]
+    return order
 
 
 def write_in_order(

@@ -1,4 +1,4 @@
-"""Rows/s and memory of prepare against a hand-written pandas script and NVTabular on CPU.
+"""Rows/s and memory of prepare against hand-written pandas scripts and NVTabular on CPU.
 
     python -m tests.benchmarks.bench_prepare --rows 1000000 10000000 --spark-memory 8g \\
         --nvtabular-python nvtabular-venv/bin/python
@@ -41,6 +41,7 @@ def commands(options: argparse.Namespace) -> dict[str, tuple[list[str], list[str
     found = {
         "shardrec": ([sys.executable, "-m", f"{MODULES}.shardrec_rows"], [options.spark_memory]),
         "pandas": ([sys.executable, "-m", f"{MODULES}.pandas_rows"], []),
+        "pandas_whole": ([sys.executable, "-m", f"{MODULES}.pandas_whole"], []),
     }
     if options.nvtabular_python:
         # Not resolved: the link inside an environment is what makes its Python see its packages.
@@ -142,7 +143,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--spark-memory", default="8g", help="heap limit of the JVM (-Xmx)")
     parser.add_argument("--nvtabular-python", help="Python of an environment with NVTabular")
-    names = ["shardrec", "pandas", "nvtabular"]
+    names = ["shardrec", "pandas", "pandas_whole", "nvtabular"]
     parser.add_argument("--contenders", nargs="+", choices=names, default=names)
     parser.add_argument(
         "--folder", help="where the rows go meanwhile (default: the system's temporary folder)"

@@ -1,4 +1,4 @@
-"""One Spark session for all tests of this folder, and the shared data folder."""
+"""The shared data folder of the Spark tests, and a data set of derived features."""
 
 from __future__ import annotations
 
@@ -10,23 +10,9 @@ from pyspark.sql import SparkSession
 
 from jobs.preparation import pipeline
 from jobs.preparation.pipeline import Prepared, prepare_dataset
-from jobs.session import spark_session
 from tests.spark.derived_rows import derived_frame, derived_run
 
 REPOSITORY = Path(__file__).parents[2]
-
-
-@pytest.fixture(scope="session")
-def spark() -> Iterator[SparkSession]:
-    conf = {
-        "spark.sql.shuffle.partitions": "4",
-        "spark.driver.memory": "2g",
-        # Short jobs: compiling them well costs more than they take.
-        "spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1",
-    }
-    session = spark_session("tests", master="local[2]", conf=conf)
-    yield session
-    session.stop()
 
 
 WRITE_PAGE = pipeline.write_page

@@ -2,7 +2,8 @@
 
 python -m tests.spark.scale_job RAW OUT
 
-Prints one JSON object: the heap's limit and the peak resident memory of the driver's Python process, in GiB.
+What tasks hand on goes through Spark and its heap, as on a cluster. Prints one JSON object: the heap's limit
+and the peak resident memory of the driver's Python process, in GiB.
 """
 
 from __future__ import annotations
@@ -10,10 +11,13 @@ from __future__ import annotations
 import json
 import resource
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from jobs import RunConfig, prepare
+from jobs.preparation import pipeline
+from jobs.preparation.streams import Streams
 from jobs.session import spark_session
 
 
@@ -38,6 +42,7 @@ def config(raw: Path) -> RunConfig:
 def main() -> None:
     """Prepare and print."""
     raw, out = map(Path, sys.argv[1:])
+    pipeline.streams_between_tasks = lambda *_: nullcontext(Streams())  # type: ignore[assignment]
     spark = spark_session("scale", master="local[2]", conf={"spark.driver.memory": "1g"})
     prepare(None, config(raw), out, spark=spark)
     jvm: Any = spark._jvm

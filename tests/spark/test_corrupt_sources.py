@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import gzip
+import json
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +37,17 @@ def write_parts(folder: Path, names: str = "abc", rows: int = 40, **options: Any
         pq.write_table(pa.table(columns), folder / f"{name}.parquet", row_group_size=GROUP, **options)
 
 
-def prepared(spark: SparkSession, root: Path, source: dict[str, Any], **data: Any) -> Prepared:
+def prepared(
+    spark: SparkSession,
+    root: Path,
+    source: dict[str, Any],
+    sequence: list[dict[str, Any]] | None = None,
+    **data: Any,
+) -> Prepared:
     run = make_run(
         data={"root": str(root), "source": source, "split": ALL_TRAIN, **data},
         dense=[{"columns": "y"}],
-        sequence=[{"columns": "ids"}] if data.get("keep") else [],
+        sequence=sequence if sequence is not None else [{"columns": "ids"}] if data.get("keep") else [],
     )
     return prepare_dataset(run, root / "out", spark=spark)
 
@@ -189,6 +196,73 @@ def test_torn_archives_are_skipped_whole(spark: SparkSession, tmp_path: Path) ->
     assert done.manifest.remarks == (
         f"data.source: skipped as damaged: the whole file {tmp_path}/days/b.csv.gz, its rows unknown",
     )
+
+
+DAYS = ("01", "02", "eu")
+
+
+def write_days(folder: Path, kind: str) -> dict[str, Any]:
+    """Write an archive of 50 rows for each day, columns in turns; return the source."""
+    plain = kind == "plain csv"
+    for number, day in enumerate(DAYS):
+        names = ["label", "y"] if plain or number % 2 else ["y", "label"]
+        rows = [{"label": n % 2, "y": 100 * number + n} for n in range(50)]
+        mark = "\t" if kind == "tsv" else ","
+        lines = [mark.join(str(row[name]) for name in names) for row in rows]
+        if kind == "json":
+            lines = [json.dumps({name: row[name] for name in names}) for row in rows]
+        elif not plain:
+            lines = [mark.join(names), *lines]
+        (folder / f"day={day}").mkdir(parents=True)
+        (folder / f"day={day}" / "part.gz").write_bytes(gzip.compress("\n".join(lines).encode()))
+    options = {"json": {}, "plain csv": {"columns": ["label", "y"]}}.get(kind, {"header": True})
+    return {"path": folder.name, "format": kind.removeprefix("plain "), "on_corrupt": "skip", **options}
+
+
+@pytest.mark.parametrize("kind", ["csv", "tsv", "plain csv", "json"])
+@pytest.mark.parametrize("lost", [(), ("eu",), ("02", "eu")])
+def test_partition_columns_stay_where_torn_archives_are_skipped(
+    spark: SparkSession, tmp_path: Path, kind: str, lost: tuple[str, ...]
+) -> None:
+    source = write_days(tmp_path / "days", kind)
+    for day in lost:
+        torn = tmp_path / "days" / f"day={day}" / "part.gz"
+        truncate(torn, torn.stat().st_size // 2)
+    done = prepared(spark, tmp_path, source, keep=["day", "y"], sequence=[])
+    rows = read_all(done.path, "y")
+    # `01` beside `eu` is a text, with `eu` lost as well.
+    expected = [(day, 100 * n + k, k % 2) for n, day in enumerate(DAYS) if day not in lost for k in range(50)]
+    found = zip(rows["keep.day"], rows["y"].astype(int), rows["label"].astype(int), strict=True)
+    assert sorted(found) == expected
+    assert len(done.manifest.remarks) == len(lost)
+
+
+def test_partition_columns_stay_where_headers_differ_in_order(spark: SparkSession, tmp_path: Path) -> None:
+    for number, header in enumerate(("label,y", "y,label")):
+        place = tmp_path / "days" / f"day={number}" / "hour=7"
+        place.mkdir(parents=True)
+        (place / "rows.csv").write_text(f"{header}\n0,0\n1,1\n")
+    source = {"path": "days", "header": True, "row_number": "row"}
+    run = make_run(data={"root": str(tmp_path), "source": source}, dense=[{"columns": "y"}])
+    rows = raw_rows(run, spark).select("row", "day", "hour", "label", "y").collect()
+    assert sorted(map(tuple, rows)) == [(n, n // 2, 7, str(n % 2), str(n % 2)) for n in range(4)]
+
+
+@pytest.mark.parametrize("name", ["day", "Day"])
+def test_a_column_that_is_a_folder_name_too_is_refused(
+    spark: SparkSession, tmp_path: Path, name: str
+) -> None:
+    (tmp_path / "days" / "day=1").mkdir(parents=True)
+    (tmp_path / "days" / "day=1" / "a.csv").write_text(f"label,{name},y\n1,9,5\n0,8,6\n")
+    source = {"path": "days", "header": True}
+    run = make_run(data={"root": str(tmp_path), "source": source}, dense=[{"columns": "y"}])
+    with pytest.raises(
+        DataError, match=f"column '{name}' is in the files and in the names of their folders"
+    ) as told:
+        raw_rows(run, spark)
+    (advice,) = (fix for fix in told.value.fixes if "=*" in fix)
+    run = run.override(f"data.source.path=days/{advice.split()[-1]}")
+    assert [row["y"] for row in raw_rows(run, spark).collect()] == ["5", "6"]
 
 
 def test_what_a_side_table_lost_is_told_under_its_key(spark: SparkSession, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 from jobs.preparation import pipeline
 from jobs.preparation.parquet_scan import ParquetScan, parquet_scan
 from jobs.preparation.pipeline import prepare_dataset
+from jobs.preparation.streams import Streams
 from trainer.config import RunConfig
 from trainer.errors import DataError
 from trainer.schema import Manifest
@@ -80,8 +82,10 @@ def write_raw(folder: Path, table: pa.Table, files: int = 3) -> None:
         pq.write_table(part, folder / "raw" / f"part {number}.parquet", row_group_size=400)
 
 
-def without_scan(monkeypatch: pytest.MonkeyPatch) -> None:
+def through_spark(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let Spark read the rows, and hand on what goes from task to task, as on a cluster."""
     monkeypatch.setattr(pipeline, "parquet_scan", lambda *_: None)
+    monkeypatch.setattr(pipeline, "streams_between_tasks", lambda *_: nullcontext(Streams()))
 
 
 def prepared(spark, run: RunConfig, out: Path) -> tuple[Manifest, dict[str, pd.DataFrame]]:
@@ -113,7 +117,7 @@ def test_the_scan_gives_what_spark_gives(spark, tmp_path, monkeypatch, label):
         scanned, rows = prepared(spark, run, tmp_path / "scanned")
     assert used[0] is not None
     assert len(used[0].tasks) == 8
-    without_scan(monkeypatch)
+    through_spark(monkeypatch)
     plain, plain_rows = prepared(spark, run, tmp_path / "plain")
     assert rows.keys() == plain_rows.keys()
     for path, frame in rows.items():
@@ -143,7 +147,7 @@ def test_bad_labels_are_told_as_spark_tells_them(spark, tmp_path, monkeypatch, v
     with pytest.raises(DataError) as scanned:
         prepare_dataset(run, tmp_path / "out", spark=spark)
     assert used[0] is not None
-    without_scan(monkeypatch)
+    through_spark(monkeypatch)
     with pytest.raises(DataError) as plain:
         prepare_dataset(run, tmp_path / "out", spark=spark)
     assert scanned.value.as_json() == plain.value.as_json()

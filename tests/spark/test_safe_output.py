@@ -28,7 +28,7 @@ from jobs.preparation.pipeline import prepare_dataset
 from jobs.session import spark_session
 from tests.spark.test_safe_output import RUN, rows_frame
 spark = spark_session("killed", master="local[2]", conf={"spark.driver.memory": "1g"})
-prepare_dataset(RUN, sys.argv[1], frame=rows_frame(spark, 3_000_000), spark=spark)
+prepare_dataset(RUN, sys.argv[1], frame=rows_frame(spark, 1_000_000), spark=spark)
 print("finished")
 """
 

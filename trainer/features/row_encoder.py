@@ -12,8 +12,9 @@ import pyarrow as pa
 
 from trainer.errors import DataError
 from trainer.features import chains
-from trainer.features.ids import numbered
+from trainer.features.ids import numbered, oov_buckets
 from trainer.features.ops import entries
+from trainer.features.raw_values import one_array
 from trainer.features.values import Codes, Tokens
 from trainer.features.vocabularies import Vocabulary, read_vocabularies
 from trainer.schema import Feature, FeatureSpec
@@ -94,9 +95,26 @@ class RowEncoder:
         joined = columns.get(joined_ids(feature.name))
         if joined is not None:  # a vocabulary too large for one process was joined to the rows
             return joined
-        tokens = chains.tokens(feature, columns)
         vocabulary = self.vocabularies.get(feature.vocabulary) if feature.vocabulary else None
+        whole = _whole_numbers_to_look_up(feature, columns, vocabulary)
+        tokens = chains.tokens(feature, columns) if whole is None else Tokens.each(whole)
         return id_array(tokens, numbered(feature, tokens, vocabulary))
+
+
+def _whole_numbers_to_look_up(
+    feature: Feature, columns: chains.RawColumns, vocabulary: Vocabulary | None
+) -> pa.Array | None:
+    """Return the raw column if it is of whole numbers that a vocabulary of such is all that is done to.
+
+    To look each of them up takes less time than to find the distinct ones first.
+    """
+    op = feature.ops[0] if feature.ops else None
+    if op is None or op.name != "vocabulary" or oov_buckets(op) > 1 or feature.is_list:
+        return None
+    if vocabulary is None or vocabulary.texts is not None:
+        return None
+    column = one_array(columns[feature.column])
+    return column if pa.types.is_integer(column.type) and column.type != pa.uint64() else None
 
 
 def _column(name: str, values: list[Any]) -> pa.Array:

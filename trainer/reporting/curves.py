@@ -3,37 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from statistics import median
 
 from markupsafe import Markup
 
 from trainer.reporting import formats
 from trainer.reporting.charts import Line, line_chart, smoothed
+from trainer.reporting.figures import Chart, Key
 from trainer.reporting.history import Curve, History
 from trainer.reporting.tables import Table, limited, make_table
 
 MAX_EVALUATIONS = 200
-
-
-@dataclass(frozen=True)
-class Key:
-    """An entry of a chart's legend: the colour's number and its meaning."""
-
-    series: int
-    label: str
-    faint: bool = False
-
-
-@dataclass(frozen=True)
-class Chart:
-    """A chart with its title, the number to remember, and its contents in words."""
-
-    title: str
-    latest: str
-    svg: Markup
-    summary: str
-    keys: tuple[Key, ...] = ()
 
 
 def charts(history: History) -> tuple[Chart, ...]:

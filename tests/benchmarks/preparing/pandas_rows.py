@@ -1,4 +1,4 @@
-"""The hand-written pandas script: file by file, so that memory holds the vocabularies and one file of rows.
+"""The pandas script tuned for memory: file by file, so that it holds the vocabularies and one file of rows.
 
 It shuffles within a file of a million rows only, which is less work than shuffling all rows.
 """

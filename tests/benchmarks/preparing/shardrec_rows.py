@@ -1,7 +1,7 @@
 """`prepare` in a local Spark session. It also says what memory the driver took.
 
-In local mode one JVM is driver and executor at once, so that its heap holds the rows of the tasks as well;
-the limit that it runs under (`-Xmx`) is what says that it fits. The driver's Python process holds no rows.
+In local mode one JVM is driver and executor at once, and tasks hand rows on through files. The driver's
+Python process holds no rows.
 """
 
 from __future__ import annotations

@@ -8,9 +8,10 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
-# Tables up to this many rows are counted without a sort.
+# Tables up to this many rows are counted without hashing.
 COUNTED_DIRECTLY = 1_000_000
 
 Floats = NDArray[np.float64]
@@ -59,33 +60,30 @@ class Counted:
 
 
 def count_values(values: NDArray[Any]) -> tuple[Counted, Ints]:
-    """Count numbers.
+    """Count numbers, none of which is NaN.
 
     Returns:
         The distinct values, and for each number its place among them.
     """
-    distinct, places, counts = np.unique(values, return_inverse=True, return_counts=True)
-    return Counted(distinct, counts.astype(np.int64)), places.astype(np.int64)
+    # Hashed, so that only distinct values are sorted. Adding 0 makes one zero of two, whose hashes differ.
+    encoded = pa.array(values + 0).dictionary_encode()
+    distinct, codes = encoded.dictionary.to_numpy(), encoded.indices.to_numpy()
+    order = np.argsort(distinct)
+    place_of = np.empty(len(order), dtype=np.int64)
+    place_of[order] = np.arange(len(order))
+    counts = np.bincount(codes, minlength=len(order))
+    return Counted(distinct[order], counts[order].astype(np.int64)), place_of[codes]
 
 
-def places_of(counted: Counted, ids: Ints) -> Ints:
-    """Return the place of each id among the distinct ones, all of which are known."""
-    size = int(counted.values[-1]) + 1 if len(counted.values) else 0
-    if size > COUNTED_DIRECTLY:
-        return np.searchsorted(counted.values, ids)
-    places = np.zeros(size, dtype=np.int64)
-    places[counted.values] = np.arange(len(counted.values))
-    return np.asarray(places[ids])
-
-
-def count_ids(ids: Ints, num_embeddings: int) -> Counted:
-    """Count ids, which lie between 0 and `num_embeddings - 1`."""
+def count_ids(ids: Ints, num_embeddings: int) -> tuple[Counted, Ints]:
+    """Count ids, which lie between 0 and `num_embeddings - 1`; see `count_values`."""
     if num_embeddings > COUNTED_DIRECTLY:
-        values, counts = np.unique(ids, return_counts=True)
-        return Counted(values, counts.astype(np.int64))
+        return count_values(ids)
     counts = np.bincount(ids, minlength=num_embeddings)
     values = np.flatnonzero(counts)
-    return Counted(values.astype(np.int64), counts[values].astype(np.int64))
+    places = np.zeros(num_embeddings, dtype=np.int64)
+    places[values] = np.arange(len(values))
+    return Counted(values.astype(np.int64), counts[values].astype(np.int64)), places[ids]
 
 
 def order_fingerprint(places: Ints) -> bytes:

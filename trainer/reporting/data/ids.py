@@ -16,7 +16,6 @@ from trainer.reporting.data.counted import (
     Ints,
     count_ids,
     count_values,
-    places_of,
     renaming_fingerprint,
 )
 from trainer.reporting.data.drift import Drift, id_drift, most_frequent
@@ -86,14 +85,13 @@ def id_profile(
     (name, first), *others = samples.items()
     size = feature.num_embeddings or 0
     ids, lengths = first.ids(feature, mean_length)
-    counted = count_ids(ids, size)
-    codes = places_of(counted, ids)
+    counted, codes = count_ids(ids, size)
     rows = len(ids) if lengths is None else len(lengths)
     splits = {name: _split_ids(feature, counted, lengths)}
     drift = {}
     for other, sample in others:
         found = sample.ids(feature, mean_length)
-        found_counts = count_ids(found[0], size)
+        found_counts, _ = count_ids(found[0], size)
         splits[other] = _split_ids(feature, found_counts, found[1])
         if counted.total and found_counts.total:
             drift[other] = id_drift(

@@ -12,9 +12,9 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import NDArray
 
 from trainer.reporting import formats
-from trainer.reporting.curves import Chart, Key
 from trainer.reporting.data.counted import Floats
 from trainer.reporting.data.labels import LabelRates
+from trainer.reporting.figures import Chart, Key
 from trainer.reporting.svg import STANDIN, STYLE, svg_element, tick
 
 _ERRORS = 2.0

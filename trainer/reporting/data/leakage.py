@@ -8,6 +8,8 @@ nothing.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -54,8 +56,7 @@ def dense_auc(counted: Counted, places: Ints, labels: Labels, seed: int) -> floa
     by_value = auc_of_counts(positives, counted.counts - positives)
     # Distinct values are binned rather than rows: the value at each fiftieth of the rows begins a bin.
     bins = (counted.cumulative - counted.counts) * NUM_BINS // counted.total
-    by_bin = _rate_auc(bins[places], NUM_BINS, np.arange(len(labels)), labels, seed)
-    return max(by_value, 1 - by_value, by_bin)
+    return max(by_value, 1 - by_value, _rate_auc(bins[places], NUM_BINS, labels, seed))
 
 
 def id_auc(counted: Counted, codes: Ints, lengths: Ints | None, labels: Labels, seed: int) -> float | None:
@@ -72,32 +73,25 @@ def id_auc(counted: Counted, codes: Ints, lengths: Ints | None, labels: Labels, 
     """
     if not enough_of_both(labels):
         return None
-    rows = np.arange(len(labels)) if lengths is None else np.repeat(np.arange(len(labels)), lengths)
-    if lengths is not None:
-        empty = np.flatnonzero(lengths == 0)
-        codes = np.concatenate([codes, np.full(len(empty), len(counted.values))])
-        rows = np.concatenate([rows, empty])
-    return _rate_auc(codes, len(counted.values) + 1, rows, labels, seed)
+    if lengths is None:
+        return _rate_auc(codes, len(counted.values), labels, seed)
+    empty = np.flatnonzero(lengths == 0)
+    codes = np.concatenate([codes, np.full(len(empty), len(counted.values))])
+    rows = np.concatenate([np.repeat(np.arange(len(labels)), lengths), empty])
+    rates = out_of_fold_rates(codes, len(counted.values) + 1, rows, labels, seed)
+    means = np.bincount(rows, weights=rates, minlength=len(labels)) / np.bincount(rows, minlength=len(labels))
+    positives = np.bincount(_steps(means[labels]), minlength=_SCORE_STEPS)
+    return auc_of_counts(positives, np.bincount(_steps(means[~labels]), minlength=_SCORE_STEPS))
 
 
-def _rate_auc(codes: Ints, num_codes: int, rows: Ints, labels: Labels, seed: int) -> float:
-    """Return the AUC of each row's mean out-of-fold rate.
-
-    Args:
-        codes: of all occurrences.
-        num_codes: codes that there may be.
-        rows: of each occurrence.
-        labels: of the rows.
-        seed: deals rows into folds.
-    """
-    rates = out_of_fold_rates(codes, num_codes, rows, labels, seed)
-    if len(codes) != len(labels):
-        per_row = np.bincount(rows, minlength=len(labels))
-        rates = np.bincount(rows, weights=rates, minlength=len(labels)) / per_row
-    # Rates lie in [0, 1]; steps this fine change the AUC by less than its last printed digit.
-    steps = (rates * (_SCORE_STEPS - 1)).astype(np.int64)
-    positives = np.bincount(steps[labels], minlength=_SCORE_STEPS)
-    return auc_of_counts(positives, np.bincount(steps[~labels], minlength=_SCORE_STEPS))
+def _rate_auc(codes: Ints, num_codes: int, labels: Labels, seed: int) -> float:
+    """Return the AUC of the out-of-fold rate of each row's one code."""
+    cells = codes * NUM_FOLDS + _folds(len(labels), seed)
+    positives, counts = _counted(cells, num_codes, labels)
+    # All rows of a code and a fold have one rate, so that cells are ranked instead of rows.
+    steps = _steps(_rates_of_others(positives, counts, float(labels.mean())))
+    at_step = [np.bincount(steps, x.ravel(), _SCORE_STEPS) for x in (positives, counts - positives)]
+    return auc_of_counts(*at_step)
 
 
 def out_of_fold_rates(codes: Ints, num_codes: int, rows: Ints, labels: Labels, seed: int) -> Floats:
@@ -110,14 +104,32 @@ def out_of_fold_rates(codes: Ints, num_codes: int, rows: Ints, labels: Labels, s
         labels: of the rows.
         seed: deals rows into folds.
     """
-    folds = np.random.default_rng(seed).integers(0, NUM_FOLDS, len(labels), dtype=np.int64)
-    cells = codes * NUM_FOLDS + folds[rows]
-    counts = np.bincount(cells, minlength=num_codes * NUM_FOLDS)
-    positives = np.bincount(cells[labels[rows]], minlength=num_codes * NUM_FOLDS)
-    others = [
-        (x.reshape(num_codes, NUM_FOLDS).sum(1, keepdims=True) - x.reshape(num_codes, NUM_FOLDS)).ravel()
-        for x in (positives, counts)
-    ]
-    base = float(labels.mean())
+    cells = codes * NUM_FOLDS + _folds(len(labels), seed)[rows]
+    positives, counts = _counted(cells, num_codes, labels[rows])
+    return _rates_of_others(positives, counts, float(labels.mean()))[cells]
+
+
+@lru_cache(maxsize=1)  # most features have all rows
+def _folds(rows: int, seed: int) -> Ints:
+    """Return the fold of each row, the same for all features."""
+    folds = np.random.default_rng(seed).integers(0, NUM_FOLDS, rows, dtype=np.int64)
+    folds.setflags(write=False)
+    return folds
+
+
+def _counted(cells: Ints, num_codes: int, labels: Labels) -> tuple[Ints, Ints]:
+    """Return how many occurrences of each code and fold are positive, and how many there are."""
+    found = [np.bincount(x, minlength=num_codes * NUM_FOLDS) for x in (cells[labels], cells)]
+    return found[0].reshape(num_codes, NUM_FOLDS), found[1].reshape(num_codes, NUM_FOLDS)
+
+
+def _rates_of_others(positives: Ints, counts: Ints, base: float) -> Floats:
+    """Return for each code and fold, one after another, the label rate of the code in the other folds."""
+    others = [(x.sum(1, keepdims=True) - x).ravel() for x in (positives, counts)]
     rates: Floats = (others[0] + _PRIOR_ROWS * base) / (others[1] + _PRIOR_ROWS)
-    return rates[cells]
+    return rates
+
+
+def _steps(rates: Floats) -> Ints:
+    # Rates lie in [0, 1]; steps this fine change the AUC by less than its last printed digit.
+    return (rates * (_SCORE_STEPS - 1)).astype(np.int64)

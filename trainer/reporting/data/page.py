@@ -7,13 +7,12 @@ from itertools import groupby
 from pathlib import Path
 
 from trainer.reporting import formats
-from trainer.reporting.curves import Chart, Key
 from trainer.reporting.data import tables
 from trainer.reporting.data.cards import Bar, Card, dense_cards, id_cards, left_out
 from trainer.reporting.data.findings import KINDS, Finding, Kind, findings
-from trainer.reporting.data.label_chart import label_chart
 from trainer.reporting.data.profile import MAX_ROWS, DataProfile, profile_dataset
 from trainer.reporting.dataset import base_rate, split_rows
+from trainer.reporting.figures import Chart, Key
 from trainer.reporting.rendering import write_page
 from trainer.reporting.tables import Table, Tile, make_table
 from trainer.schema import Manifest
@@ -113,7 +112,7 @@ def make_page(data: DataProfile, found: tuple[Finding, ...]) -> DataPage:
         splits=split_rows(manifest),
         cleaning=_cleaning(manifest),
         remarks=manifest.remarks,
-        label_chart=label_chart(data.labels) if data.labels else None,
+        label_chart=_label_chart(data),
         label_note=_label_note(data),
         keys=tuple(Key(number, name) for number, name in enumerate(data.looked_at, start=1)),
         drift=tables.drift_bars(data),
@@ -177,6 +176,14 @@ def _flags(found: tuple[Finding, ...]) -> dict[str, tuple[str, ...]]:
         for name in finding.subject:
             flags[name] = (*flags.get(name, ()), text)
     return flags
+
+
+def _label_chart(data: DataProfile) -> Chart | None:
+    if data.labels is None:
+        return None
+    from trainer.reporting.data.label_chart import label_chart  # matplotlib, which takes a second to load
+
+    return label_chart(data.labels)
 
 
 def _label_note(data: DataProfile) -> str:

@@ -13,7 +13,7 @@ from trainer.reporting.data.sample import SplitSample, take_samples
 from trainer.reporting.data.tokens import tokens_of
 from trainer.schema import Feature, FeatureStatistics, Manifest
 
-MAX_ROWS = 1_000_000
+MAX_ROWS = 500_000
 Profile = DenseProfile | IdProfile
 
 

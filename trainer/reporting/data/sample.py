@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from trainer.schema import LABEL_COLUMN, SPLITS, Feature, Manifest, PartFile, Split
 
 # Values of one pass over all features: what bounds the time where features are many.
-MAX_CELLS = 40_000_000
+MAX_CELLS = 20_000_000
 # Ids of one list feature in one split: what bounds its memory where lists are long.
 MAX_IDS = 4_000_000
 # Rows read at a time.

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jobs.preparation import value_counts
+from jobs.preparation.streams import Sender
 from jobs.preparation.value_counts import BUCKETS, Counts, ValueCounts, as_rows
 from jobs.preparation.value_order import borders, cut, ordered, sample
 from trainer.features.values import Tokens
@@ -66,7 +67,7 @@ def test_values_are_ordered_by_frequency_then_text(batches):
 @given(_BATCHES, _BATCHES)
 def test_equal_values_of_two_tasks_meet_in_one_bucket(one, other):
     first, second = counted(one), counted(other)
-    rows = [batch for counts in (first[0], second[0]) for batch in as_rows(counts)]
+    rows = [batch for counts in (first[0], second[0]) for batch in as_rows(counts, Sender())]
     buckets: dict[int, list[pa.RecordBatch]] = {}
     for row in rows:
         buckets.setdefault(row["bucket"][0].as_py(), []).append(row)
@@ -110,9 +111,13 @@ def test_a_task_hands_on_what_it_cannot_keep(monkeypatch: pytest.MonkeyPatch) ->
     assert found == Counter({(0, str(value)): count for value, count in expected.items()})
 
 
-def test_counts_travel_as_streams():
+@pytest.mark.parametrize("through_files", [False, True])
+def test_counts_travel_as_streams(through_files, tmp_path):
     found, _ = counted([(1, ["a", "7"]), (0, [3])])
-    numbers, texts = found.serialised()
+    with Sender(str(tmp_path) if through_files else None) as sender:
+        sender.send(pa.table({"x": list(range(1_000))}))  # what else a task hands on
+        numbers, texts = found.sent(sender)
+    assert any(tmp_path.iterdir()) == through_files
     again = Counts.read({"numbers": [numbers], "texts": [texts]})
     assert [kind.to_pylist() for kind in again.kinds] == [kind.to_pylist() for kind in found.kinds]
     assert len(Counts.read({"numbers": [], "texts": []})) == 0

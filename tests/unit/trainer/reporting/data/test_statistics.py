@@ -18,7 +18,6 @@ from trainer.reporting.data.counted import (
     count_ids,
     count_values,
     order_fingerprint,
-    places_of,
     renaming_fingerprint,
 )
 from trainer.reporting.data.dense import dense_profile
@@ -35,6 +34,26 @@ RNG = np.random.default_rng(7)
 def coarse(rows: int, shift: float = 0.0) -> np.ndarray:
     """Return normal numbers with many ties."""
     return np.round(RNG.normal(shift, 1.0, rows), 1)
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64, np.int64])
+def test_distinct_values_and_places_are_numpys(kind: type) -> None:
+    for values in (coarse(3000), RNG.normal(size=3000), np.array([0.0, -0.0, 1.0, -0.0]), np.zeros(0)):
+        counted, places = count_values(values.astype(kind))
+        expected = np.unique(values.astype(kind), return_inverse=True, return_counts=True)
+        assert counted.values.dtype == kind
+        for found, wanted in zip((counted.values, places, counted.counts), expected, strict=True):
+            assert found.tolist() == wanted.tolist()
+
+
+def test_ids_of_large_tables_are_counted_as_those_of_small_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    ids = RNG.integers(0, 400, 3000)
+    small, places = count_ids(ids, 500)
+    monkeypatch.setattr("trainer.reporting.data.counted.COUNTED_DIRECTLY", 499)
+    large, others = count_ids(ids, 500)
+    assert small.values[places].tolist() == ids.tolist()
+    assert (large.values.tolist(), large.counts.tolist()) == (small.values.tolist(), small.counts.tolist())
+    assert others.tolist() == places.tolist()
 
 
 @pytest.mark.parametrize("rows", [1, 7, 1000])
@@ -69,7 +88,7 @@ def test_psi_of_equal_distributions_is_what_chance_gives() -> None:
 def test_ids_drift_by_missing_unknown_frequent_and_other_ids() -> None:
     train = np.concatenate([np.zeros(100), np.ones(100), np.full(600, 2), np.arange(3, 203)]).astype(int)
     other = np.concatenate([np.ones(500), np.full(300, 2), np.arange(3, 203)]).astype(int)
-    found = id_drift(count_ids(train, 300), count_ids(other, 300), (1000, 1000))
+    found = id_drift(count_ids(train, 300)[0], count_ids(other, 300)[0], (1000, 1000))
     # Bins: missing, unknown, id 2, the 17 smallest of the ids that occur once, the rest of them.
     bins = np.array([[100, 100, 600, *[1] * 17, 183], [0, 500, 300, *[1] * 17, 183]])
     assert found.psi == pytest.approx(psi(bins[0], bins[1]))
@@ -109,14 +128,26 @@ def test_out_of_fold_rates_leave_out_the_rows_own_fold() -> None:
 def test_id_auc_is_scikit_learns_of_the_rates() -> None:
     ids = RNG.integers(2, 60, 5000)
     labels = RNG.random(5000) < (ids % 7) / 8
-    found = id_auc(count_ids(ids, 60), places_of(count_ids(ids, 60), ids), None, labels, seed=3)
+    found = id_auc(*count_ids(ids, 60), None, labels, seed=3)
     rates = out_of_fold_rates(ids, 60, np.arange(5000), labels, seed=3)
+    assert found == pytest.approx(roc_auc_score(labels, rates), abs=1e-3)
+
+
+def test_the_auc_of_lists_is_scikit_learns_of_the_mean_rate_of_each_list() -> None:
+    lengths = RNG.integers(0, 5, 2000)
+    rows, ids = np.repeat(np.arange(2000), lengths), RNG.integers(2, 40, lengths.sum())
+    sums = np.bincount(rows, weights=ids, minlength=2000) / np.maximum(lengths, 1)
+    labels = RNG.random(2000) < sums / 40
+    found = id_auc(*count_ids(ids, 40), lengths, labels, seed=3)
+    empty = np.flatnonzero(lengths == 0)  # they share an id of their own
+    rows, ids = np.append(rows, empty), np.append(ids, np.zeros(len(empty), dtype=int))
+    rates = pd.Series(out_of_fold_rates(ids, 40, rows, labels, seed=3)).groupby(rows).mean()
     assert found == pytest.approx(roc_auc_score(labels, rates), abs=1e-3)
 
 
 def test_ids_that_occur_once_tell_nothing() -> None:
     ids, labels = np.arange(2, 4002), RNG.random(4000) < 0.5
-    assert id_auc(count_ids(ids, 4002), places_of(count_ids(ids, 4002), ids), None, labels, seed=1) == 0.5
+    assert id_auc(*count_ids(ids, 4002), None, labels, seed=1) == 0.5
 
 
 def test_auc_needs_rows_of_both_classes() -> None:
@@ -261,11 +292,11 @@ def test_times_are_read_from_numbers_dates_and_text(values: list, expected: list
 
 def test_unseen_ids_of_several_buckets_are_one_bin_of_the_drift() -> None:
     train, other = np.repeat([0, 4, 5], [10, 60, 30]), np.repeat([0, 1, 2, 3, 4], [10, 5, 5, 10, 70])
-    several = id_drift(count_ids(train, 6), count_ids(other, 6), (100, 100), unseen_ids=3)
+    several = id_drift(count_ids(train, 6)[0], count_ids(other, 6)[0], (100, 100), unseen_ids=3)
     # The same with one bucket: what was 1 to 3 is 1, and all others move down.
     one = id_drift(
-        count_ids(np.repeat([0, 2, 3], [10, 60, 30]), 4),
-        count_ids(np.repeat([0, 1, 2], [10, 20, 70]), 4),
+        count_ids(np.repeat([0, 2, 3], [10, 60, 30]), 4)[0],
+        count_ids(np.repeat([0, 1, 2], [10, 20, 70]), 4)[0],
         (100, 100),
     )
     assert several == one
