@@ -55,7 +55,9 @@ LOCAL_TORCH := $(foreach place,$(FIND_LINKS),$(wildcard $(place)/torch-*.whl))
 WANTS_CPU := $(filter cpu,$(subst $(comma), ,$(EXTRAS)))
 TORCH_BUILD := $(if $(LOCAL_TORCH),,$(if $(WANTS_CPU),--torch-backend=cpu))
 RUN_UV := $(if $(FIND_LINKS),UV_FIND_LINKS="$(FIND_LINKS)" )$(UV)
-INSTALL = $(RUN_UV) pip install --python $(BIN)/python --constraint $(CONSTRAINTS) --editable '.[$(EXTRAS)]'
+# Where Python may not keep what it compiles, every process would compile torch anew.
+COMPILE_ONCE := $(if $(PYTHONDONTWRITEBYTECODE),--compile-bytecode )
+INSTALL = $(RUN_UV) pip install $(COMPILE_ONCE)--python $(BIN)/python --constraint $(CONSTRAINTS) --editable '.[$(EXTRAS)]'
 
 .PHONY: help setup other-python quickstart test test-slow test-gpu test-all bench clean lock
 .PHONY: lint format-check ruff mypy imports spelling docs docs-check format
@@ -92,18 +94,23 @@ $(OWN_UV):
 quickstart: setup ## MovieLens-100K from raw ratings to recommendations on 2 ranks
 	$(BIN)/shardrec quickstart $(ARGS)
 
+# Side by side, whole files at a time since their tests share what is made once; tests/conftest.py orders the files.
+# Each worker may hold a Spark session and some ranks, so there are no more of them on a large machine.
+PYTEST = $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+
 test: setup ## the tests that take seconds each
-	$(BIN)/python -m pytest $(ARGS)
+	$(PYTEST) $(ARGS)
 
 test-slow: setup ## the tests that take minutes or start a Spark cluster
-	$(BIN)/python -m pytest -m '(slow or cluster) and not gpu' $(ARGS)
+	$(PYTEST) -m '(slow or cluster) and not gpu' $(ARGS)
 
-test-all: test test-slow ## both of them
+test-all: setup ## both of them
+	$(PYTEST) -m 'not gpu' $(ARGS)
 
 test-gpu: setup ## the tests that need CUDA (make setup EXTRAS=gpu,petastorm,quickstart,docs,dev)
 	$(BIN)/python -m pytest -m gpu $(ARGS)
 
-bench: setup ## the measurements of docs/benchmarks.md
+bench: setup ## measure reading, preparing and training, as in docs/benchmarks.md
 	$(BIN)/python -m tests.benchmarks.bench_read $(ARGS)
 	$(BIN)/python -m tests.benchmarks.bench_pipeline $(ARGS)
 	$(BIN)/python -m tests.benchmarks.bench_synth $(ARGS)

@@ -56,3 +56,7 @@ def test_trainer_and_sharding_load_no_spark() -> None:
     names = [module.name for module in modules() if not module.name.startswith("jobs")]
     # petastorm, where it is installed, imports pyspark itself; its reader is loaded on use only.
     assert not _loaded_by(*names) & {"pyspark", "py4j"}
+
+
+def test_the_data_report_loads_neither_torch_nor_spark_and_matplotlib_for_a_chart_only() -> None:
+    assert not _loaded_by("trainer.reporting.data") & {"torch", "pyspark", "matplotlib"}

@@ -107,6 +107,16 @@ def test_a_plain_make_keeps_an_environment_that_was_set_up_with_other_extras(
     assert checkout.calls() == ""
 
 
+def test_the_quickstart_is_the_command_that_the_tests_run(checkout: Checkout) -> None:
+    checkout.environment("cpu", "dev")
+    assert checkout.make("-n", "quickstart").stdout.split() == [".venv/bin/shardrec", "quickstart"]
+
+
+def test_torch_is_compiled_once_where_processes_may_not_keep_it(checkout: Checkout) -> None:
+    checkout.make("setup", "PYTHONDONTWRITEBYTECODE=1")
+    assert "pip install --compile-bytecode --python" in checkout.calls()
+
+
 def test_new_constraints_are_installed_with_the_extras_that_are_there(checkout: Checkout) -> None:
     folder = checkout.environment("gpu", "petastorm", "dev")
     os.utime(folder / ".setup-gpu-petastorm-dev", (900_000_000, 900_000_000))

@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from jobs import RunConfig
+from jobs import RunConfig, evaluate, train
+from jobs.movielens import unpack_movielens_100k
 from tests.support.cluster import REPOSITORY, StandaloneCluster, standalone_cluster
 
 pytestmark = pytest.mark.cluster
@@ -51,19 +52,17 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StandaloneClus
 @pytest.fixture(scope="module")
 def prepared(cluster: StandaloneCluster, tmp_path_factory: pytest.TempPathFactory) -> Prepared:
     folder = tmp_path_factory.mktemp("prepared")
-    _done(cluster.shardrec("quickstart", "--data-only", cwd=folder))
     config = folder / "config.yaml"
-    config.write_text(RunConfig.load(CONFIG).override(*STEEP).to_yaml())
+    run = RunConfig.load(CONFIG).override(*STEEP, f"data.root={unpack_movielens_100k(folder / 'raw')}")
+    config.write_text(run.to_yaml())
     value = _done(cluster.shardrec("prepare", config, "--master", cluster.url, "--json", cwd=folder))
     assert sum(value["rows"].values()) == 100_000
     data = folder / value["dataset"]
-    alone = ("--on", "process", "--data", data, "--out", folder / "alone", "--json")
-    _done(cluster.shardrec("train", config, *alone, cwd=folder))
-    evaluated = _done(cluster.shardrec("evaluate", folder / "alone", "--json", cwd=folder))
+    alone = train(run, data, out=folder / "alone", show_progress=False)
     losses = _losses(folder / "alone")
     assert len(losses) == 20
     assert losses[-1] < losses[0]
-    return Prepared(folder, config, data, losses, evaluated["metrics"])
+    return Prepared(folder, config, data, losses, evaluate(alone, "test").metrics)
 
 
 def _done(command: Any) -> dict[str, Any]:

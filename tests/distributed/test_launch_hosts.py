@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import socket
 from multiprocessing.connection import Connection
@@ -13,6 +12,7 @@ import torch
 import torch.distributed as dist
 
 from sharding.hosts import RankJoinError, join_ranks, leave_ranks
+from tests.support.ranks import rank_processes
 
 
 def _rank(pipe: Connection, number: int, hosts: list[str], port: int, come: bool) -> None:
@@ -50,12 +50,12 @@ def _rank(pipe: Connection, number: int, hosts: list[str], port: int, come: bool
 
 
 def _join(hosts: list[str], absent: int | None = None) -> list[Any]:
-    spawn = multiprocessing.get_context("spawn")
+    context = rank_processes()
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     pipes, ranks = [], []
     for number in range(len(hosts)):
-        ours, theirs = spawn.Pipe(duplex=False)
-        rank = spawn.Process(
+        ours, theirs = context.Pipe(duplex=False)
+        rank = context.Process(
             target=_rank, args=(theirs, number, hosts, store.port, number != absent), daemon=True
         )
         rank.start()

@@ -19,13 +19,6 @@ JOBS = "tests.support.jobs"
 TIMEOUT_SECONDS = 40.0
 
 
-@pytest.fixture(scope="module")
-def spark() -> Any:
-    from jobs.session import spark_session
-
-    return spark_session("launch-tests", master="local[1]")
-
-
 def _launch(job: str, folder: Path, on: str, spark: Any = None) -> str:
     return launch(f"{JOBS}:{job}", folder, on=on, ranks=2, spark=spark, timeout_seconds=TIMEOUT_SECONDS)  # type: ignore[arg-type]
 

@@ -19,9 +19,14 @@ def sum_over_ranks(rank: int, world_size: int, scale: float) -> tuple[float, str
 
 
 def fail_in_different_ways(rank: int, world_size: int) -> None:
+    word = torch.zeros(1)
     if rank == 0:
+        dist.send(word, 1)  # Rank 1 stays until this one has joined.
         raise ValueError("boom on zero")
-    os._exit(7)
+    try:
+        dist.recv(word, 0)
+    finally:
+        os._exit(7)
 
 
 def hang_on_one(rank: int, world_size: int) -> str:
@@ -45,4 +50,4 @@ def test_an_exception_and_a_death_are_both_told() -> None:
 @pytest.mark.slow
 def test_a_rank_that_hangs_is_named_and_ended() -> None:
     with pytest.raises(RankError, match=r"ranks \[1\] did not finish"):
-        run_distributed(hang_on_one, 2, timeout=60)
+        run_distributed(hang_on_one, 2, timeout=30)

@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
-from jobs import Dataset, RunConfig
+from jobs import Dataset, RunConfig, prepare
 from jobs.movielens import unpack_movielens_100k
+from tests.support.workers import turn
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "jobs" / "configs"
@@ -46,24 +47,24 @@ def interrupted(
 
 
 @pytest.fixture(scope="session")
-def movielens(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunConfig, Dataset]:
+def movielens(spark: Any, workers_folder: Path) -> tuple[RunConfig, Dataset]:
     """MovieLens-100K prepared with the shipped DLRM config."""
-    from jobs import prepare
-
-    pytest.importorskip("pyspark")
-    folder = tmp_path_factory.mktemp("movielens")
-    run = RunConfig.load(CONFIGS / "movielens_100k_dlrm.yaml")
-    run = run.override(f"data.root={unpack_movielens_100k(folder / 'raw')}")
-    return run, prepare(None, run, folder / "data")
+    with turn(workers_folder, "movielens") as folder:
+        run = RunConfig.load(CONFIGS / "movielens_100k_dlrm.yaml")
+        run = run.override(f"data.root={unpack_movielens_100k(folder / 'raw')}")
+        return run, _prepared(None, run, folder / "data")
 
 
 @pytest.fixture(scope="session")
-def criteo(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+def criteo(spark: Any, workers_folder: Path) -> Dataset:
     """The 10,000-row Criteo sample prepared with the shipped DLRM config."""
-    from jobs import prepare
-
     raw = SHARED_DATA / "criteo-10k" / "train_examples.txt"
     if not raw.exists():
         pytest.skip(f"the Criteo sample is not here: {raw}")
-    run = RunConfig.load(CONFIGS / "criteo_dlrm.yaml")
-    return prepare(raw, run, tmp_path_factory.mktemp("criteo") / "data")
+    with turn(workers_folder, "criteo") as folder:
+        return _prepared(raw, RunConfig.load(CONFIGS / "criteo_dlrm.yaml"), folder / "data")
+
+
+def _prepared(raw: Path | None, run: RunConfig, out: Path) -> Dataset:
+    """Prepare a data set unless another worker has."""
+    return Dataset.open(out) if out.exists() else prepare(raw, run, out)

@@ -157,3 +157,33 @@ def test_the_config_schema_knows_models_and_ops(capsys: pytest.CaptureFixture[st
 def test_models_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     listed = json.loads(said(capsys, "models", "--json"))["models"]
     assert {"dlrm", "dcn_v2", "dhen"} <= {model["name"] for model in listed}
+
+
+def test_declared_tables_are_planned_priced_and_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    whatif = CONFIGS / "whatif_ads.yaml"
+    value = json.loads(
+        said(capsys, "plan", whatif, "--cluster", "2xp5.48xlarge", "--html", "p.html", "--json")
+    )
+    assert (value["verdict"], value["ranks"], value["plan"]) == ("fits", 16, "whatif_ads_plan.json")
+    # 4e9 rows an epoch, 16 ranks of 4,096 rows a step, 55.04 USD an hour for each machine.
+    hours = 4e9 / 65_536 * value["step_ms"] / 3.6e6
+    assert value["price_per_epoch"] == pytest.approx(hours * 2 * 55.04, rel=2e-3)
+    assert (tmp_path / "p.html").read_text().startswith("<!DOCTYPE html>")
+    assert "user_40" in (tmp_path / "p.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "verdict"),
+    [
+        (("--cluster", "1x8xt4"), "cannot_fit"),
+        (("--cluster", "2x8xh100", "--time-limit", "1"), "no_plan_found"),
+    ],
+)
+def test_a_plan_that_is_not_found_says_how_sure_that_is(
+    capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], verdict: str
+) -> None:
+    assert main(["plan", str(CONFIGS / "whatif_ads.yaml"), *arguments, "--json"]) == 2
+    assert json.loads(capsys.readouterr().out)["verdict"] == verdict

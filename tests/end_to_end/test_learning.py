@@ -1,4 +1,4 @@
-"""The shipped configs learn on real data."""
+"""The shipped Criteo configs learn on real data; the quickstart shows the same of MovieLens."""
 
 from __future__ import annotations
 
@@ -8,13 +8,6 @@ import pytest
 
 from jobs import Cluster, Dataset, RunConfig, evaluate, train
 from tests.end_to_end.conftest import CONFIGS
-
-
-@pytest.mark.slow
-def test_dlrm_reaches_auc_078_on_movielens_100k(movielens: tuple[RunConfig, Dataset], tmp_path: Path) -> None:
-    run, data = movielens
-    result = train(run, data, out=tmp_path / "run", show_progress=False)
-    assert evaluate(result, "test").metrics["auc"] >= 0.78
 
 
 @pytest.mark.parametrize("config", ["criteo_dlrm", "criteo_dcn_v2", "criteo_dhen"])

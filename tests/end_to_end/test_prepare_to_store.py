@@ -6,7 +6,6 @@ import re
 import shlex
 import tempfile
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -15,7 +14,7 @@ import pytest
 from jobs import Cluster, Dataset, RunConfig, evaluate, prepare, train
 from jobs.cli import main
 from tests.end_to_end.conftest import interrupted
-from tests.support.object_store import BUCKET, ObjectStore, Request, object_store
+from tests.support.object_store import BUCKET, ObjectStore, Request
 from trainer.errors import StoreError, UserError
 from trainer.schema import MANIFEST_FILE
 from trainer.storage import local_copy
@@ -40,28 +39,17 @@ KEY = "prepared/small"
 URL = f"s3://{BUCKET}/{KEY}"
 
 
-@pytest.fixture(scope="module")
-def running() -> Iterator[ObjectStore]:
-    with object_store() as started:
-        yield started
-
-
 @pytest.fixture
-def store(running: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ObjectStore]:
-    """The server with an empty bucket; the working folder has config and rows, and staging its own place."""
-    running.use(monkeypatch)
-    running.before = lambda _: None
-    running.requests.clear()
-    monkeypatch.setattr("trainer.storage._FIRST_WAIT_SECONDS", 0.01)
+def store(store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ObjectStore:
+    """The server begun anew; the working folder has config and rows, and staging its own place."""
+    store.renew(monkeypatch)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "staging").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "staging"))
     monkeypatch.setenv("TMPDIR", str(tmp_path / "staging"))
     write_rows(600)
     Path("small.yaml").write_text(CONFIG)
-    yield running
-    for key in running.client().list_objects_v2(Bucket=BUCKET).get("Contents", []):
-        running.client().delete_object(Bucket=BUCKET, Key=key["Key"])
+    return store
 
 
 def write_rows(rows: int) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,18 +12,12 @@ from jobs import Cluster, Dataset, RunConfig, evaluate, plan, train
 from jobs.cli import main
 from tests.end_to_end.conftest import shardrec
 from tests.support.damage import flip_bytes
-from tests.support.object_store import ObjectStore, object_store
+from tests.support.object_store import ObjectStore
 from tests.support.tiny import CONFIG, tiny_data
 from trainer.errors import ConfigError, DataError, StoreError
 
 SHORT = ("train.max_steps=3", "train.log_every_steps=1")
 ALONE = Cluster.local(1, on="process")
-
-
-@pytest.fixture(scope="module")
-def store() -> Iterator[ObjectStore]:
-    with object_store() as running:
-        yield running
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,5 @@
-"""The Spark session and the shared data folder of the Spark tests."""
+"""The shared data folder of the Spark tests."""
 
-from tests.spark.conftest import shared_data, spark
+from tests.spark.conftest import shared_data
 
-__all__ = ["shared_data", "spark"]
+__all__ = ["shared_data"]

@@ -12,7 +12,7 @@ import pytest
 from pyspark.sql import SparkSession
 
 from jobs.preparation.pipeline import prepare_dataset
-from tests.spark.conftest import REPOSITORY, shared_data, spark  # noqa: F401 - fixtures
+from tests.spark.conftest import REPOSITORY
 from trainer.config import RunConfig
 
 pytestmark = pytest.mark.slow
@@ -34,7 +34,7 @@ def pairs(frame: pd.DataFrame) -> pd.DataFrame:
     return frame[PAIR].astype(np.int64).sort_values(PAIR).reset_index(drop=True)
 
 
-def test_ncf(spark: SparkSession, shared_data: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_ncf(spark: SparkSession, shared_data: Path, tmp_path: Path) -> None:
     published = shared_data / "ncf-ml-1m"
     if not published.is_dir():
         pytest.skip(f"NCF's files are not here: {published}")
@@ -75,7 +75,7 @@ def test_ncf(spark: SparkSession, shared_data: Path, tmp_path: Path) -> None:  #
     assert (groups["user_id"].nunique() == 1).all()
 
 
-def test_sasrec(spark: SparkSession, shared_data: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_sasrec(spark: SparkSession, shared_data: Path, tmp_path: Path) -> None:
     published = shared_data / "sasrec" / "ml-1m.txt"
     if not published.exists():
         pytest.skip(f"SASRec's file is not here: {published}")

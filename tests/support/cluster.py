@@ -26,6 +26,7 @@ REPOSITORY = Path(__file__).parents[2]
 _START_SECONDS = 180.0
 _COMMAND_SECONDS = 400.0
 _PACKAGE = "org.apache.spark.deploy"
+_JAVA_OPTIONS = "-XX:TieredStopAtLevel=1"  # as in spark_conf/
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,8 @@ class StandaloneCluster:
             "spark.executor.cores": str(self.cores_per_worker),
             "spark.executor.memory": "512m",
             "spark.driver.memory": "512m",
+            "spark.driver.extraJavaOptions": _JAVA_OPTIONS,
+            "spark.executor.extraJavaOptions": _JAVA_OPTIONS,
             "spark.executorEnv.PYTHONPATH": str(REPOSITORY),
         }
 
@@ -153,6 +156,7 @@ def spark_environment() -> dict[str, str]:
         "PYSPARK_PYTHON": sys.executable,
         "SPARK_LOCAL_IP": "127.0.0.1",
         "SPARK_NO_DAEMONIZE": "1",
+        "SPARK_DAEMON_JAVA_OPTS": _JAVA_OPTIONS,
     }
 
 

@@ -84,6 +84,17 @@ class ObjectStore:
             patch.setenv(name, value)
         patch.delenv("AWS_SESSION_TOKEN", raising=False)
 
+    def renew(self, patch: pytest.MonkeyPatch) -> None:
+        """Begin anew for one test: variables set, an empty bucket, nothing to fail, nothing asked for."""
+        self.use(patch)
+        patch.setattr("trainer.storage._FIRST_WAIT_SECONDS", 0.01)
+        self.failures.clear()
+        self.before = lambda _: None
+        client = self.client()
+        for item in client.list_objects_v2(Bucket=BUCKET).get("Contents", []):
+            client.delete_object(Bucket=BUCKET, Key=item["Key"])
+        self.requests.clear()
+
     def client(self, service: str = "s3") -> Any:
         """Return a boto3 client."""
         return boto3.client(

@@ -8,7 +8,7 @@ def check(rank: int, world_size: int, scale: float) -> float: ...
 results = run_distributed(check, 2, 3.0)   # results[rank]
 ```
 
-The function must be importable by name (module level): ranks are fresh processes.
+The function must be importable by name (module level): ranks are processes of their own.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from multiprocessing.connection import wait as wait_for_any
 from typing import Any
 
 
+def rank_processes() -> Any:
+    """Return a context of `multiprocessing` whose processes are forks of one that has torchrec."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torchrec"])
+    return context
+
+
 class RankError(AssertionError):
     """One or more ranks failed; the message holds each rank's own traceback."""
-
-
-def free_port() -> int:
-    """Return a TCP port of the loopback interface that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def run_distributed(
@@ -58,15 +58,18 @@ def run_distributed(
     Raises:
         RankError: a rank raised, died, or did not finish in time.
     """
-    context = multiprocessing.get_context("spawn")
-    port = free_port()
+    from torch.distributed import TCPStore
+
+    context = rank_processes()
+    # Listens already: a port that is only known to be free may be somebody else's when rank 0 takes it.
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     local = local_world_size or world_size
     ranks, pipes = [], []
     for rank in range(world_size):
         ours, theirs = context.Pipe(duplex=False)
         process = context.Process(
             target=_rank_main,
-            args=(theirs, function, rank, world_size, local, port, timeout, args),
+            args=(theirs, function, rank, world_size, local, store.port, timeout, args),
             daemon=True,
         )
         process.start()
@@ -129,6 +132,8 @@ def _rank_main(
     os.environ.update(
         MASTER_ADDR="127.0.0.1",
         MASTER_PORT=str(port),
+        TORCHELASTIC_USE_AGENT_STORE="True",
+        TORCHELASTIC_RESTART_COUNT="0",
         RANK=str(rank),
         WORLD_SIZE=str(world_size),
         LOCAL_RANK=str(rank % local_world_size),

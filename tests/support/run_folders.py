@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from sharding.plan import Plan, RankMemory, Shard, TablePlan
+from sharding.plan import Plan, RankMemory, RankStep, Shard, TablePlan
 from sharding.topology import Cluster
+from sharding.traffic import Traffic
 from trainer.schema import Feature, FeatureSpec, FeatureStatistics, FittedOp, Manifest, PartFile, Split
 
 METRICS = {"auc": 0.7912, "log_loss": 0.5401, "ne": 0.7852, "calibration": 1.013, "accuracy": 0.7213}
@@ -87,7 +88,9 @@ def table_plan(
 
 
 def plan(title: str = "genres") -> Plan:
-    memory = tuple(RankMemory(rank, 2**20, 2**16, 0, 2**18, 2**20, 2**22, 0, 0.1) for rank in range(2))
+    step = RankStep(0.06, 0.04, 0.01, Traffic(2**16, 0))
+    held = (2**20, 2**16, 0, 0, 2**16, 2**17, 2**16, 2**18, 2**18, 2**19, 2**18, 2**24, 2**22, 0, 0)
+    memory = tuple(RankMemory(rank, *held, step) for rank in range(2))
     return Plan(
         tables=(
             table_plan(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import fsspec
@@ -13,7 +12,7 @@ import pytest
 
 from jobs import Dataset, RunConfig, copy_dataset
 from jobs.copying import COPYING_FILE, check_store_target
-from tests.support.object_store import BUCKET, ObjectStore, Request, object_store
+from tests.support.object_store import BUCKET, ObjectStore, Request
 from tests.support.tiny import tiny_data
 from trainer.errors import ConfigError, DamagedError, DataError, StoreError
 from trainer.schema import MANIFEST_FILE, Manifest
@@ -23,24 +22,11 @@ KEY = "prepared/ads"
 URL = f"s3://{BUCKET}/{KEY}"
 
 
-@pytest.fixture(scope="module")
-def running() -> Iterator[ObjectStore]:
-    with object_store() as started:
-        yield started
-
-
 @pytest.fixture
-def store(running: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> ObjectStore:
-    """The server with an empty bucket."""
-    running.use(monkeypatch)
-    running.failures.clear()
-    running.before = lambda _: None
-    monkeypatch.setattr("trainer.storage._FIRST_WAIT_SECONDS", 0.01)
-    client = running.client()
-    for item in client.list_objects_v2(Bucket=BUCKET).get("Contents", []):
-        client.delete_object(Bucket=BUCKET, Key=item["Key"])
-    running.requests.clear()
-    return running
+def store(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> ObjectStore:
+    """The server, begun anew for each test."""
+    store.renew(monkeypatch)
+    return store
 
 
 @pytest.fixture

@@ -97,6 +97,7 @@ def test_the_only_rank_needs_no_launcher_and_leaves_nothing_behind(monkeypatch: 
     monkeypatch.delenv("RANK", raising=False)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
     environment, threads = dict(os.environ), torch.get_num_threads()
+    torch.set_num_threads(threads + 1)
     with restored_process():
         context = join_ranks("cpu", 5, alone=True)
         assert (context.rank, context.world_size, context.local_world_size) == (0, 1, 1)
@@ -105,7 +106,8 @@ def test_the_only_rank_needs_no_launcher_and_leaves_nothing_behind(monkeypatch: 
         assert dist.get_world_size() == 1
         leave_ranks()
     assert dict(os.environ) == environment
-    assert torch.get_num_threads() == threads
+    assert torch.get_num_threads() == threads + 1
+    torch.set_num_threads(threads)
     assert not dist.is_initialized()
 
 

@@ -16,7 +16,7 @@ import torch
 
 from tests.support.damage import flip_bytes, truncate
 from tests.support.datasets import WrittenDataset, write_dataset, write_split
-from tests.support.object_store import ObjectStore, object_store
+from tests.support.object_store import ObjectStore
 from tests.unit.trainer.data.reading import open_tiny
 from trainer.batch import Batch
 from trainer.data import BatchReader, ReadPolicy
@@ -27,12 +27,6 @@ from trainer.data.part_files import PartFiles
 from trainer.errors import ConfigError, DamagedError, DataError, StoreError
 from trainer.schema import Manifest
 from trainer.storage import as_place
-
-
-@pytest.fixture(scope="module")
-def store() -> Iterator[ObjectStore]:
-    with object_store() as running:
-        yield running
 
 
 @pytest.fixture(scope="module")
