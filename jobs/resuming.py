@@ -10,6 +10,7 @@ from trainer.errors import CheckpointError, ConfigError, DataError
 from trainer.run_folder import RunFolder
 
 # Settings that may change between the parts of a resumed run: how long, how often, where, how fast.
+# Checkpoints are read under any layout of the dense part.
 _FREE_TRAIN_KEYS = frozenset(
     {
         "epochs",
@@ -21,6 +22,8 @@ _FREE_TRAIN_KEYS = frozenset(
         "log_every_steps",
         "process_group_timeout_seconds",
         "max_restarts",
+        "dense_parallel",
+        "dense_shard_group_size",
     }
 )
 # Checkpoints are read under any plan.

@@ -14,6 +14,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 from torch.distributed._shard.sharded_tensor.api import ShardedTensor
+from torch.distributed.tensor import DTensor
+from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
 from sharding.hashing import splitmix64_
 
@@ -77,6 +79,11 @@ def fill_table(weight: Tensor | ShardedTensor, seed: int, table: str) -> None:
 
 def local_parts(weight: Tensor | ShardedTensor) -> Iterator[tuple[Tensor, int, int]]:
     """Yield this rank's blocks of a tensor from `state_dict`, each with its first row and column."""
+    if isinstance(weight, DTensor):
+        shape, mesh = weight.shape, weight.device_mesh
+        _, offset = compute_local_shape_and_global_offset(shape, mesh, weight.placements)
+        yield weight.to_local(), offset[0], 0
+        return
     if not isinstance(weight, ShardedTensor):
         yield weight, 0, 0
         return

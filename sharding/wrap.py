@@ -21,6 +21,7 @@ from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.distributed.types import ShardingEnv
 from torchrec.optim.keyed import CombinedOptimizer
 
+from sharding.dense import REPLICATED, DenseLayout, shard_dense
 from sharding.errors import PlanError
 from sharding.locate import locate_tables
 from sharding.optimizers import (
@@ -53,8 +54,9 @@ def shard_model(
     *,
     device: torch.device,
     process_group: dist.ProcessGroup | None = None,
+    dense: DenseLayout = REPLICATED,
 ) -> DistributedModelParallel:
-    """Shard the model's tables by the plan and wrap its dense part in DDP.
+    """Shard the model's tables by the plan and wrap its dense part in DDP, or share it out by FSDP2.
 
     Every rank passes the same plan; nothing is planned or broadcast here.
 
@@ -65,6 +67,7 @@ def shard_model(
         optimizer: of the tables.
         device: of this rank.
         process_group: default the world.
+        dense: who holds the dense part; default a copy on every rank. A sharded one needs the world.
 
     Returns:
         The wrapper. Table weights are arbitrary until `initialise_tables` or a checkpoint fills them.
@@ -84,6 +87,9 @@ def shard_model(
     _check_local_world_size(plan)
     paths = locate_tables(model, tables)
     _attach_optimizer(model, plan, tables, optimizer)
+    # DDP cannot hold what FSDP2 has sharded: FSDP2 reduces those gradients, and comes first.
+    if dense.is_sharded:
+        shard_dense(model, dense, device)
     with quiet_torchrec():
         return DistributedModelParallel(
             module=model,
@@ -91,6 +97,7 @@ def shard_model(
             device=device,
             plan=plan.sharding_plan(kind, paths),
             sharders=sharders(),
+            init_data_parallel=not dense.is_sharded,
         )
 
 

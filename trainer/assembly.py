@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torchrec.distributed.model_parallel import DistributedModelParallel
 
+from sharding.dense import DenseLayout, dense_layout
 from sharding.hosts import RankContext
 from sharding.optimizers import FusedOptimizer
 from sharding.plan import Plan
@@ -18,7 +19,7 @@ from trainer.config import EmbeddingOptimizerConfig, RunConfig
 from trainer.data import BatchReader, ReadPolicy, open_reader
 from trainer.inputs import model_inputs
 from trainer.optimizers import Optimizers
-from trainer.registry import ModelInputs, build_model, model_section
+from trainer.registry import ModelInputs, ModelSection, build_model, model_section
 from trainer.schema import Manifest
 from trainer.storage import Place
 from trainer.tasks import TrainingTask
@@ -69,23 +70,45 @@ def build_task(
     """
     section = model_section(run.model)
     inputs = model_inputs(run, manifest.spec, manifest.statistics, section.embedding_dim)
-    with torch.random.fork_rng(devices=[]), torch.device(device):  # the caller's generator stays as it is
-        torch.manual_seed(run.seed)
-        return TrainingTask(build_model(inputs, section)), inputs
+    return build_from_inputs(inputs, section, run.seed, device), inputs
+
+
+def build_from_inputs(
+    inputs: ModelInputs, section: ModelSection, seed: int, device: Literal["cpu", "meta"]
+) -> TrainingTask:
+    """Build a model with its loss; the caller's random generator stays as it is.
+
+    Args:
+        inputs: features and tables.
+        section: the model's own config.
+        seed: of the dense part's weights.
+        device: of the dense part.
+    """
+    with torch.random.fork_rng(devices=[]), torch.device(device):
+        torch.manual_seed(seed)
+        return TrainingTask(build_model(inputs, section))
 
 
 def scoring_config(run: RunConfig, device: str) -> RunConfig:
-    """Return the config of a job that only reads a run's weights, on whatever device it has.
+    """Return the config of a job that only reads a run's weights, on whatever ranks and device it has.
 
-    Such a job keeps no optimizer state, so it takes the optimizer without one. On CPU the tables lie as the
-    planner likes, with a data type that its kernels have: a run of GPUs can be evaluated on a laptop.
+    Such a job keeps no optimizer state, so it takes the optimizer without one. Its ranks share one copy of
+    the dense part where groups of them did, since their number may fit no such group. On CPU the tables lie
+    as the planner likes, with a data type that its kernels have: a run of GPUs can be evaluated on a laptop.
 
     Args:
         run: the config that the weights were trained with.
         device: `cpu` or `cuda`.
     """
     sgd = EmbeddingOptimizerConfig(name="sgd")
-    train = run.train.model_copy(update={"embedding_optimizer": sgd})
+    parallel = "ddp" if run.train.dense_parallel == "ddp" else "fsdp"
+    train = run.train.model_copy(
+        update={
+            "embedding_optimizer": sgd,
+            "dense_parallel": parallel,
+            "dense_shard_group_size": None,
+        }
+    )
     changes: dict[str, Any] = {"train": train}
     if device == "cpu":
         places = {"sharding_types": None, "compute_kernels": None, "min_partition": None}
@@ -110,7 +133,8 @@ def assemble(run: RunConfig, manifest: Manifest, plan: Plan, context: RankContex
     """
     task, inputs = build_task(run, manifest)
     fused = FusedOptimizer(**run.train.embedding_optimizer.model_dump())
-    sharded = shard_model(task, plan, inputs.tables, fused, device=context.device)
+    dense = dense_layout_of(run, context.world_size, context.local_world_size)
+    sharded = shard_model(task, plan, inputs.tables, fused, device=context.device, dense=dense)
     initialise_tables(sharded, inputs.tables, seed=run.seed)
     optimizers = Optimizers(
         build_table_optimizer(sharded, inputs.tables, fused),
@@ -118,6 +142,21 @@ def assemble(run: RunConfig, manifest: Manifest, plan: Plan, context: RankContex
         run.train.dense_optimizer,
     )
     return Assembly(sharded, optimizers)
+
+
+def dense_layout_of(run: RunConfig, world_size: int, local_world_size: int) -> DenseLayout:
+    """Return which ranks hold the dense part of a run.
+
+    Raises:
+        PlanError: `train.dense_shard_group_size` does not fit the ranks.
+    """
+    return dense_layout(
+        run.train.dense_parallel,
+        world_size=world_size,
+        local_world_size=local_world_size,
+        shard_group_size=run.train.dense_shard_group_size,
+        timeout_seconds=run.train.process_group_timeout_seconds,
+    )
 
 
 def open_split(

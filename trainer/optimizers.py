@@ -34,15 +34,23 @@ class Optimizers:
         self._combined.zero_grad()
 
     def end_step(self, max_gradient_norm: float | None) -> None:
-        """Clip the dense gradients (all ranks hold the same ones) and update the dense parameters."""
+        """Clip the dense gradients and update the dense parameters.
+
+        The norm is that of all gradients of the dense part: each rank holds them whole, or as parts
+        (DTensors) whose norm takes one all-reduce.
+        """
         if max_gradient_norm is not None:
             torch.nn.utils.clip_grad_norm_(self._dense_parameters, max_gradient_norm)
         self._combined.step()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state of all optimizers, tables sharded."""
-        state: dict[str, Any] = self._combined.state_dict()
-        return state
+        """Return the state of all optimizers, sharded as their parameters are.
+
+        Parameters without state are left out. Where a rank has no shard of some table, torch reads a
+        checkpoint by the rules of torch 2.3, under which an empty state is a key that the file lacks.
+        """
+        state = self._combined.state_dict()["state"]
+        return {"state": {name: values for name, values in state.items() if values}}
 
     def make_state(self) -> None:
         """Make the dense state that otherwise appears at the first step: a load fills only what exists.
@@ -54,7 +62,8 @@ class Optimizers:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over a state that a checkpoint filled in."""
-        self._combined.load_state_dict(state)
+        names = self._combined.state_dict()["state"]
+        self._combined.load_state_dict({"state": {name: state["state"].get(name, {}) for name in names}})
 
 
 def _dense_optimizer(parameters: Iterable[Any], config: DenseOptimizerConfig) -> torch.optim.Optimizer:

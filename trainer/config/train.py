@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from trainer.config.base import Section
 
@@ -86,6 +86,12 @@ class TrainConfig(Section):
     schedule: ScheduleConfig = ScheduleConfig()
     max_gradient_norm: float | None = Field(default=None, gt=0)
     """Clip the norm of all dense gradients together; the fused embedding optimizers never see it."""
+    dense_parallel: Literal["ddp", "fsdp", "hsdp"] = "ddp"
+    """Who holds the dense part, its gradients and its optimizer state: `ddp`, every rank a copy; `fsdp`, all
+    ranks one copy; `hsdp`, each group of ranks one copy. A rank alone holds everything. May change when a
+    run goes on."""
+    dense_shard_group_size: int | None = Field(default=None, ge=2)
+    """Ranks that share one copy under `hsdp`; they are neighbours, and default to the ranks of one host."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """`bf16` runs the dense part under autocast; tables keep their own data type."""
     evaluate_every_steps: int | None = Field(default=None, ge=1)
@@ -101,3 +107,11 @@ class TrainConfig(Section):
     """How long a rank waits for the others before it gives up."""
     max_restarts: int = Field(default=0, ge=0)
     """Times that the driver starts again from the last checkpoint after a rank was lost."""
+
+    @model_validator(mode="after")
+    def _groups_of_hsdp(self) -> TrainConfig:
+        if self.dense_shard_group_size is not None and self.dense_parallel != "hsdp":
+            raise ValueError(
+                f"`dense_shard_group_size` is for `dense_parallel: hsdp`, not for `{self.dense_parallel}`"
+            )
+        return self
