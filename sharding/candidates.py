@@ -1,7 +1,8 @@
 """What the planner may choose from for each table.
 
-The time that TorchRec's planner takes grows with options x shards. Few tables on few ranks get all options
-that can make a difference; otherwise each table gets the one or two that suit its size.
+TorchRec keeps a record of every shard of every option, so that time and memory of planning grow with the
+options that have a shard on every rank. Few tables on few ranks get all options that can make a difference;
+otherwise these options go to the tables that gain most from them.
 """
 
 from __future__ import annotations
@@ -19,14 +20,15 @@ from sharding.sharders import COLUMN_SPLITS, HOST_TYPES, kernels_of, sharding_ty
 from sharding.tables import TableSpec
 from sharding.topology import Cluster
 
-Effort = Literal["one", "some", "all"]
-"""Sharding types looked at for each table: the one for its size, those of cheap shards, or all."""
-# Up to this many (table, rank) pairs all options take about a second.
-_ALL_OPTIONS = 1024
-# Up to this many (table, local rank) pairs the options with few shards take seconds.
-_SOME_OPTIONS = 2048
-# An all-reduce of the table's dense gradient is worth it only for tiny tables.
-_DATA_PARALLEL_LIMIT_BYTES = 16 * 1024**2
+Effort = Literal["few", "all"]
+"""Sharding types looked at for each table: without those that seldom pay, or all."""
+# Up to this many shards of options that have one on every rank are a matter of a second.
+_ALL_SHARDS = 200_000
+# Up to this many of one sharding type are a matter of seconds and half a GiB.
+_MOST_SHARDS = 1_000_000
+_ON_EVERY_RANK = frozenset({"row_wise", "data_parallel"})
+# A larger share of a rank's memory is not worth spending on a copy of a table on every rank.
+_DATA_PARALLEL_SHARE = 1 / 8
 # TorchRec's least width of a column shard; narrower tables would be one shard, like table_wise.
 _COLUMN_WIDTH = 128
 # Their moments are means over a row: over part of a row where columns are split.
@@ -35,16 +37,26 @@ ROW_MOMENT_OPTIMIZERS = frozenset({"rowwise_adagrad", "partial_rowwise_adam", "l
 
 def search_effort(tables: Sequence[TableSpec], cluster: Cluster) -> Effort:
     """Return how much of the space the planner can look at within seconds."""
-    if len(tables) * cluster.world_size <= _ALL_OPTIONS:
-        return "all"
-    return "some" if len(tables) * cluster.local_world_size <= _SOME_OPTIONS else "one"
+    shards = len(_ON_EVERY_RANK) * len(tables) * cluster.world_size
+    return "all" if shards <= _ALL_SHARDS else "few"
 
 
 def planner_constraints(
     tables: Sequence[TableSpec], cluster: Cluster, budget: MemoryBudget, optimizer: str, effort: Effort
 ) -> dict[str, ParameterConstraints]:
     """Return the planner's constraints by table name."""
-    return {table.name: _constraints(table, cluster, budget, optimizer, effort) for table in tables}
+    types = {table.name: candidate_types(table, cluster, budget, optimizer, effort) for table in tables}
+    small_first = sorted(tables, key=lambda table: (total_bytes(table, optimizer), table.name))
+    _trim("data_parallel", [table.name for table in small_first], types, cluster)
+    _trim("row_wise", [table.name for table in reversed(small_first)], types, cluster)
+    return {table.name: _constraints(table, cluster, types[table.name]) for table in tables}
+
+
+def _trim(kind: str, names: Sequence[str], types: dict[str, tuple[str, ...]], cluster: Cluster) -> None:
+    """Take a type with a shard on every rank from the last of the tables that have others to choose from."""
+    free = [name for name in names if kind in types[name] and not _ON_EVERY_RANK.issuperset(types[name])]
+    for name in free[_MOST_SHARDS // cluster.world_size :]:
+        types[name] = tuple(other for other in types[name] if other != kind)
 
 
 def candidate_types(
@@ -69,12 +81,11 @@ def candidate_types(
     if cluster.world_size == 1 and "table_wise" in possible:
         return ("table_wise",)
     # What helps nobody is still taken where the kernels leave nothing else.
-    useful = [kind for kind in possible if _is_useful(kind, table, cluster, optimizer)] or possible
-    if effort == "all":
-        return tuple(useful)
-    size = total_bytes(table, optimizer)
-    choose = _one_type if effort == "one" else _some_types
-    return tuple(kind for kind in choose(useful, size, cluster, budget) if kind in useful) or tuple(useful)
+    useful = [kind for kind in possible if _is_useful(kind, table, cluster, budget, optimizer)] or possible
+    node = budget.left_bytes * cluster.local_world_size
+    if effort == "few" and total_bytes(table, optimizer) <= node // 2:
+        useful = [kind for kind in useful if kind != "row_wise"] or useful
+    return tuple(useful)
 
 
 def fills_every_rank(kind: str, rows: int, cluster: Cluster) -> bool:
@@ -126,13 +137,13 @@ def _has_kernel(kind: str, table: TableSpec, cluster: Cluster) -> bool:
     return kernels is None or any(kernel in kernels for kernel in kernels_of([kind], cluster.device))
 
 
-def _is_useful(kind: str, table: TableSpec, cluster: Cluster, optimizer: str) -> bool:
+def _is_useful(kind: str, table: TableSpec, cluster: Cluster, budget: MemoryBudget, optimizer: str) -> bool:
     if kind == "grid_shard":
         return False  # Only by name, as in TorchRec.
     if kind == "data_parallel":
         size = total_bytes(table, optimizer)
         # gloo's all-reduce of a dense gradient costs more than looking rows up, so on CPU only by name.
-        return cluster.device == "cuda" and size <= _DATA_PARALLEL_LIMIT_BYTES
+        return cluster.device == "cuda" and size <= budget.left_bytes * _DATA_PARALLEL_SHARE
     if kind in HOST_TYPES and cluster.nodes == 1:
         return False
     if kind in COLUMN_SPLITS:
@@ -141,25 +152,7 @@ def _is_useful(kind: str, table: TableSpec, cluster: Cluster, optimizer: str) ->
     return True
 
 
-def _some_types(useful: Sequence[str], size: int, cluster: Cluster, budget: MemoryBudget) -> list[str]:
-    """Leave out types with a shard on every rank, except where the table is too large for one node."""
-    node = budget.left_bytes * cluster.local_world_size
-    small = [kind for kind in useful if kind not in ("row_wise", "data_parallel")]
-    return small if size <= node // 2 and small else list(useful)
-
-
-def _one_type(useful: Sequence[str], size: int, cluster: Cluster, budget: MemoryBudget) -> list[str]:
-    node = budget.left_bytes * cluster.local_world_size
-    if size <= budget.left_bytes // 20:
-        return ["table_wise"]
-    inside = "table_row_wise" if "table_row_wise" in useful else "row_wise"
-    return [inside] if size <= node // 2 else ["row_wise"]
-
-
-def _constraints(
-    table: TableSpec, cluster: Cluster, budget: MemoryBudget, optimizer: str, effort: Effort
-) -> ParameterConstraints:
-    types = candidate_types(table, cluster, budget, optimizer, effort)
+def _constraints(table: TableSpec, cluster: Cluster, types: Sequence[str]) -> ParameterConstraints:
     # UVM kernels are slower by far: only where the config names them.
     kernels = table.compute_kernels or ("fused", "dense")
     offered = kernels_of(types, cluster.device)
