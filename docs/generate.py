@@ -1,10 +1,10 @@
-"""Writes the reference pages that come from the code: docs/config.md, feature-ops.md and models.md.
+"""Writes the reference pages that come from the code: docs/config.md, feature-ops.md, models.md, hardware.md.
 
     python docs/generate.py            write them
     python docs/generate.py --check    exit 1 and show the difference when one of them is out of date
 
 Everything on them (keys, types, defaults, limits, meanings, papers) is read from the pydantic sections and
-the registries of ops and models, so a page is mended by mending the docstring in the code.
+the registries of ops, models and hardware, so a page is mended by mending the docstring in the code.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from hardware_page import cell, hardware_page
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
@@ -299,11 +300,6 @@ def doc_line(section: type[BaseModel]) -> str:
     return " ".join((section.__doc__ or "").strip().split("\n\n")[0].split())
 
 
-def cell(text: str) -> str:
-    """Return a text that may stand in a Markdown table."""
-    return " ".join(text.split()).replace("|", "\\|")
-
-
 def slug(path: str) -> str:
     """Return the anchor that Markdown gives a heading."""
     return re.sub(r"[^\w\- ]", "", path).strip().lower().replace(" ", "-")
@@ -314,7 +310,12 @@ def link_papers(source: str) -> str:
     return re.sub(r"arXiv:(\d{4}\.\d{4,5})", r"[arXiv:\1](https://arxiv.org/abs/\1)", source)
 
 
-PAGES = {"config.md": config_page, "feature-ops.md": ops_page, "models.md": models_page}
+PAGES = {
+    "config.md": config_page,
+    "feature-ops.md": ops_page,
+    "models.md": models_page,
+    "hardware.md": lambda: f"{NOTICE}\n{hardware_page()}",
+}
 
 
 def out_of_date() -> list[str]:

@@ -20,7 +20,7 @@ if __package__ in {None, ""}:  # spark-submit runs this file by its path
 
 from jobs import commands
 from jobs.attended import stopping_at_once
-from jobs.errors import first_line
+from jobs.errors import unexpected
 from trainer.config.messages import did_you_mean
 from trainer.errors import ShardrecError, UserError
 
@@ -88,25 +88,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         exec("")  # noqa: S102
         return _report(Interrupted("stopped at once", fixes=[str(fix) for fix in interrupt.args]), arguments)
     except Exception as error:
-        return _report(_unexpected(error, arguments.debug), arguments)
+        return _report(unexpected(error, debug=arguments.debug), arguments)
     if outcome is not None:
         from trainer.run_folder import finite
 
         text = json.dumps(finite(outcome.value), ensure_ascii=False) if arguments.json else outcome.text
         print(text)  # noqa: T201
     return 0
-
-
-def _unexpected(error: Exception, debug: bool) -> ShardrecError:
-    """Return an error that is not ours in the form of ours, with the place that a bug report needs."""
-    line = first_line(str(error))
-    text = f": {line}" if line else ""
-    frames = traceback.extract_tb(error.__traceback__)
-    return ShardrecError(
-        f"unexpected error: {type(error).__name__}{text}",
-        where=f"{frames[-1].filename}:{frames[-1].lineno}" if frames else "",
-        fixes=[] if debug else ["run again with --debug for the traceback"],
-    )
 
 
 def _report(error: ShardrecError, arguments: argparse.Namespace) -> int:

@@ -16,7 +16,14 @@ def run_config_schema() -> dict[str, Any]:
     schema = RunConfig.model_json_schema()
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     schema["title"] = "shardrec run config"
+    # `plan.tables` stand for the sections about rows, and for the label where `data.num_lanes` is set.
+    rows = [key for key in schema["required"] if key in ("data", "features")]
+    schema["required"] = [key for key in schema["required"] if key not in rows]
+    declared = {"plan": {"type": "object", "required": ["tables"]}}
     definitions: dict[str, Any] = schema["$defs"]
+    data = {"data": {"type": "object", "required": definitions["DataConfig"].pop("required")}}
+    prepared = {"required": rows, "properties": data}
+    schema["anyOf"] = [prepared, {"required": ["plan"], "properties": declared}]
     definitions["ModelConfig"] = {"oneOf": [_model(name, definitions) for name in models()]}
     definitions["OpConfig"] = {"oneOf": [form for op in op_schemas().items() for form in _op(*op)]}
     group = definitions["FeatureGroup"]["properties"]

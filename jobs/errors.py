@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from sharding.errors import UserError
+import traceback
+
+from sharding.errors import ShardrecError, UserError
 
 _LONGEST_LINE = 400
 
@@ -17,3 +19,20 @@ def first_line(text: str) -> str:
     # py4j puts its own sentence above the error that it passes on.
     useful = [line for line in lines if not line.startswith("An error occurred while calling")]
     return (useful or lines or [""])[0].removeprefix(": ")[:_LONGEST_LINE]
+
+
+def unexpected(error: Exception, *, debug: bool) -> ShardrecError:
+    """Return an error that is not ours in the form of ours, with the place that a bug report needs.
+
+    Args:
+        error: as it was caught.
+        debug: whether its traceback is shown.
+    """
+    line = first_line(str(error))
+    text = f": {line}" if line else ""
+    frames = traceback.extract_tb(error.__traceback__)
+    return ShardrecError(
+        f"unexpected error: {type(error).__name__}{text}",
+        where=f"{frames[-1].filename}:{frames[-1].lineno}" if frames else "",
+        fixes=[] if debug else ["run again with --debug for the traceback"],
+    )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from jobs.cluster import Cluster
 from jobs.results import Dataset
@@ -10,13 +11,19 @@ from jobs.resuming import differing_keys
 from sharding import topology
 from sharding.plan import Plan
 from trainer.config import RunConfig
-from trainer.errors import DataError, UserError
+from trainer.errors import DataError, PlanError, UserError
 from trainer.storage import Place
+
+if TYPE_CHECKING:
+    from sharding.dense import DenseLayout
+    from sharding.dense_part import DensePart, DenseWork
+    from trainer.registry import ModelInputs
+    from trainer.tasks import TrainingTask
 
 
 def plan(
     run: RunConfig,
-    data: Dataset | str | Place,
+    data: Dataset | str | Place | None = None,
     cluster: topology.Cluster | None = None,
     *,
     batch_size_per_rank: int | None = None,
@@ -25,40 +32,200 @@ def plan(
 
     Args:
         run: the config.
-        data: prepared data set: rows of the tables and pooling factors come from its manifest.
+        data: prepared data set: rows of the tables and pooling factors come from its manifest. None for the
+            tables that the config declares (`plan.tables`).
         cluster: where the run will train; default one rank on this machine.
         batch_size_per_rank: rows that one rank reads per step; default the config's share of a rank.
 
     Raises:
+        ConfigError: there is no data set, and the config declares no tables or wrong ones.
         PlanError: the tables do not fit, or a constraint cannot be met.
     """
-    from sharding.planner import make_plan
-    from trainer.assembly import build_task
+    return Planning.open(run, data).plan(cluster or Cluster.local(), batch_size_per_rank)
 
-    cluster, dataset = cluster or Cluster.local(), as_dataset(data)
-    check_preparation(run, dataset)
-    check_optimizer_of(run, cluster)
-    task, inputs = build_task(run, dataset.manifest, "meta")
-    made = make_plan(
-        task,
-        inputs.tables,
-        cluster.shape() if isinstance(cluster, Cluster) else cluster,
-        batch_size_per_rank=batch_size_per_rank or max(1, run.train.global_batch_size // cluster.world_size),
-        embedding_optimizer=run.train.embedding_optimizer.name,
-        storage_reserve_share=run.plan.storage_reserve_share,
-        timeout_seconds=run.plan.timeout_seconds,
+
+@dataclass(frozen=True)
+class Planning:
+    """A model in shapes alone, ready to be planned on any cluster.
+
+    Attributes:
+        run: the config.
+        dataset: whose tables are planned; None for the declared ones.
+        task: the model on the meta device.
+        inputs: its tables.
+        work: of its dense layers.
+    """
+
+    run: RunConfig
+    dataset: Dataset | None
+    task: TrainingTask
+    inputs: ModelInputs
+    work: DenseWork
+
+    @classmethod
+    def open(cls, run: RunConfig, data: Dataset | str | Place | None) -> Planning:
+        """Build the model over the tables of a data set, or over those of the config.
+
+        Raises:
+            ConfigError: there is no data set, and the config declares no tables or wrong ones.
+            DataError: the data set was prepared with another config.
+        """
+        from trainer.assembly import build_task
+        from trainer.declared import declared_task
+        from trainer.dense_work import dense_work
+        from trainer.registry import model_section
+
+        dataset = None if data is None else as_dataset(data)
+        if dataset is None:
+            task, inputs = declared_task(run)
+        else:
+            check_preparation(run, dataset)
+            task, inputs = build_task(run, dataset.manifest, "meta")
+        bf16 = run.train.precision == "bf16"
+        return cls(run, dataset, task, inputs, dense_work(inputs, model_section(run.model), bf16=bf16))
+
+    def plan(self, cluster: topology.Cluster, batch_size_per_rank: int | None = None) -> Plan:
+        """Plan the tables on a cluster; see `plan`.
+
+        Raises:
+            PlanError: the tables do not fit, or a constraint cannot be met.
+        """
+        from sharding.dense import DenseLayout
+        from trainer.assembly import dense_layout_of
+
+        no_groups = None
+        try:
+            layout = dense_layout_of(self.run, cluster.world_size, cluster.local_world_size)
+        except PlanError as error:
+            # A warning says so; until the groups are mended the plan reckons with a copy on every rank.
+            layout, no_groups = DenseLayout(cluster.world_size), error
+        try:
+            made = self._plan(cluster, layout, _batch_size(self.run, cluster, batch_size_per_rank))
+        except PlanError as error:
+            if no_groups is None:
+                raise
+            raise _without_groups(no_groups, error) from error
+        rows = self.run.plan.rows_per_epoch
+        if rows is None and self.dataset is not None:
+            rows = self.dataset.manifest.split("train").rows
+        warnings = (*made.warnings, *self.refusals(cluster))
+        return replace(made, warnings=warnings, rows_per_epoch=rows)
+
+    def refusals(self, cluster: topology.Cluster) -> list[str]:
+        """Return why training on a cluster would be refused; a plan for it is worth having all the same."""
+        from trainer.assembly import dense_layout_of
+        from trainer.data import check_ranks
+
+        run, data = self.run, self.run.data
+        try:
+            if self.dataset is not None:
+                check_layout_of(run, self.dataset, cluster)
+            else:
+                dense_layout_of(run, cluster.world_size, cluster.local_world_size)
+                rows = run.plan.rows_per_epoch or max(cluster.world_size, data.num_lanes)
+                check_ranks(rows, "train", data.num_lanes, cluster.world_size, run.train.global_batch_size)
+        except UserError as error:
+            fixes = f"; {' or '.join(error.fixes)}" if error.fixes else ""
+            return [f"training on {cluster.world_size} ranks will be refused: {error.what}{fixes}"]
+        return []
+
+    def check_bytes(self, cluster: topology.Cluster, batch_size_per_rank: int | None = None) -> None:
+        """Refuse a cluster whose memory cannot hold the tables, by a count of bytes alone.
+
+        Raises:
+            PlanError: it cannot, or the groups that share the dense part do not fit the ranks.
+        """
+        from sharding.memory import memory_budget
+        from sharding.verdicts import check_bytes
+        from trainer.assembly import dense_layout_of
+
+        layout = dense_layout_of(self.run, cluster.world_size, cluster.local_world_size)
+        dense = self._dense_part(cluster, layout, _batch_size(self.run, cluster, batch_size_per_rank))
+        budget = memory_budget(dense, cluster, self.run.plan.storage_reserve_share)
+        check_bytes(self.inputs.tables, cluster, budget, self.run.train.embedding_optimizer.name)
+
+    def _plan(self, cluster: topology.Cluster, layout: DenseLayout, batch_size: int) -> Plan:
+        from sharding.planner import make_plan
+
+        run = self.run
+        check_optimizer_of(run, cluster)
+        return make_plan(
+            self.task,
+            self.inputs.tables,
+            cluster.shape() if isinstance(cluster, Cluster) else cluster,
+            batch_size_per_rank=batch_size,
+            embedding_optimizer=run.train.embedding_optimizer.name,
+            dense=self._dense_part(cluster, layout, batch_size),
+            storage_reserve_share=run.plan.storage_reserve_share,
+            timeout_seconds=run.plan.timeout_seconds,
+        )
+
+    def _dense_part(self, cluster: topology.Cluster, layout: DenseLayout, batch_size: int) -> DensePart:
+        """Return the dense part on a rank, with the work that it does in a step."""
+        from sharding.dense_part import dense_part
+
+        train = self.run.train
+        return dense_part(
+            self.task,
+            cluster,
+            layout,
+            parallel=train.dense_parallel,
+            optimizer=train.dense_optimizer.name,
+            momentum=train.dense_optimizer.momentum,
+            work=self.work,
+            batch_size_per_rank=batch_size,
+            bf16=train.precision == "bf16",
+            efficiency=self.run.plan.dense_efficiency,
+        )
+
+
+def _batch_size(run: RunConfig, cluster: topology.Cluster, batch_size_per_rank: int | None = None) -> int:
+    return batch_size_per_rank or max(1, run.train.global_batch_size // cluster.world_size)
+
+
+def _without_groups(no_groups: PlanError, error: PlanError) -> PlanError:
+    """Return the error of the groups, which come first: a copy on every rank may be all that does not fit."""
+    first, _, _ = error.what.partition("\n")
+    return PlanError(
+        no_groups.what,
+        where=no_groups.where,
+        got=no_groups.got,
+        allowed=no_groups.allowed,
+        fixes=no_groups.fixes,
+        also=[f"with a copy on every rank there is no plan: {first}"],
     )
-    return replace(made, warnings=(*made.warnings, *_layout_warnings(run, dataset, cluster)))
 
 
-def _layout_warnings(run: RunConfig, dataset: Dataset, cluster: topology.Cluster) -> list[str]:
-    """Return what training on this cluster would refuse; a plan for it is worth having all the same."""
-    try:
-        check_layout_of(run, dataset, cluster)
-    except UserError as error:
-        fixes = f"; {' or '.join(error.fixes)}" if error.fixes else ""
-        return [f"training on {cluster.world_size} ranks will be refused: {error.what}{fixes}"]
-    return []
+def reckoning_warnings(layout: Plan, run: RunConfig, cluster: topology.Cluster) -> list[str]:
+    """Return where a plan reckoned with another dense part or batch size than the run has.
+
+    Training can follow such a plan, but its memory was not reckoned with this run.
+
+    Args:
+        layout: the plan.
+        run: the config.
+        cluster: the ranks.
+
+    Raises:
+        PlanError: `train.dense_shard_group_size` does not fit the ranks.
+    """
+    from trainer.assembly import dense_layout_of
+
+    pairs: list[tuple[str, object, object]] = [
+        ("batch_size_per_rank", layout.batch_size_per_rank, _batch_size(run, cluster))
+    ]
+    if (planned := layout.dense) is not None:
+        own, train = dense_layout_of(run, cluster.world_size, cluster.local_world_size), run.train
+        parallel = train.dense_parallel if own.is_sharded else "ddp"
+        pairs += [
+            ("dense_parallel", planned.parallel, parallel),
+            ("dense_shard_group_size", planned.shard_group_size, own.shard_group_size),
+            ("dense_optimizer", planned.optimizer_name, train.dense_optimizer.name),
+        ]
+    differing = [f"{name} {theirs} (run: {ours})" for name, theirs, ours in pairs if theirs != ours]
+    if not differing:
+        return []
+    return [f"the plan reckoned with {', '.join(differing)}: memory may run out; plan again to be sure"]
 
 
 def check_optimizer_of(run: RunConfig, cluster: topology.Cluster, layout: Plan | None = None) -> None:
@@ -78,7 +245,7 @@ def check_optimizer_of(run: RunConfig, cluster: topology.Cluster, layout: Plan |
 def check_layout_of(
     run: RunConfig, dataset: Dataset, cluster: topology.Cluster, evaluated: str | None = None
 ) -> int:
-    """Check before any launch that rows, lanes, batch size and ranks fit each other.
+    """Check before any launch that rows, lanes, batch size, ranks and their groups fit each other.
 
     Args:
         run: the config.
@@ -92,8 +259,11 @@ def check_layout_of(
     Raises:
         UserError: they do not.
     """
+    from trainer.assembly import dense_layout_of
     from trainer.data import check_layout
 
+    if evaluated is None:
+        dense_layout_of(run, cluster.world_size, cluster.local_world_size)
     return check_layout(
         dataset.manifest,
         evaluated or "train",

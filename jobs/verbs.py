@@ -10,7 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from jobs.cluster import Cluster
-from jobs.planning import as_dataset, check_layout_of, check_optimizer_of, check_preparation, plan
+from jobs.planning import (
+    as_dataset,
+    check_layout_of,
+    check_optimizer_of,
+    check_preparation,
+    plan,
+    reckoning_warnings,
+)
 from jobs.rank_requests import chosen_checkpoint, job_folder, run_request
 from jobs.results import Dataset, Evaluation, TrainResult
 from jobs.resuming import check_resumable
@@ -147,8 +154,8 @@ def train(
     layout = plan(run, dataset, cluster) if layout is None else _checked(layout, run, dataset, cluster)
     check_resumable(folder, run, dataset, resume)
     if show_progress:
-        warnings = [f"plan: {warning}" for warning in layout.warnings]
-        _say(*warnings, *(f"train: {warning}" for warning in _step_warnings(run, dataset, cluster)))
+        warnings = [*reckoning_warnings(layout, run, cluster), *_step_warnings(run, dataset, cluster)]
+        _say(*(f"plan: {text}" for text in layout.warnings), *(f"train: {text}" for text in warnings))
     folder.create(run, dataset.manifest, dataset.path)
     layout.save(folder.plan_file)
     _launch_with_restarts(folder, run, cluster, show_progress)

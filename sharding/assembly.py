@@ -2,16 +2,33 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
-from torchrec.distributed.planner.types import ShardingOption
+from torchrec.distributed.planner.types import Perf, ShardingOption
+from torchrec.distributed.planner.types import Shard as TorchrecShard
 
 from sharding.candidates import ROW_MOMENT_OPTIMIZERS
 from sharding.memory import MemoryBudget, gradient_bytes, optimizer_bytes, weight_bytes
+from sharding.rank_plan import RankMemory, RankStep
 from sharding.sharders import COLUMN_SPLITS
-from sharding.table_plan import RankMemory, Shard, TablePlan
+from sharding.table_plan import Shard, TablePlan
 from sharding.tables import TableSpec
 from sharding.topology import Cluster
+from sharding.traffic import ShardUse, Traffic, TrafficCount
+
+_TABLE_PARTS = (
+    "weights",
+    "optimizer",
+    "gradients",
+    "cache",
+    "input_buffers",
+    "output_buffers",
+    "pipeline_copies",
+    "host_weights",
+    "host_optimizer",
+)
 
 
 def table_plans(
@@ -48,39 +65,99 @@ def rank_memory(
     budget: MemoryBudget,
     optimizer: str,
 ) -> tuple[RankMemory, ...]:
-    """Return the bytes on each rank, by what they are for."""
+    """Return what each rank holds and does, by what it is for."""
     specs = {table.name: table for table in tables}
-    sums = [
-        dict.fromkeys(("weights", "optimizer", "gradients", "tables", "host"), 0)
-        for _ in range(cluster.world_size)
-    ]
-    times = [0.0] * cluster.world_size
+    sums = [_RankSums() for _ in range(cluster.world_size)]
+    traffic = TrafficCount(cluster, options[0].batch_size if options else 0)
     for option in options:
-        table, in_host = specs[option.name], "uvm" in option.compute_kernel
+        sizes: dict[tuple[int, ...], Counter[str]] = {}  # a table may have a shard of one size on every rank
         for shard in option.shards:
-            on_rank, size = sums[shard.rank], shard.size
-            storage = shard.storage
-            times[shard.rank] += shard.perf.total
-            on_rank["tables"] += storage.hbm if cluster.device == "cuda" else storage.ddr
-            on_rank["host"] += storage.ddr if cluster.device == "cuda" else 0
-            if not in_host:
-                on_rank["weights"] += weight_bytes(table, *size)
-                on_rank["optimizer"] += optimizer_bytes(optimizer, *size)
-                on_rank["gradients"] += gradient_bytes(table, option.sharding_type, *size)
-    return tuple(_rank(rank, on_rank, times[rank], budget.dense_bytes) for rank, on_rank in enumerate(sums))
+            size = sizes.get(tuple(shard.size))
+            if size is None:
+                size = _bytes_of(option, shard, specs[option.name], cluster, optimizer)
+                sizes[tuple(shard.size)] = size
+            sums[int(shard.rank or 0)].add(size, shard.perf)
+            if shard.size[0]:
+                traffic.add(_use(option, shard, size))
+    return tuple(
+        _rank(rank, of_rank, sent, budget)
+        for rank, (of_rank, sent) in enumerate(zip(sums, traffic.by_rank(), strict=True))
+    )
 
 
-def _rank(rank: int, sums: dict[str, int], milliseconds: float, dense: int) -> RankMemory:
+def _use(option: ShardingOption, shard: TorchrecShard, size: Counter[str]) -> ShardUse:
+    return ShardUse(
+        kind=option.sharding_type,
+        rank=int(shard.rank or 0),
+        columns=shard.size[1],
+        features=len(option.input_lengths),
+        ids=sum(option.input_lengths),
+        pooled=option.is_pooled,
+        gradient_bytes=size["gradients"],
+    )
+
+
+def _bytes_of(
+    option: ShardingOption, shard: TorchrecShard, table: TableSpec, cluster: Cluster, optimizer: str
+) -> Counter[str]:
+    """Return the bytes of a shard by what they are for; `used` and `host` sum them up as the planner does."""
+    rows, columns = shard.size
+    on_gpu, in_host = cluster.device == "cuda", "uvm" in option.compute_kernel
+    used = shard.storage.hbm if on_gpu else shard.storage.ddr
+    where = "host_" if in_host else ""
+    size = Counter(
+        {
+            f"{where}weights": weight_bytes(table, rows, columns),
+            f"{where}optimizer": optimizer_bytes(optimizer, rows, columns),
+            "gradients": gradient_bytes(table, option.sharding_type, rows, columns),
+        }
+    )
+    use = _use(option, shard, size)
+    ids = round(use.input_bytes(option.batch_size, cluster)) if rows else 0
+    size["input_buffers"], size["pipeline_copies"] = ids, ids if on_gpu else 0
+    rest = (
+        used - ids * (2 if on_gpu else 1) - sum(size[name] for name in ("weights", "optimizer", "gradients"))
+    )
+    output = rest
+    if in_host:
+        batches = 1 if not use.pooled and use.kind == "row_wise" else cluster.world_size
+        output = min(rest, round(use.vector_bytes(option.batch_size) * batches))
+        size["cache"] = max(0, rest - output)
+    size["output_buffers"] = max(0, output)
+    size["used"] = used
+    return size
+
+
+@dataclass
+class _RankSums:
+    """Sums over the shards of one rank."""
+
+    size: Counter[str] = field(default_factory=Counter)
+    compute_ms: float = 0.0
+    exchange_ms: float = 0.0
+    input_ms: float = 0.0
+
+    def add(self, size: Counter[str], perf: Perf) -> None:
+        self.size.update(size)
+        self.compute_ms += perf.fwd_compute + perf.bwd_compute + perf.prefetch_compute
+        self.exchange_ms += perf.fwd_comms + perf.bwd_comms
+        self.input_ms += perf.input_dist_comms
+
+
+def _rank(rank: int, sums: _RankSums, traffic: Traffic, budget: MemoryBudget) -> RankMemory:
+    size, dense = sums.size, budget.dense
     return RankMemory(
         rank=rank,
-        weights=sums["weights"],
-        optimizer=sums["optimizer"],
-        gradients=sums["gradients"],
-        buffers=max(0, sums["tables"] - sums["weights"] - sums["optimizer"] - sums["gradients"]),
-        dense=dense,
-        memory_used=sums["tables"] + dense,
-        host_used=sums["host"],
-        relative_ms=round(milliseconds, 6),
+        **{name: size[name] for name in _TABLE_PARTS},
+        dense_weights=dense.weights + dense.gathered,
+        dense_gradients=dense.gradients,
+        dense_optimizer=dense.optimizer,
+        activations=dense.activations,
+        reserve=int(budget.capacity_bytes * budget.reserve_share),
+        memory_used=size["used"] + dense.total + dense.activations,
+        step=RankStep(
+            round(sums.compute_ms, 6), round(sums.exchange_ms, 6), round(sums.input_ms, 6), traffic
+        ),
     )
 
 

@@ -7,14 +7,19 @@ from sharding.hardware import find_hardware
 mine = replace(find_hardware("h100"), hbm_gib=94, source="nvidia-smi on our nodes")
 ```
 
+`sharding.machines` holds the machines that one rents, with their prices.
+
 GPU figures are those of one GPU in the vendor's own 8-GPU server (or the cloud instance named in
-`source`). Link speeds are per direction. Cards with GDDR memory lose 1/16 of it to ECC; the entries say
-what is left.
+`source`). Link speeds are per direction. Memory of a GPU is its nominal size, of which programs see slightly
+less; cards with GDDR memory lose 1/16 of it to ECC, and the entries say what is left. Bandwidth of host
+memory is sockets x channels x speed / GPUs with the fastest memory that the CPUs take, 8 bytes at a time:
+25.6 GB/s for a channel of DDR4-3200.
 """
 
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -28,14 +33,18 @@ class Hardware:
     Attributes:
         name: catalogue name, as in `2x8xh100`.
         device: where tables and dense layers live.
-        hbm_gib: memory of the GPU that programs see; 0 on CPU.
+        hbm_gib: nominal memory of the GPU, less what ECC takes; 0 on CPU.
         hbm_gbps: peak bandwidth of that memory, GB/s.
         host_memory_gib: host memory per rank.
         host_memory_gbps: bandwidth of host memory per rank, GB/s.
         pcie_gbps: host to GPU, GB/s.
         nvlink_gbps: between two ranks of one node, GB/s (PCIe where there is no NVLink).
         nic_gbps: network of one rank to other nodes, GB/s.
+        fp32_tflops: peak of matrix products in fp32, without TF32.
+        bf16_tflops: peak of matrix products in bf16, without sparsity.
         source: where the figures are from.
+        price_per_hour: list price of one rank, USD; None where none is known.
+        price_source: whose list, where and when.
     """
 
     name: str
@@ -47,7 +56,11 @@ class Hardware:
     pcie_gbps: float
     nvlink_gbps: float
     nic_gbps: float
+    fp32_tflops: float
+    bf16_tflops: float
     source: str
+    price_per_hour: float | None = None
+    price_source: str | None = None
 
     @property
     def memory_gib(self) -> float:
@@ -60,68 +73,86 @@ def _gpu(
     hbm: tuple[float, float],
     host: tuple[float, float],
     links: tuple[float, float, float],
+    tflops: tuple[float, float],
     source: str,
 ) -> Hardware:
-    """Build an entry from (GiB, GB/s) of HBM and of host memory, and (PCIe, NVLink, NIC) in GB/s."""
-    return Hardware(name, "cuda", *hbm, *host, *links, source)
+    """Build an entry from (GiB, GB/s) of HBM and of host memory, (PCIe, NVLink, NIC) and (fp32, bf16)."""
+    return Hardware(name, "cuda", *hbm, *host, *links, *tflops, source)
 
 
 _ENTRIES = (
     _gpu(
         "a100-40",
         (40, 1555),
-        (128, 25),
+        (128, 51.2),
         (32, 300, 25),
-        "NVIDIA A100 data sheet (SXM4 40 GB); DGX A100 320 GB: 1 TB host memory, 8 x 200 Gb/s",
+        (19.5, 312),
+        "NVIDIA A100 data sheet (SXM4 40 GB); DGX A100 320 GB: 1 TB host memory (2 sockets x 8 channels x "
+        "DDR4-3200), 8 x 200 Gb/s",
     ),
     _gpu(
         "a100-80",
         (80, 2039),
-        (256, 25),
+        (256, 51.2),
         (32, 300, 25),
-        "NVIDIA A100 data sheet (SXM4 80 GB); DGX A100 640 GB: 2 TB host memory, 8 x 200 Gb/s",
+        (19.5, 312),
+        "NVIDIA A100 data sheet (SXM4 80 GB); DGX A100 640 GB: 2 TB host memory (2 sockets x 8 channels x "
+        "DDR4-3200), 8 x 200 Gb/s",
     ),
     _gpu(
         "h100",
         (80, 3350),
-        (256, 38),
+        (256, 76.8),
         (64, 450, 50),
-        "NVIDIA H100 data sheet (SXM5); DGX H100: 2 TB host memory, 8 x 400 Gb/s",
+        (67, 989),
+        "NVIDIA H100 data sheet (SXM5); DGX H100: 2 TB host memory (2 sockets x 8 channels x DDR5-4800), "
+        "8 x 400 Gb/s",
     ),
     _gpu(
         "h200",
         (141, 4800),
-        (256, 38),
+        (256, 76.8),
         (64, 450, 50),
-        "NVIDIA H200 data sheet (SXM5); DGX H200: 2 TB host memory, 8 x 400 Gb/s",
+        (67, 989),
+        "NVIDIA H200 data sheet (SXM5); DGX H200: 2 TB host memory (2 sockets x 8 channels x DDR5-4800), "
+        "8 x 400 Gb/s",
     ),
     _gpu(
         "b200",
         (180, 8000),
-        (256, 44),
+        (256, 89.6),
         (64, 900, 50),
-        "NVIDIA DGX B200 data sheet: 1,440 GB and 64 TB/s over 8 GPUs, 2 TB host memory, 8 x 400 Gb/s",
+        (75, 2250),
+        "NVIDIA DGX B200 data sheet: 1,440 GB and 64 TB/s over 8 GPUs, 2 TB host memory (2 sockets x 8 "
+        "channels x DDR5-5600), 8 x 400 Gb/s; NVIDIA HGX B200: 600 and (without sparsity) 18,000 TFLOPS over "
+        "8 GPUs",
     ),
     _gpu(
         "l40s",
         (45, 864),
-        (192, 38),
+        (192, 51.2),
         (32, 32, 6.25),
-        "NVIDIA L40S data sheet (48 GB less ECC, no NVLink); Amazon EC2 g6e.48xlarge: 1,536 GiB, 400 Gb/s",
+        (91.6, 362),
+        "NVIDIA L40S data sheet (48 GB less ECC, no NVLink); Amazon EC2 g6e.48xlarge: 1,536 GiB (AMD EPYC of "
+        "the 3rd generation: 2 sockets x 8 channels x DDR4-3200), 400 Gb/s",
     ),
     _gpu(
         "a10g",
         (22.5, 600),
-        (96, 25),
+        (96, 51.2),
         (32, 32, 1.56),
-        "NVIDIA A10G (24 GB less ECC, no NVLink); Amazon EC2 g5.48xlarge: 768 GiB, 100 Gb/s",
+        (31.5, 70),
+        "NVIDIA A10G (24 GB less ECC, no NVLink); Amazon EC2 g5.48xlarge: 768 GiB (AMD EPYC of the 2nd "
+        "generation: 2 sockets x 8 channels x DDR4-3200), 100 Gb/s",
     ),
     _gpu(
         "t4",
         (15, 300),
-        (48, 20),
+        (48, 35.2),
         (16, 16, 1.56),
-        "NVIDIA T4 data sheet (16 GB less ECC, no NVLink); Amazon EC2 g4dn.metal: 384 GiB, 100 Gb/s",
+        (8.1, 8.1),
+        "NVIDIA T4 data sheet (16 GB less ECC, no NVLink, no bf16 units); Amazon EC2 g4dn.metal: 384 GiB "
+        "(Intel Cascade Lake: 2 sockets x 6 channels x DDR4-2933), 100 Gb/s",
     ),
     Hardware(
         name="cpu",
@@ -133,27 +164,39 @@ _ENTRIES = (
         pcie_gbps=0.5,
         nvlink_gbps=0.5,
         nic_gbps=0.5,
-        source="order of magnitude: what FBGEMM's CPU kernels and gloo reach per rank on a 2-core host",
+        fp32_tflops=0.05,
+        bf16_tflops=0.05,
+        source="order of magnitude: what FBGEMM's CPU kernels, matrix products and gloo reach per rank on a "
+        "2-core host",
     ),
 )
 HARDWARE: dict[str, Hardware] = {entry.name: entry for entry in _ENTRIES}
 """The catalogue by name."""
 
 
-def find_hardware(name: str) -> Hardware:
+def find_hardware(name: str, entries: Mapping[str, Hardware] = HARDWARE) -> Hardware:
     """Return a catalogue entry.
+
+    Args:
+        name: of the entry, in any case.
+        entries: the catalogue.
 
     Raises:
         PlanError: no such entry; the message suggests the nearest one.
     """
-    entry = HARDWARE.get(name.lower())
+    entry = entries.get(name.lower())
     if entry is None:
-        near = difflib.get_close_matches(name.lower(), HARDWARE, n=1, cutoff=0.3)
-        raise PlanError(
-            "the hardware catalogue has no such entry",
-            where="cluster",
-            got=name,
-            allowed=list(HARDWARE),
-            fixes=[f"did you mean {near[0]!r}?"] if near else [],
-        )
+        raise no_such_entry(name, list(entries))
     return entry
+
+
+def no_such_entry(name: str, known: Sequence[str]) -> PlanError:
+    """Return the error for a name that the catalogue does not have."""
+    near = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.3)
+    return PlanError(
+        "the hardware catalogue has no such entry",
+        where="cluster",
+        got=name,
+        allowed=list(known),
+        fixes=[f"did you mean {near[0]!r}?"] if near else [],
+    )

@@ -6,15 +6,14 @@ the data type of the weights, LAMB has two moments, and a data-parallel table al
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
 from torchrec.distributed.planner.shard_estimators import EmbeddingStorageEstimator
 from torchrec.distributed.planner.types import ParameterConstraints, ShardingOption, Storage, Topology
-from torchrec.modules.embedding_modules import EmbeddingBagCollection, EmbeddingCollection
 
+from sharding.dense_part import DensePart
 from sharding.errors import PlanError
 from sharding.tables import TableSpec
 from sharding.topology import Cluster
@@ -29,8 +28,6 @@ _STATE_WORDS = {
     "adam": (2, 0),
     "lamb": (2, 0),
 }
-# Weight, gradient and the two moments of Adam: the most that the dense optimizers keep.
-_DENSE_COPIES = 4
 
 
 def weight_bytes(table: TableSpec, rows: int, columns: int) -> int:
@@ -61,47 +58,52 @@ class MemoryBudget:
 
     Attributes:
         capacity_bytes: memory where tables live by default (HBM, or host memory on CPU).
-        reserve_share: share of it that stays free for activations and the framework.
-        dense_bytes: weights, gradients and optimizer state of the dense layers.
+        reserve_share: share of it that stays free for the framework and what nobody reckoned with.
+        dense: the dense part of a rank, with its activations.
         left_bytes: what is left for tables and their buffers.
         host_left_bytes: host memory left for the UVM kernels of a GPU rank.
     """
 
     capacity_bytes: int
     reserve_share: float
-    dense_bytes: int
+    dense: DensePart
     left_bytes: int
     host_left_bytes: int
 
+    @property
+    def dense_bytes(self) -> int:
+        """Return the bytes of the dense part, with its activations."""
+        return self.dense.total + self.dense.activations
 
-def memory_budget(model: nn.Module, cluster: Cluster, reserve_share: float) -> MemoryBudget:
-    """Return what one rank has left for tables beside the model's dense layers.
+
+def memory_budget(dense: DensePart, cluster: Cluster, reserve_share: float) -> MemoryBudget:
+    """Return what one rank has left for tables beside its dense part.
 
     Raises:
         PlanError: the dense layers alone do not fit.
     """
     capacity = int(cluster.rank_hardware.memory_gib * GIB)
     host = int(cluster.rank_hardware.host_memory_gib * GIB)
-    dense = _DENSE_COPIES * sum(p.numel() * p.element_size() for p in dense_layers(model))
-    left = int(capacity * (1 - reserve_share)) - dense
+    left = int(capacity * (1 - reserve_share)) - dense.total - dense.activations
     if left <= 0:
         raise PlanError(
             "the dense layers alone do not fit one rank",
             where=f"cluster {cluster}",
-            got=f"{dense / GIB:.2f} GiB (weights, gradients, optimizer)",
+            got=f"{dense.total / GIB:.2f} GiB (weights, gradients, optimizer, gathered layers), "
+            f"{dense.activations / GIB:.2f} GiB of activations",
             allowed=f"{capacity * (1 - reserve_share) / GIB:.2f} GiB",
-            fixes=["make the dense layers smaller", "choose ranks with more memory"],
+            fixes=_dense_fixes(dense),
         )
     return MemoryBudget(capacity, reserve_share, dense, left, int(host * (1 - reserve_share)))
 
 
-def dense_layers(model: nn.Module) -> Iterable[nn.Parameter]:
-    """Yield the parameters outside the embedding collections."""
-    if isinstance(model, (EmbeddingBagCollection, EmbeddingCollection)):
-        return
-    yield from model.parameters(recurse=False)
-    for child in model.children():
-        yield from dense_layers(child)
+def _dense_fixes(dense: DensePart) -> list[str]:
+    fixes = ["make the dense layers smaller", "choose ranks with more memory"]
+    if dense.parallel == "ddp":
+        fixes.append("train.dense_parallel: fsdp (each rank holds a part)")
+    if dense.activations > dense.total:
+        fixes.insert(0, "a smaller batch size per rank")
+    return fixes
 
 
 class TableStorageEstimator(EmbeddingStorageEstimator):

@@ -13,16 +13,38 @@ from typing import Any, Literal
 from torchrec.distributed.types import EmbeddingModuleShardingPlan, ShardingPlan
 
 from sharding import plan_file
+from sharding.dense_part import DensePart
 from sharding.errors import PlanError
-from sharding.table_plan import RankMemory, Shard, TablePlan, rank_range
+from sharding.rank_plan import RankMemory, RankStep
+from sharding.step_time import BASIS, StepTime, step_time
+from sharding.table_plan import Shard, TablePlan, rank_range
 from sharding.tables import TableSpec
 from sharding.topology import Cluster
-from sharding.units import GIB
+from sharding.traffic import Traffic
+from sharding.units import GIB, MIB
 
-__all__ = ["Plan", "RankMemory", "Shard", "TablePlan", "Verdict", "rank_range"]
+__all__ = ["Plan", "RankMemory", "RankStep", "Shard", "TablePlan", "Verdict", "rank_range"]
 
 Verdict = Literal["fits", "no_plan_found", "cannot_fit"]
-_PLAIN = ("batch_size_per_rank", "embedding_optimizer", "storage_reserve_share", "seconds", "versions")
+_PLAIN = (
+    "batch_size_per_rank",
+    "embedding_optimizer",
+    "storage_reserve_share",
+    "rows_per_epoch",
+    "seconds",
+    "versions",
+)
+_ESTIMATES = (
+    "hbm_max_gib",
+    "host_memory_max_gib",
+    "step_ms",
+    "samples_per_second",
+    "imbalance",
+    "nvlink_max_mib",
+    "nic_max_mib",
+    "price_per_hour",
+    "price_per_epoch",
+)
 
 
 @dataclass(frozen=True)
@@ -39,6 +61,8 @@ class Plan:
         seconds: that planning took.
         versions: of torch and torchrec.
         warnings: what a user of this plan should know.
+        dense: the dense part on each rank; None where the planner was not told.
+        rows_per_epoch: training rows, for time and price of an epoch.
         verdict: always `fits`; the errors of `make_plan` bear the other verdicts.
     """
 
@@ -51,38 +75,55 @@ class Plan:
     seconds: float = 0.0
     versions: Mapping[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    dense: DensePart | None = None
+    rows_per_epoch: int | None = None
     verdict: Verdict = "fits"
 
     @property
+    def step(self) -> StepTime:
+        """Return the estimated step, part by part."""
+        return step_time(self.memory, self.cluster, self.dense)
+
+    @property
     def estimate(self) -> dict[str, Any]:
-        """Return what the plan costs: memory, and a relative time that nobody calibrated."""
+        """Return what the plan costs: memory, traffic, and a time and a price that nobody calibrated."""
         on_gpu = self.cluster.device == "cuda"
         used = max(rank.memory_used for rank in self.memory) / GIB
         host = max(rank.host_used for rank in self.memory) / GIB
         times = [rank.relative_ms for rank in self.memory]
-        step_ms = max(times)
+        step_ms = self.step.total_ms
         samples = self.batch_size_per_rank * self.cluster.world_size
+        hours = None
+        if self.rows_per_epoch is not None:
+            hours = self.rows_per_epoch / samples * step_ms / 3.6e6
+        price = self.cluster.price_per_hour
+        dense = Traffic(0, 0) if self.dense is None else self.dense.traffic
+        sent = [rank.step.traffic.plus(dense) for rank in self.memory]
         return {
             "hbm_max_gib": _rounded(used if on_gpu else 0.0),
             "host_memory_max_gib": _rounded(host if on_gpu else used),
             "step_ms": _rounded(step_ms),
+            "step_parts": {name: _rounded(value) for name, value in asdict(self.step).items()},
             "samples_per_second": _rounded(samples / step_ms * 1e3) if step_ms > 0 else None,
-            "imbalance": _rounded(step_ms * len(times) / sum(times)) if step_ms > 0 else 1.0,
-            "basis": "relative and uncalibrated: embedding tables only, from data-sheet speeds",
+            "imbalance": _rounded(max(times) * len(times) / sum(times)) if max(times) > 0 else 1.0,
+            "nvlink_max_mib": _rounded(max(each.nvlink for each in sent) / MIB),
+            "nic_max_mib": _rounded(max(each.nic for each in sent) / MIB),
+            "epoch_hours": None if hours is None else _rounded(hours),
+            "price_per_hour": None if price is None else _rounded(price),
+            "price_per_epoch": None if hours is None or price is None else _rounded(hours * price),
+            "basis": BASIS,
         }
 
     def summary(self) -> dict[str, Any]:
         """Return the `--json` form of the plan verb, but for `plan`, the path it is saved under."""
         estimate = self.estimate
+        basis = estimate.pop("basis")
         return {
             "verdict": self.verdict,
+            "cluster": str(self.cluster),
             "ranks": self.cluster.world_size,
-            "hbm_max_gib": estimate["hbm_max_gib"],
-            "host_memory_max_gib": estimate["host_memory_max_gib"],
-            "step_ms": estimate["step_ms"],
-            "samples_per_second": estimate["samples_per_second"],
-            "estimate_basis": estimate["basis"],
-            "price_per_epoch": None,
+            **estimate,
+            "estimate_basis": basis,
             "seconds": round(self.seconds, 3),
             "warnings": list(self.warnings),
             "plan": None,
@@ -113,8 +154,9 @@ class Plan:
             **{key: getattr(self, key) for key in _PLAIN},
             "warnings": list(self.warnings),
             "estimate": self.estimate,
+            "dense": None if self.dense is None else asdict(self.dense),
             "tables": [table.as_record() for table in self.tables],
-            "memory": [asdict(rank) for rank in self.memory],
+            "memory": [rank.as_record() for rank in self.memory],
         }
 
     @classmethod
@@ -122,8 +164,9 @@ class Plan:
         plan = cls(
             tables=tuple(TablePlan.from_record(record) for record in raw["tables"]),
             cluster=Cluster.from_dict(raw["cluster"]),
-            memory=tuple(RankMemory(**rank) for rank in raw["memory"]),
+            memory=tuple(RankMemory.from_record(rank) for rank in raw["memory"]),
             warnings=tuple(raw["warnings"]),
+            dense=None if raw["dense"] is None else DensePart.from_record(raw["dense"]),
             verdict=raw["verdict"],
             **{key: raw[key] for key in _PLAIN},
         )
@@ -138,11 +181,17 @@ class Plan:
             ("batch_size_per_rank", self.batch_size_per_rank, other.batch_size_per_rank),
             ("embedding_optimizer", self.embedding_optimizer, other.embedding_optimizer),
             ("storage_reserve_share", self.storage_reserve_share, other.storage_reserve_share),
+            ("rows_per_epoch", self.rows_per_epoch, other.rows_per_epoch),
+            ("dense_parallel", _dense_parallel(self.dense), _dense_parallel(other.dense)),
         ]
         lines = [f"{name}: {a} -> {b}" for name, a, b in pairs if a != b]
         if str(self.cluster) == str(other.cluster) and self.cluster != other.cluster:
             mine, theirs = (plan.cluster.as_dict()["hardware"] for plan in (self, other))
             lines += [f"hardware.{k}: {mine[k]} -> {theirs[k]}" for k in mine if mine[k] != theirs[k]]
+        before, after = self.estimate, other.estimate
+        lines += [
+            f"{name}: {before[name]} -> {after[name]}" for name in _ESTIMATES if before[name] != after[name]
+        ]
         mine_by, theirs_by = ({t.name: t for t in plan.tables} for plan in (self, other))
         lines += [f"table {name}: only in the first" for name in mine_by if name not in theirs_by]
         lines += [f"table {name}: only in the second" for name in theirs_by if name not in mine_by]
@@ -222,6 +271,10 @@ class Plan:
                 device, local
             )
         return ShardingPlan(result)
+
+
+def _dense_parallel(dense: DensePart | None) -> str | None:
+    return None if dense is None else dense.parallel
 
 
 def _rounded(value: float) -> float:

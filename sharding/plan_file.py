@@ -9,7 +9,7 @@ from typing import Any
 from sharding.errors import PlanError
 from sharding.files import write_atomically
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 _FIX = "make the plan again: shardrec plan CONFIG"
 
 

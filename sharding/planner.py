@@ -6,43 +6,35 @@ same plan. Every rank loads the saved plan; nobody plans during a run.
 
 from __future__ import annotations
 
+import gc
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 import torchrec
 from torch import nn
-from torchrec.distributed.planner.enumerators import EmbeddingEnumerator
 from torchrec.distributed.planner.planners import EmbeddingShardingPlanner
-from torchrec.distributed.planner.proposers import GreedyProposer, GridSearchProposer, UniformProposer
-from torchrec.distributed.planner.shard_estimators import EmbeddingPerfEstimator
 from torchrec.distributed.planner.stats import NoopEmbeddingStats
 from torchrec.distributed.planner.storage_reservations import FixedPercentageStorageReservation
-from torchrec.distributed.planner.types import (
-    ParameterConstraints,
-    PlannerError,
-    Proposer,
-    ShardingOption,
-    Topology,
-)
+from torchrec.distributed.planner.types import ParameterConstraints, PlannerError, ShardingOption, Topology
 from torchrec.distributed.types import PipelineType
 
 from sharding.assembly import plan_warnings, rank_memory, table_plans
 from sharding.candidates import Effort, check_candidates, planner_constraints, search_effort
+from sharding.dense import DenseLayout
+from sharding.dense_part import DensePart, dense_part
 from sharding.errors import PlanError
+from sharding.estimates import DistinctShardEstimator
 from sharding.locate import locate_tables
 from sharding.memory import MemoryBudget, TableStorageEstimator, memory_budget
 from sharding.plan import Plan
+from sharding.proposing import OrderedEnumerator, SearchPartitioner, SearchProposer
 from sharding.quiet import quiet_torchrec
 from sharding.sharders import check_tables, sharders
 from sharding.tables import TableSpec
 from sharding.topology import Cluster, topology
 from sharding.verdicts import check_bytes, no_plan_found
-
-# The greedy proposer stops after this many proposals in a row that are no better.
-_PATIENCE = 20
-_GRID_PROPOSALS = 500
 
 
 def make_plan(
@@ -52,6 +44,7 @@ def make_plan(
     *,
     batch_size_per_rank: int,
     embedding_optimizer: str,
+    dense: DensePart | None = None,
     storage_reserve_share: float = 0.15,
     timeout_seconds: int = 60,
 ) -> Plan:
@@ -63,8 +56,9 @@ def make_plan(
         cluster: the ranks.
         batch_size_per_rank: rows that one rank reads per step.
         embedding_optimizer: name of the fused optimizer, for its memory.
+        dense: the dense part on each rank; by default a copy with Adam, and no word of the time it takes.
         storage_reserve_share: share of each rank's memory left free.
-        timeout_seconds: the search ends after this time with the best plan so far.
+        timeout_seconds: after which no better plan is sought; the first one is, for as long as it takes.
 
     Returns:
         A plan that fits.
@@ -78,7 +72,8 @@ def make_plan(
         raise PlanError("the model has no embedding tables to plan", where=type(model).__name__)
     check_tables(tables, cluster.device, embedding_optimizer)
     locate_tables(model, tables)
-    budget = memory_budget(model, cluster, storage_reserve_share)
+    held = dense or dense_part(model, cluster, DenseLayout(cluster.world_size))
+    budget = memory_budget(held, cluster, storage_reserve_share)
     check_candidates(tables, cluster, budget, embedding_optimizer)
     check_bytes(tables, cluster, budget, embedding_optimizer)
     best = None
@@ -100,8 +95,6 @@ def make_plan(
             budget,
             embedding_optimizer,
             batch_size_per_rank=batch_size_per_rank,
-            timeout_seconds=timeout_seconds,
-            timed_out=time.perf_counter() - start > timeout_seconds,
         )
     planned = table_plans(best, tables, embedding_optimizer)
     return Plan(
@@ -111,6 +104,7 @@ def make_plan(
         embedding_optimizer=embedding_optimizer,
         storage_reserve_share=storage_reserve_share,
         memory=rank_memory(best, tables, cluster, budget, embedding_optimizer),
+        dense=dense,
         seconds=round(time.perf_counter() - start, 3),
         versions={"torch": torch.__version__, "torchrec": torchrec.__version__},
         warnings=plan_warnings(planned, embedding_optimizer),
@@ -118,17 +112,21 @@ def make_plan(
 
 
 def _efforts(tables: Sequence[TableSpec], cluster: Cluster) -> list[Effort]:
-    """Return the efforts to try in turn: one type a table may be too tight a choice."""
+    """Return the efforts to try in turn: few types may be too tight a choice."""
     effort = search_effort(tables, cluster)
-    return ["one", "some"] if effort == "one" else [effort]
+    return ["few", "all"] if effort == "few" else ["all"]
 
 
-class _Enumerator(EmbeddingEnumerator):
-    """TorchRec's enumerator in a fixed order; its own follows the hash seed of the process."""
-
-    def enumerate(self, *args: Any, **kwargs: Any) -> list[ShardingOption]:
-        options = super().enumerate(*args, **kwargs)
-        return sorted(options, key=lambda o: (o.path, o.name, o.sharding_type, o.compute_kernel))
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Stop the garbage collector: it would go through all shards time and again, and there is no garbage."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
 
 
 def _search(
@@ -148,7 +146,7 @@ def _search(
         found.extend(options)
         return options
 
-    with quiet_torchrec():
+    with quiet_torchrec(), _no_collection():
         left = topology(cluster, memory_left_bytes=budget.left_bytes, host_left_bytes=budget.host_left_bytes)
         planner = EmbeddingShardingPlanner(
             topology=left,
@@ -156,7 +154,8 @@ def _search(
             enumerator=_enumerator(left, constraints, tables, batch_size_per_rank, optimizer),
             # The budget has already taken everything off.
             storage_reservation=FixedPercentageStorageReservation(0.0),
-            proposer=_proposers(effort),
+            proposer=SearchProposer(left, timeout_seconds),
+            partitioner=SearchPartitioner(),
             stats=[NoopEmbeddingStats()],
             constraints=constraints,
             debug=False,
@@ -177,7 +176,7 @@ def _enumerator(
     tables: Sequence[TableSpec],
     batch_size_per_rank: int,
     optimizer: str,
-) -> EmbeddingEnumerator:
+) -> OrderedEnumerator:
     storage = TableStorageEstimator(
         left,
         constraints,
@@ -187,21 +186,9 @@ def _enumerator(
         # Embeddings before their exchange are real memory, most of all under row_wise.
         run_embedding_at_peak_memory=True,
     )
-    speed = EmbeddingPerfEstimator(topology=left, constraints=constraints)
-    return _Enumerator(
+    return OrderedEnumerator(
         topology=left,
         batch_size=batch_size_per_rank,
         constraints=constraints,
-        estimator=[speed, storage],
+        estimator=DistinctShardEstimator(left, constraints, [storage]),
     )
-
-
-def _proposers(effort: Effort) -> list[Proposer]:
-    # Depth-first wins on many nodes, breadth on one; neither alone is good.
-    greedy: list[Proposer] = [
-        GreedyProposer(use_depth=True, threshold=_PATIENCE),
-        GreedyProposer(use_depth=False, threshold=_PATIENCE),
-    ]
-    if effort != "all":
-        return greedy
-    return [GridSearchProposer(max_proposals=_GRID_PROPOSALS), *greedy, UniformProposer()]

@@ -32,7 +32,8 @@ def quiet_torchrec() -> Iterator[None]:
 def _torchrec_loggers() -> list[logging.Logger]:
     # Besides its modules' loggers it has some of its own, such as `MethodLogger-NullHandler`.
     own = [name for name in logging.root.manager.loggerDict if name.endswith("Logger-NullHandler")]
-    return [logging.getLogger(name) for name in ("torchrec", *own)]
+    # Its collections ask torch.fx whether it traces them, which warns of its own future.
+    return [logging.getLogger(name) for name in ("torchrec", "torch.fx._symbolic_trace", *own)]
 
 
 def _is_not_planner_noise(record: logging.LogRecord) -> bool:

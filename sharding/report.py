@@ -5,9 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from sharding.plan import Plan, RankMemory, rank_range
-from sharding.units import byte_size
+from sharding.units import MIB, byte_size
 
 _MAX_RANK_ROWS = 16
+_RANK_COLUMNS = {
+    "weights": "weights",
+    "optimizer": "optimizer",
+    "gradients": "gradients",
+    "cache": "cache",
+    "ids": "input_buffers",
+    "ids ahead": "pipeline_copies",
+    "outputs": "output_buffers",
+    "dense": "dense",
+    "activations": "activations",
+}
 
 
 def plan_report(plan: Plan, *, max_tables: int = 60) -> str:
@@ -17,7 +28,6 @@ def plan_report(plan: Plan, *, max_tables: int = 60) -> str:
         plan: the plan.
         max_tables: rows of the table list; the largest tables are shown, the others summed up.
     """
-    estimate = plan.estimate
     memory = "HBM" if plan.cluster.device == "cuda" else "host memory"
     used = max(rank.memory_used for rank in plan.memory)
     capacity = plan.cluster.rank_hardware.memory_gib
@@ -26,16 +36,43 @@ def plan_report(plan: Plan, *, max_tables: int = 60) -> str:
         f"batch_size_per_rank {plan.batch_size_per_rank}, {plan.embedding_optimizer}",
         f"fits: fullest rank {byte_size(used)} of {capacity:g} GiB {memory}, "
         f"{plan.storage_reserve_share:.0%} kept free",
-        f"time: {estimate['step_ms']:g} ms for the slowest rank's tables, "
-        f"imbalance {estimate['imbalance']:g} ({estimate['basis']})",
+        *_costs(plan),
         "",
         *_tables(plan, max_tables),
         "",
         *_ranks(plan.memory),
         *(f"warning: {text}" for text in plan.warnings),
         f"hardware: {plan.cluster.rank_hardware.source}",
+        *([f"price: {plan.cluster.rank_hardware.price_source}"] if plan.cluster.price_per_hour else []),
     ]
     return "\n".join(lines)
+
+
+def _costs(plan: Plan) -> list[str]:
+    """Return what a step and an epoch take, and what the dense part holds."""
+    estimate, step = plan.estimate, plan.step
+    lines = [
+        f"step: {estimate['step_ms']:g} ms = tables {step.table_compute_ms:.3g} + their exchange "
+        f"{step.table_exchange_ms:.3g} + dense {step.dense_ms:.3g} + exposed dense exchange "
+        f"{step.exposed_dense_ms:.3g} + exposed ids {step.exposed_input_ms:.3g}",
+        f"      {estimate['samples_per_second'] or 0:,.0f} samples/s, imbalance {estimate['imbalance']:g} "
+        f"({estimate['basis']})",
+        f"sent by a rank in a step, at most: {byte_size(estimate['nvlink_max_mib'] * MIB)} inside its node, "
+        f"{byte_size(estimate['nic_max_mib'] * MIB)} to other nodes",
+    ]
+    if plan.rows_per_epoch is not None:
+        price = estimate["price_per_epoch"]
+        paid = "" if price is None else f", {price:,g} USD at {estimate['price_per_hour']:,g} USD an hour"
+        lines.append(f"epoch: {plan.rows_per_epoch:,} rows, {estimate['epoch_hours']:g} hours{paid}")
+    if plan.dense is not None:
+        part = plan.dense
+        group = f" in groups of {part.shard_group_size}" if part.parallel != "ddp" else ""
+        lines.append(
+            f"dense part ({part.parallel}{group}): weights {byte_size(part.weights)}, gradients "
+            f"{byte_size(part.gradients)}, {part.optimizer_name} {byte_size(part.optimizer)}, gathered "
+            f"{byte_size(part.gathered)}, activations {byte_size(part.activations)}"
+        )
+    return lines
 
 
 def _tables(plan: Plan, max_tables: int) -> list[str]:
@@ -80,13 +117,15 @@ def _ranks(memory: Sequence[RankMemory]) -> list[str]:
     if len(memory) > _MAX_RANK_ROWS:
         # The fullest ranks are those that decide whether the plan fits.
         shown = sorted(memory, key=lambda rank: (-rank.memory_used, rank.rank))[:_MAX_RANK_ROWS]
-    head = ("rank", "used", "weights", "optimizer", "gradients", "buffers", "dense", "host", "ms*")
+    head = ("rank", "used", *_RANK_COLUMNS, "host", "nvlink", "nic", "ms*")
     rows = [
         (
             str(rank.rank),
             byte_size(rank.memory_used),
-            *map(byte_size, (rank.weights, rank.optimizer, rank.gradients, rank.buffers, rank.dense)),
+            *(byte_size(getattr(rank, name)) for name in _RANK_COLUMNS.values()),
             byte_size(rank.host_used),
+            byte_size(rank.step.traffic.nvlink),
+            byte_size(rank.step.traffic.nic),
             f"{rank.relative_ms:.3g}",
         )
         for rank in shown
@@ -95,7 +134,10 @@ def _ranks(memory: Sequence[RankMemory]) -> list[str]:
     if len(memory) > len(shown):
         least = min(rank.memory_used for rank in memory)
         lines.append(f"the {len(shown)} fullest of {len(memory)} ranks; the emptiest uses {byte_size(least)}")
-    return [*lines, "* relative and uncalibrated: for comparing placements, not for predicting time"]
+    return [
+        *lines,
+        "* lookups and exchanges of the tables; nvlink and nic: what they send in a step. Uncalibrated.",
+    ]
 
 
 def _aligned(rows: Iterable[Sequence[str]], sides: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""Where one table lives, and what one rank holds: the records that a plan is made of."""
+"""Where one table lives: a record of a plan."""
 
 from __future__ import annotations
 
@@ -128,27 +128,6 @@ class TablePlan:
             sharding_spec=spec,
             cache_params=CacheParams(load_factor=self.cache_load_factor) if cached else None,
         )
-
-
-@dataclass(frozen=True)
-class RankMemory:
-    """Bytes on one rank, where tables live by default unless the name says otherwise."""
-
-    rank: int
-    weights: int
-    optimizer: int
-    gradients: int
-    """Of data-parallel tables."""
-    buffers: int
-    """Ids in flight and embeddings before they are exchanged."""
-    dense: int
-    """Weights, gradients and optimizer state of the dense layers."""
-    memory_used: int
-    """HBM on GPU, host memory on CPU: all of the above but what the UVM kernels keep elsewhere."""
-    host_used: int
-    """Host memory of a GPU rank under the UVM kernels."""
-    relative_ms: float
-    """Planner's figure for the tables of the rank, forward and backward; uncalibrated."""
 
 
 def _placement(rank: int, device: str, local_world_size: int) -> str:

@@ -11,9 +11,11 @@ from torchrec.distributed.planner.types import Topology
 
 from sharding.errors import PlanError
 from sharding.hardware import HARDWARE, Hardware, find_hardware
+from sharding.machines import CATALOGUE, Catalogue, Machine
 from sharding.units import GIB
 
-_PATTERN = re.compile(r"^(\d+)x(\d+)x([A-Za-z0-9_.-]+)$")
+_RANKS = re.compile(r"^(\d+)x(\d+)x([A-Za-z0-9_.-]+)$")
+_MACHINES = re.compile(r"^(\d+)x([A-Za-z_][A-Za-z0-9_.-]*)$")
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,7 @@ class Cluster:
         gpu: catalogue name of the GPU; None for CPU.
         ranks_per_node: ranks of a CPU host; default 1.
         hardware: figures that replace the catalogue entry.
+        machine: catalogue name of the hosts, where they are machines of it.
     """
 
     nodes: int = 1
@@ -33,6 +36,7 @@ class Cluster:
     gpu: str | None = None
     ranks_per_node: int | None = None
     hardware: Hardware | None = None
+    machine: str | None = None
 
     def __post_init__(self) -> None:
         if (self.gpu is None) != (self.gpus_per_node == 0):
@@ -56,29 +60,63 @@ class Cluster:
             raise PlanError("`gpu` names a CPU entry", where="cluster.gpu", got=self.gpu)
 
     @classmethod
-    def parse(cls, text: str) -> Cluster:
-        """Read `NODESxRANKSxHARDWARE`, for instance `2x8xh100` or `1x2xcpu`.
+    def parse(cls, text: str, catalogue: Catalogue = CATALOGUE) -> Cluster:
+        """Read `NODESxRANKSxHARDWARE` or `NODESxMACHINE`: `2x8xh100`, `1x2xcpu`, `2xp5.48xlarge`.
+
+        Args:
+            text: what a person wrote.
+            catalogue: hardware and machines by name.
 
         Raises:
             PlanError: another form, or hardware that the catalogue does not have.
         """
-        match = _PATTERN.match(text.strip())
-        if match is None:
-            raise PlanError(
-                "a cluster is written NODESxRANKSxHARDWARE",
-                where="--cluster",
-                got=text,
-                allowed="for instance 2x8xh100 or 1x2xcpu",
-            )
-        nodes, ranks = int(match[1]), int(match[2])
-        entry = find_hardware(match[3])
+        by_ranks, by_machine = _RANKS.match(text.strip()), _MACHINES.match(text.strip())
+        if by_ranks is not None:
+            return cls._of_ranks(int(by_ranks[1]), int(by_ranks[2]), catalogue.find(by_ranks[3]), text)
+        if by_machine is not None:
+            return cls._of_machines(int(by_machine[1]), by_machine[2], catalogue, text)
+        raise PlanError(
+            "a cluster is written NODESxRANKSxHARDWARE or NODESxMACHINE",
+            where="--cluster",
+            got=text,
+            allowed="for instance 2x8xh100, 1x2xcpu or 2xp5.48xlarge",
+        )
+
+    @classmethod
+    def _of_ranks(cls, nodes: int, ranks: int, entry: Hardware | Machine, text: str) -> Cluster:
         if nodes < 1 or ranks < 1:
             raise PlanError(
                 "a cluster needs at least one node and one rank on it", where="--cluster", got=text
             )
+        if isinstance(entry, Machine):
+            raise PlanError(
+                f"a {entry.name} has {entry.gpus} ranks: name the machine alone",
+                where="--cluster",
+                got=text,
+                fixes=[f"--cluster {nodes}x{entry.name}"],
+            )
+        own = None if HARDWARE.get(entry.name) == entry else entry
         if entry.device == "cpu":
-            return cls(nodes=nodes, ranks_per_node=ranks)
-        return cls(nodes=nodes, gpus_per_node=ranks, gpu=entry.name)
+            return cls(nodes=nodes, ranks_per_node=ranks, hardware=own)
+        return cls(nodes=nodes, gpus_per_node=ranks, gpu=entry.name, hardware=own)
+
+    @classmethod
+    def _of_machines(cls, nodes: int, name: str, catalogue: Catalogue, text: str) -> Cluster:
+        machine = catalogue.find(name)
+        if isinstance(machine, Hardware):
+            raise PlanError(
+                f"{machine.name} is no machine: say how many ranks a node has",
+                where="--cluster",
+                got=text,
+                fixes=[f"--cluster {nodes}x8x{machine.name}"],
+            )
+        return cls(
+            nodes=nodes,
+            gpus_per_node=machine.gpus,
+            gpu=machine.gpu,
+            hardware=catalogue.rank_hardware(machine),
+            machine=machine.name,
+        )
 
     @classmethod
     def this_machine(cls, ranks: int) -> Cluster:
@@ -112,7 +150,19 @@ class Cluster:
         """Return the figures of one rank."""
         return self.hardware or find_hardware(self.gpu or "cpu")
 
+    @property
+    def price_per_hour(self) -> float | None:
+        """Return the list price of all ranks, USD; None where none is known."""
+        price = self.rank_hardware.price_per_hour
+        return None if price is None else price * self.world_size
+
+    def with_nodes(self, nodes: int) -> Cluster:
+        """Return as many nodes of the same kind."""
+        return replace(self, nodes=nodes)
+
     def __str__(self) -> str:
+        if self.machine is not None:
+            return f"{self.nodes}x{self.machine}"
         return f"{self.nodes}x{self.local_world_size}x{self.gpu or 'cpu'}"
 
     def as_dict(self) -> dict[str, Any]:

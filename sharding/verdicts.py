@@ -74,12 +74,10 @@ def no_plan_found(
     optimizer: str,
     *,
     batch_size_per_rank: int,
-    timeout_seconds: int,
-    timed_out: bool,
 ) -> NoPlanFoundError:
     """Return the error for a search that ended without a plan."""
     need, left = least_bytes(tables, optimizer), budget.left_bytes * cluster.world_size
-    fixes = [f"plan.timeout_seconds: {2 * timeout_seconds} (the search ran out of time)"] if timed_out else []
+    fixes = []
     constrained = [table.name for table in tables if table.sharding_types is not None]
     if constrained:
         fixes.append(f"allow more tables.*.sharding_types (constrained: {_some(constrained)})")
@@ -107,7 +105,7 @@ def _heading(tables: Sequence[TableSpec], cluster: Cluster) -> str:
 
 def _taken(budget: MemoryBudget) -> str:
     dense = (
-        f" and {byte_size(budget.dense_bytes)} a rank of dense layers"
+        f" and {byte_size(budget.dense_bytes)} a rank of dense layers and activations"
         if budget.dense_bytes >= GIB // 100
         else ""
     )
@@ -132,10 +130,8 @@ def _fixes(tables: Sequence[TableSpec], cluster: Cluster, budget: MemoryBudget, 
     need = least_bytes(tables, optimizer)
     nodes = max(cluster.nodes + 1, math.ceil(need / (budget.left_bytes * cluster.local_world_size)))
     ranks = nodes * cluster.local_world_size
-    hardware = cluster.gpu or "cpu"
     fixes = [
-        f"--cluster {nodes}x{cluster.local_world_size}x{hardware} "
-        f"({ranks} ranks, {byte_size(ranks * budget.left_bytes)} left)"
+        f"--cluster {cluster.with_nodes(nodes)} ({ranks} ranks, {byte_size(ranks * budget.left_bytes)} left)"
     ]
     biggest = max(tables, key=lambda table: total_bytes(table, optimizer))
     size = total_bytes(biggest, optimizer)

@@ -47,7 +47,7 @@ def model_inputs(
     for feature in spec.sparse:
         by_table.setdefault(feature.table or feature.name, []).append(feature)
     _check_names(by_table, groups)
-    _check_globs(run, list(by_table))
+    check_globs(run, list(by_table))
     tables = [
         _table(name, features, groups, run, statistics, embedding_dim) for name, features in by_table.items()
     ]
@@ -62,18 +62,48 @@ def _table(
     statistics: Mapping[str, FeatureStatistics],
     embedding_dim: int,
 ) -> TableSpec:
+    return table_spec(
+        run,
+        name,
+        num_embeddings=max(feature.num_embeddings or 1 for feature in features),
+        embedding_dim=_width(name, features, groups, run.table_config(name)) or embedding_dim,
+        pooling=_pooling(name, features, groups),
+        pooling_factors={
+            feature.name: statistics.get(feature.name, FeatureStatistics()).mean_length
+            for feature in features
+        },
+    )
+
+
+def table_spec(
+    run: RunConfig,
+    name: str,
+    *,
+    num_embeddings: int,
+    embedding_dim: int,
+    pooling: Pooling,
+    pooling_factors: Mapping[str, float],
+) -> TableSpec:
+    """Return a table with the settings that `tables` and `plan` hold for it.
+
+    Args:
+        run: the run config.
+        name: of the table.
+        num_embeddings: rows.
+        embedding_dim: columns.
+        pooling: of its features.
+        pooling_factors: mean ids per row by feature.
+    """
     config = run.table_config(name)
     sharding_types = config.sharding_types or run.plan.sharding_types
     return TableSpec(
         name=name,
-        num_embeddings=max(feature.num_embeddings or 1 for feature in features),
-        embedding_dim=_width(name, features, groups, config) or embedding_dim,
-        features=tuple(feature.name for feature in features),
-        pooling=_pooling(name, features, groups),
+        num_embeddings=num_embeddings,
+        embedding_dim=embedding_dim,
+        features=tuple(pooling_factors),
+        pooling=pooling,
         data_type=config.data_type or "fp32",
-        pooling_factors=tuple(
-            statistics.get(feature.name, FeatureStatistics()).mean_length for feature in features
-        ),
+        pooling_factors=tuple(pooling_factors.values()),
         sharding_types=tuple(sharding_types) if sharding_types else None,
         compute_kernels=tuple(config.compute_kernels) if config.compute_kernels else None,
         min_partition=config.min_partition,
@@ -160,7 +190,12 @@ def _check_names(
             )
 
 
-def _check_globs(run: RunConfig, tables: Sequence[str]) -> None:
+def check_globs(run: RunConfig, tables: Sequence[str]) -> None:
+    """Refuse settings under `tables` that no table has.
+
+    Raises:
+        ConfigError: naming the glob and the nearest table.
+    """
     for glob in run.tables:
         if not any(fnmatch.fnmatchcase(table, glob) for table in tables):
             near = did_you_mean(glob, tables)

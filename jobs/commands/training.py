@@ -1,4 +1,4 @@
-"""Verbs that plan, train and evaluate."""
+"""Verbs that train and evaluate."""
 
 from __future__ import annotations
 
@@ -15,70 +15,10 @@ from jobs.commands.base import (
     launch_arguments,
     load_config,
     number_text,
-    override_argument,
-    positive,
 )
-from trainer.errors import UserError
 
 if TYPE_CHECKING:
     from trainer.config import RunConfig
-
-
-def _plan_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("config", nargs="?", help="YAML run config")
-    override_argument(parser)
-    parser.add_argument("--data", help="data set folder or URL, s3://... (default prepared/<name>)")
-    where = parser.add_mutually_exclusive_group()
-    where.add_argument("--cluster", help="cluster to plan for, NODESxGPUSxGPU: 2x8xh100, 1x2xcpu")
-    where.add_argument("--ranks", type=positive, help="ranks on this host, in place of --cluster")
-    parser.add_argument("--batch-size-per-rank", type=positive, help="default global_batch_size / ranks")
-    parser.add_argument(
-        "--out", help="file to write (default plan.json in the data set folder; NAME_plan.json for a URL)"
-    )
-    parser.add_argument(
-        "--diff",
-        nargs="+",
-        metavar="PLAN",
-        help="compare: one plan file with the new plan, or two plan files with each other",
-    )
-
-
-def _plan(arguments: Namespace) -> Outcome:
-    from jobs.cluster import Cluster
-    from jobs.planning import plan
-    from jobs.verbs import dataset_folder
-    from sharding import topology
-    from sharding.plan import Plan
-    from sharding.report import plan_report
-
-    diff = arguments.diff or []
-    if len(diff) > 2 or (len(diff) == 2) == (arguments.config is not None):
-        raise UserError(
-            "plan takes a config, or two plan files to compare",
-            where="shardrec plan",
-            fixes=["shardrec plan CONFIG", "shardrec plan CONFIG --diff OLD", "shardrec plan --diff OLD NEW"],
-        )
-    if len(diff) == 2:
-        return _diff(Plan.load(Path(diff[0])), Plan.load(Path(diff[1])))
-    run = load_config(arguments)
-    data = dataset_folder(run, arguments.data)
-    cluster: topology.Cluster = Cluster.local(arguments.ranks or 1)
-    if arguments.cluster:
-        cluster = topology.Cluster.parse(arguments.cluster)
-    new = plan(run, data, cluster, batch_size_per_rank=arguments.batch_size_per_rank)
-    if diff:
-        if arguments.out:
-            new.save(Path(arguments.out))
-        return _diff(Plan.load(Path(diff[0])), new)
-    beside = data / "plan.json" if isinstance(data, Path) else Path(f"{run.name}_plan.json")
-    path = Path(arguments.out) if arguments.out else beside
-    new.save(path)
-    return Outcome(f"{plan_report(new)}\nplan: {path}", {**new.summary(), "plan": str(path)})
-
-
-def _diff(old: Any, new: Any) -> Outcome:
-    lines = old.diff(new)
-    return Outcome("\n".join(lines) or "the plans are the same", {"differences": lines})
 
 
 def _train_arguments(parser: ArgumentParser) -> None:
@@ -161,7 +101,6 @@ def _evaluate(arguments: Namespace) -> Outcome:
 
 
 COMMANDS = (
-    Command("plan", "plan the embedding tables on a cluster, or compare plans", _plan_arguments, _plan),
     Command("train", "train a model on one or many ranks", _train_arguments, _train),
     Command("evaluate", "compute the metrics of a run on a split", _evaluate_arguments, _evaluate),
 )

@@ -3,7 +3,9 @@
 from trainer.config.data import DataConfig
 from trainer.config.derived import EarlierConfig, HistoryConfig, TargetEncodingConfig
 from trainer.config.features import FeatureGroup, FeaturesConfig, OpConfig
+from trainer.config.hardware import GpuConfig, HardwareConfig, MachineConfig
 from trainer.config.negatives import InBatchConfig, NegativesConfig, NegativesFile, SamplingConfig
+from trainer.config.plan import DeclaredTables, PlanConfig, RowsRange, TableConfig
 from trainer.config.rows import (
     CleanConfig,
     DownsampleConfig,
@@ -12,7 +14,7 @@ from trainer.config.rows import (
     SplitConfig,
     WeightsByConfig,
 )
-from trainer.config.run import ModelConfig, PlanConfig, RecommendConfig, RunConfig, TableConfig
+from trainer.config.run import ModelConfig, RecommendConfig, RunConfig
 from trainer.config.source import JoinConfig, SourceConfig, VectorsConfig
 from trainer.config.train import (
     DenseOptimizerConfig,
@@ -25,6 +27,7 @@ from trainer.config.train import (
 __all__ = [
     "CleanConfig",
     "DataConfig",
+    "DeclaredTables",
     "DenseOptimizerConfig",
     "DownsampleConfig",
     "EarlierConfig",
@@ -32,17 +35,21 @@ __all__ = [
     "EmbeddingOptimizerConfig",
     "FeatureGroup",
     "FeaturesConfig",
+    "GpuConfig",
+    "HardwareConfig",
     "HistoryConfig",
     "InBatchConfig",
     "JoinConfig",
     "LabelConfig",
     "LeaveLastConfig",
+    "MachineConfig",
     "ModelConfig",
     "NegativesConfig",
     "NegativesFile",
     "OpConfig",
     "PlanConfig",
     "RecommendConfig",
+    "RowsRange",
     "RunConfig",
     "SamplingConfig",
     "ScheduleConfig",

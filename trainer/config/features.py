@@ -55,7 +55,7 @@ class FeatureGroup(Section):
     ops: list[OpConfig] = Field(default_factory=list)
     """Applied from left to right."""
     embedding_dim: int | None = Field(default=None, ge=1)
-    """Width of the table; default `tables.<glob>.embedding_dim`, else the model's. Not for dense features."""
+    """Width of the table; `tables.<glob>.embedding_dim` wins; default the model's. Not for dense features."""
     pooling: Literal["sum", "mean", "none"] = "sum"
     """How a list's embeddings become one vector. `none` keeps the sequence for the model to pool."""
     table: str | None = None

@@ -7,10 +7,10 @@ import fnmatch
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import yaml
 from pydantic import ConfigDict, Field, ValidationError, model_validator
@@ -19,22 +19,11 @@ from trainer.config.base import LARGEST_SEED, Section
 from trainer.config.data import DataConfig
 from trainer.config.features import FeaturesConfig
 from trainer.config.messages import config_error, placed
+from trainer.config.plan import PlanConfig, TableConfig
 from trainer.config.source import absolute_path, is_absolute
 from trainer.config.train import TrainConfig
 from trainer.config.yaml_text import DuplicateKeyError, dump_yaml, parse_yaml
 from trainer.errors import ConfigError
-
-# `sharding.sharders` offers these; it imports torch, so the names stand here once more.
-ShardingType = Literal[
-    "data_parallel",
-    "table_wise",
-    "row_wise",
-    "column_wise",
-    "table_row_wise",
-    "table_column_wise",
-    "grid_shard",
-]
-ComputeKernel = Literal["dense", "fused", "fused_uvm", "fused_uvm_caching"]
 
 # Keys of `data` that decide which rows a data set holds, and their labels and weights.
 _ROW_KEYS = {"clean", "label", "weight", "weights_by", "downsample_negatives", "split", "negatives"}
@@ -53,36 +42,6 @@ class ModelConfig(Section):
     def params(self) -> dict[str, Any]:
         """Return the keys besides `name`."""
         return dict(self.model_extra or {})
-
-
-class TableConfig(Section):
-    """Settings of the embedding tables whose names match a glob; later globs win over earlier ones."""
-
-    embedding_dim: int | None = Field(default=None, ge=1)
-    """Columns of the table."""
-    data_type: Literal["fp32", "fp16", "bf16", "int8"] | None = None
-    """Of the stored weights; default fp32."""
-    sharding_types: list[ShardingType] | None = Field(default=None, min_length=1)
-    """Sharding types that the planner may choose from, for instance `[table_wise, row_wise]`."""
-    compute_kernels: list[ComputeKernel] | None = Field(default=None, min_length=1)
-    """Kernels that the planner may choose from, for instance `[fused, fused_uvm_caching]`."""
-    min_partition: int | None = Field(default=None, ge=1)
-    """Least width of a column-wise shard."""
-    cache_load_factor: float | None = Field(default=None, gt=0, le=1)
-    """Share of the rows held in HBM by `fused_uvm_caching`."""
-    learning_rate: float | None = Field(default=None, gt=0)
-    """Learning rate of the table; default `train.embedding_optimizer.learning_rate`."""
-
-
-class PlanConfig(Section):
-    """How the sharding plan is made."""
-
-    sharding_types: list[ShardingType] | None = Field(default=None, min_length=1)
-    """Sharding types for every table; `tables.<glob>.sharding_types` wins."""
-    storage_reserve_share: float = Field(default=0.15, ge=0, lt=1)
-    """Share of each rank's memory left free for activations and the framework."""
-    timeout_seconds: int = Field(default=60, ge=1)
-    """The search ends after this time with the best plan so far."""
 
 
 class RecommendConfig(Section):
@@ -122,6 +81,17 @@ class RunConfig(Section):
     plan: PlanConfig = PlanConfig()
     recommend: RecommendConfig | None = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _no_rows(cls, raw: Any) -> Any:
+        """Fill in the sections about rows where `plan.tables` stand for them."""
+        plan = raw.get("plan") if isinstance(raw, dict) else None
+        if isinstance(plan, dict) and plan.get("tables"):
+            data = raw.get("data", {})
+            rest = {"label": {"column": "label"}, **data} if isinstance(data, dict) else data
+            return {"features": {}, **raw, "data": rest}
+        return raw
+
     @model_validator(mode="after")
     def _whole_rows_per_lane(self) -> RunConfig:
         rows, lanes = self.train.global_batch_size, self.data.num_lanes
@@ -148,17 +118,7 @@ class RunConfig(Section):
             ConfigError: the file cannot be read, or a key or value is wrong.
         """
         path = Path(path)
-        try:
-            text = path.read_text(encoding="utf-8")
-        except OSError as error:
-            raise ConfigError(
-                f"the config cannot be read: {error.strerror}", where=str(path), fixes=_near(path)
-            ) from error
-        except UnicodeDecodeError as error:
-            raise ConfigError(f"the config is not UTF-8 text: {error}", where=str(path)) from error
-        raw = _parsed(text, str(path), "the config")
-        if not isinstance(raw, dict):
-            raise ConfigError("the config must be a mapping of keys", where=str(path), got=type(raw).__name__)
+        raw = read_mapping(path, "the config", _near)
         overrides = list(overrides)
         return cls._checked(_with_overrides(raw, overrides), _Origins(str(path), raw, overrides))
 
@@ -322,6 +282,31 @@ def _plain_numbers(value: Any) -> Any:
     if isinstance(value, list):
         return [_plain_numbers(inner) for inner in value]
     return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def read_mapping(path: Path, what: str, fixes: Callable[[Path], list[str]] = lambda _: []) -> dict[str, Any]:
+    """Read a YAML file that holds a mapping.
+
+    Args:
+        path: the file.
+        what: it is, for messages.
+        fixes: what to do where there is no such file.
+
+    Raises:
+        ConfigError: the file cannot be read, or holds something else.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(
+            f"{what} cannot be read: {error.strerror}", where=str(path), fixes=fixes(path)
+        ) from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{what} is not UTF-8 text: {error}", where=str(path)) from error
+    raw = _parsed(text, str(path), what)
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{what} must be a mapping of keys", where=str(path), got=type(raw).__name__)
+    return raw
 
 
 def _near(path: Path) -> list[str]:

@@ -15,11 +15,11 @@ from typing import Literal
 from trainer.data.arrow import ArrowReader
 from trainer.data.policy import ReadPolicy
 from trainer.data.prefetch import prefetched
-from trainer.data.reader import BatchReader, Share, Tail, check_layout
+from trainer.data.reader import BatchReader, Share, Tail, check_layout, check_ranks
 from trainer.schema import Manifest
 from trainer.storage import Place
 
-__all__ = ["BatchReader", "ReadPolicy", "check_layout", "open_reader", "prefetched"]
+__all__ = ["BatchReader", "ReadPolicy", "check_layout", "check_ranks", "open_reader", "prefetched"]
 
 
 def open_reader(

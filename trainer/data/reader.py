@@ -104,7 +104,7 @@ def check_layout(
     rows = manifest.split(split).rows
     # A rank without rows can evaluate, it reads padding alone; in training it is a mistake.
     padded = tail == "pad" and split != "train"
-    _check_ranks(max(rows, world_size) if padded else rows, split, num_lanes, world_size, global_batch_size)
+    check_ranks(max(rows, world_size) if padded else rows, split, num_lanes, world_size, global_batch_size)
     _check_batch_size(global_batch_size, num_lanes)
     lanes = lane_bounds(rows, num_lanes)
     sizes = lanes[1:] - lanes[:-1]
@@ -117,7 +117,19 @@ def check_layout(
     return steps
 
 
-def _check_ranks(rows: int, split: str, num_lanes: int, world_size: int, global_batch_size: int) -> None:
+def check_ranks(rows: int, split: str, num_lanes: int, world_size: int, global_batch_size: int) -> None:
+    """Check that every rank gets rows and that all get the same number of lanes.
+
+    Args:
+        rows: of the split.
+        split: `train`, `valid` or `test`.
+        num_lanes: lanes that rows are dealt into.
+        world_size: ranks.
+        global_batch_size: rows per step over all ranks, for the suggested settings.
+
+    Raises:
+        UserError: they do not; the message names numbers that work.
+    """
     fitting = [size for size in range(1, num_lanes + 1) if num_lanes % size == 0 and size <= rows]
     if world_size > rows:
         raise UserError(

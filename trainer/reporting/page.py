@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trainer.reporting import formats
-from trainer.reporting.curves import Chart, charts, constant_learning_rate, evaluation_table
+from trainer.reporting.curves import charts, constant_learning_rate, evaluation_table
 from trainer.reporting.dataset import base_rate, feature_tables, split_rows
 from trainer.reporting.evaluation import segment_tables, split_table
+from trainer.reporting.figures import Chart
 from trainer.reporting.headline import Status, status, tiles
 from trainer.reporting.plan_view import PlanView, plan_view
 from trainer.reporting.recommended import UserList, num_users_left_out, user_lists

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from sharding.plan import Plan, TablePlan, rank_range
 from trainer.reporting import formats
 from trainer.reporting.charts import stacked_bars
-from trainer.reporting.curves import Chart, Key
+from trainer.reporting.figures import Chart, Key
 from trainer.reporting.setting import Facts
 from trainer.reporting.svg import NUM_SERIES
 from trainer.reporting.tables import Table, limited, make_table
@@ -58,7 +58,7 @@ def _facts(plan: Plan) -> Facts:
     parameters = sum(table.num_embeddings * table.embedding_dim for table in plan.tables)
     weights = sum(table.weight_bytes for table in plan.tables)
     return (
-        ("Made for", f"{plan.cluster} (nodes x ranks x hardware)"),
+        ("Made for", f"{plan.cluster}, {formats.count(plan.cluster.world_size)} ranks"),
         ("Batch size per rank", formats.count(plan.batch_size_per_rank)),
         ("Tables", formats.count(len(plan.tables))),
         ("Embedding parameters", formats.count(parameters)),

@@ -144,6 +144,15 @@ def test_wrong_ops_are_refused_by_the_schema_as_by_the_loader(ops: Any) -> None:
     assert not accepts(SCHEMA, with_ops(ops))
 
 
+def test_a_label_may_be_missing_only_beside_declared_tables() -> None:
+    raw = {**with_ops([]), "data": {"num_lanes": 8}, "train": {"global_batch_size": 64}}
+    assert not loads(raw)
+    assert not accepts(SCHEMA, raw)
+    declared = {**raw, "plan": {"tables": {"t": {"num_embeddings": 9}}}}
+    assert loads(declared)
+    assert accepts(SCHEMA, declared)
+
+
 def test_a_misspelt_key_is_refused_by_the_schema() -> None:
     raw = yaml.safe_load(json.dumps(with_ops([])))
     assert accepts(SCHEMA, raw)

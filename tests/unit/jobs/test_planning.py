@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
+import pytest
 import torch
 
-from jobs import Cluster, Dataset, RunConfig, plan
-from sharding.memory import dense_layers
+from jobs import Cluster, Dataset, RunConfig, plan, train, verbs
+from jobs.planning import reckoning_warnings
+from sharding.dense_part import dense_layers
+from sharding.errors import PlanError
 from sharding.topology import Cluster as Shape
 from trainer.assembly import build_task
 
@@ -29,3 +35,112 @@ def test_planning_allocates_no_dense_layer_and_reckons_with_all_of_them(
     parameters = sum(parameter.numel() for parameter in dense_layers(dense))
     # Weights, gradients and the two moments of Adam in fp32.
     assert plan(run, data).memory[0].dense == 4 * 4 * parameters
+
+
+def test_a_plan_for_ranks_that_no_group_of_hsdp_fits_says_so(run: RunConfig, data: Dataset) -> None:
+    run = run.override("train={dense_parallel: hsdp, dense_shard_group_size: 3}")
+    (warning,) = plan(run, data, Cluster(ranks_per_node=4)).warnings
+    assert "a group that shares one copy of the dense part does not divide the ranks evenly" in warning
+    assert "train.dense_shard_group_size: 2" in warning
+
+
+def test_training_under_groups_that_do_not_fit_is_refused_before_any_launch(
+    run: RunConfig, data: Dataset, tmp_path: Path
+) -> None:
+    run = run.override("train.dense_parallel=hsdp")
+    with pytest.raises(PlanError, match="has one rank"):
+        train(run, data, Cluster(nodes=2, ranks_per_node=1, on="torchrun"), out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_declared_tables_are_planned_without_a_data_set() -> None:
+    whatif = RunConfig.from_dict(
+        {
+            "name": "whatif",
+            "model": {"name": "dlrm", "embedding_dim": 16},
+            "train": {"global_batch_size": 32_768},
+            "plan": {
+                "num_dense": 13,
+                "tables": {"user_*": {"count": 3, "num_embeddings": 10**9}, "item": {"num_embeddings": 100}},
+            },
+        }
+    )
+    made = plan(whatif, cluster=Shape.parse("2x8xh100"))
+    assert [table.name for table in made.tables] == ["user_1", "user_2", "user_3", "item"]
+    assert made.batch_size_per_rank == 32_768 // 16
+    # 10**9 rows of 16 fp32 numbers, and one fp32 moment for each row.
+    assert {t.weight_bytes + t.optimizer_bytes for t in made.tables[:3]} == {10**9 * (16 * 4 + 4)}
+
+
+def whatif(tables: dict[str, Any], **changes: Any) -> RunConfig:
+    base = {"name": "whatif", "model": {"name": "dlrm"}, "plan": {"tables": tables}}
+    return RunConfig.from_dict({**base, **changes})
+
+
+@pytest.mark.parametrize(
+    ("cluster", "words"),
+    [
+        ("3x8xh100", ["training on 24 ranks", "lanes must be a multiple", "use 16 ranks", "num_lanes: 48"]),
+        ("5x8xh100", ["training on 40 ranks", "40 ranks share 32 lanes", "num_lanes: 40", "use 32 ranks"]),
+    ],
+)
+def test_declared_tables_warn_of_ranks_that_training_refuses_too(cluster: str, words: list[str]) -> None:
+    (warning,) = plan(whatif({"t": {"num_embeddings": 100}}), cluster=Shape.parse(cluster)).warnings
+    for word in words:
+        assert word in warning
+    assert plan(whatif({"t": {"num_embeddings": 100}}), cluster=Shape.parse("4x8xh100")).warnings == ()
+
+
+def test_declared_tables_warn_of_more_ranks_than_rows() -> None:
+    run = whatif({}, plan={"tables": {"t": {"num_embeddings": 100}}, "rows_per_epoch": 7})
+    (warning,) = plan(run, cluster=Shape.parse("1x8xh100")).warnings
+    assert "7 rows for 8 ranks" in warning
+
+
+GROUPS_OF_THREE = {"dense_parallel": "hsdp", "dense_shard_group_size": 3}
+
+
+def test_declared_tables_warn_of_groups_that_do_not_fit_too() -> None:
+    run = whatif({"t": {"num_embeddings": 100}}, train=GROUPS_OF_THREE)
+    made = plan(run, cluster=Shape.parse("1x8xh100"))
+    assert made.dense is not None
+    assert made.dense.parallel == "ddp"
+    assert any("does not divide the ranks evenly" in text for text in made.warnings)
+
+
+def test_without_a_plan_the_groups_that_do_not_fit_come_first() -> None:
+    huge = whatif({"t": {"num_embeddings": 10**12}}, train=GROUPS_OF_THREE)
+    with pytest.raises(PlanError, match="does not divide the ranks evenly") as error:
+        plan(huge, cluster=Shape.parse("1x8xh100"))
+    assert "train.dense_shard_group_size: 2" in error.value.fixes
+    (also,) = error.value.also
+    assert "1 tables do not fit 8 ranks" in also
+    # Reckoned with a copy on every rank, it is no proof.
+    assert "verdict" not in error.value.as_json()
+
+
+def test_a_plan_reckoned_with_another_dense_part_or_batch_size_is_told(run: RunConfig, data: Dataset) -> None:
+    cluster = Cluster(ranks_per_node=2, on="local")
+    layout = plan(run.override("train.dense_parallel=fsdp"), data, cluster, batch_size_per_rank=16)
+    (warning,) = reckoning_warnings(layout, run, cluster)
+    assert "dense_parallel fsdp (run: ddp)" in warning
+    assert "dense_shard_group_size 2 (run: 1)" in warning
+    assert "batch_size_per_rank 16 (run: 32)" in warning
+    other = run.override("train.dense_optimizer.name=sgd")
+    (warning,) = reckoning_warnings(plan(run, data, cluster), other, cluster)
+    assert "dense_optimizer adam (run: sgd)" in warning
+    assert reckoning_warnings(plan(run, data, cluster), run, cluster) == []
+
+
+def test_training_says_that_its_plan_was_reckoned_otherwise(
+    run: RunConfig, data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    def launch(*_: Any) -> None:
+        raise InterruptedError
+
+    monkeypatch.setattr(verbs, "_launch_with_restarts", launch)
+    layout = plan(run, data, batch_size_per_rank=16)
+    with pytest.raises(InterruptedError):
+        train(run, data, Cluster.local(), layout, out=tmp_path / "run")
+    assert "train: the plan reckoned with batch_size_per_rank 16 (run: 64)" in capsys.readouterr().err

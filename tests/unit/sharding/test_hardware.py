@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from sharding.errors import PlanError
@@ -13,6 +15,17 @@ def test_every_entry_names_its_source_and_has_positive_figures() -> None:
         assert entry.memory_gib > 0
         assert min(entry.host_memory_gbps, entry.pcie_gbps, entry.nvlink_gbps, entry.nic_gbps) > 0
         assert (entry.hbm_gbps > 0) == (entry.device == "cuda")
+
+
+@pytest.mark.parametrize("name", [name for name, entry in HARDWARE.items() if entry.device == "cuda"])
+def test_a_gpu_has_an_eighth_of_what_all_memory_channels_of_its_server_move(name: str) -> None:
+    entry = HARDWARE[name]
+    found = re.search(r"(\d) sockets x (\d) channels x DDR\d-(\d+)", entry.source)
+    assert found, entry.source
+    sockets, channels, megatransfers = map(int, found.groups())
+    assert entry.host_memory_gbps == pytest.approx(
+        sockets * channels * 8 * megatransfers / 1000 / 8, rel=1e-3
+    )
 
 
 def test_names_are_found_in_any_case() -> None:

@@ -7,19 +7,22 @@ from pathlib import Path
 
 import pytest
 
+from sharding.dense import DenseLayout
+from sharding.dense_part import dense_part
 from sharding.errors import PlanError
 from sharding.plan import Plan, rank_range
 from sharding.report import plan_report
 from sharding.tables import TableSpec
 from sharding.topology import Cluster
 from sharding.units import byte_size
-from tests.unit.sharding.planning import plan_of, tables_of
+from tests.unit.sharding.planning import model_of, plan_of, tables_of
 
 TABLES = [
     *tables_of(4, sharding_types=("row_wise",)),
     TableSpec("tiny", 20, 32, ("tiny",), sharding_types=("data_parallel",)),
     TableSpec("history", 300, 32, ("history",), pooling="none", sharding_types=("table_wise",)),
 ]
+LAYOUTS = (DenseLayout(2), DenseLayout(2, shard_group_size=2))
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +67,7 @@ def test_the_file_has_one_line_for_each_table(plan: Plan, saved: Path) -> None:
     ("damage", "message"),
     [
         (lambda text: text[: len(text) // 2], "damaged"),
-        (lambda text: text.replace('"format_version": 1', '"format_version": 99'), "another format version"),
+        (lambda text: text.replace('"format_version": 2', '"format_version": 99'), "another format version"),
         (lambda text: text.replace('"tables"', '"rows"'), "no key 'tables'"),
         (lambda text: text.replace('"num_embeddings": 300', '"num_embeddings": 301'), "do not cover it"),
         (lambda text: text.replace('"ranks_per_node": 2', '"ranks_per_node": 3'), "2 ranks for 3 ranks"),
@@ -111,6 +114,8 @@ def test_diff_names_each_thing_that_moved(plan: Plan) -> None:
     assert "table new: only in the second" in lines
     assert not any("t0" in line for line in lines)
     assert "cluster: 1x2xcpu -> 1x4xcpu" in plan.diff(plan_of(TABLES, "1x4xcpu"))
+    dense = [dense_part(model_of(TABLES), plan.cluster, layout, parallel="fsdp") for layout in LAYOUTS]
+    assert "dense_parallel: ddp -> fsdp" in replace(plan, dense=dense[0]).diff(replace(plan, dense=dense[1]))
 
 
 def test_a_plan_for_another_run_is_refused_with_each_difference(plan: Plan) -> None:
@@ -137,13 +142,20 @@ def test_the_summary_is_what_the_plan_verb_prints(plan: Plan) -> None:
     summary = plan.summary()
     assert list(json.loads(json.dumps(summary))) == [
         "verdict",
+        "cluster",
         "ranks",
         "hbm_max_gib",
         "host_memory_max_gib",
         "step_ms",
+        "step_parts",
         "samples_per_second",
-        "estimate_basis",
+        "imbalance",
+        "nvlink_max_mib",
+        "nic_max_mib",
+        "epoch_hours",
+        "price_per_hour",
         "price_per_epoch",
+        "estimate_basis",
         "seconds",
         "warnings",
         "plan",

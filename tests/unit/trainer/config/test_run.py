@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from trainer.config import RunConfig
-from trainer.config.run import ComputeKernel, ShardingType
+from trainer.config.plan import ComputeKernel, ShardingType
 from trainer.config.source import expand_range, java_charset
 from trainer.config.yaml_text import parse_yaml
 from trainer.errors import ConfigError
@@ -365,3 +365,11 @@ def test_a_missing_config_names_those_that_are_like_it(
     with pytest.raises(ConfigError, match=r"choose one of: .*criteo_dlrm\.yaml") as caught:
         RunConfig.load("mine/xyz")
     assert "mine/clicks.yml" in caught.value.fixes[0]
+
+
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_groups_of_ranks_belong_to_hsdp(config_file: Path, parallel: str) -> None:
+    overrides = [f"train.dense_parallel={parallel}", "train.dense_shard_group_size=2"]
+    with pytest.raises(ConfigError, match=f"is for `dense_parallel: hsdp`, not for `{parallel}`"):
+        RunConfig.load(config_file, overrides)
+    assert RunConfig.load(config_file, ["train.dense_parallel=hsdp", overrides[1]])

@@ -1,0 +1,98 @@
+"""The hardware catalogue with the user's own entries: `plan.hardware` and the file of `plan --hardware`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from sharding.errors import PlanError
+from sharding.hardware import Hardware, find_hardware
+from sharding.machines import CATALOGUE, Catalogue, Machine
+from trainer.config import GpuConfig, HardwareConfig, MachineConfig
+from trainer.config.messages import config_error
+from trainer.config.run import read_mapping
+
+_GIVEN = "given by the user"
+
+
+def catalogue_of(config: HardwareConfig, file: str | Path | None = None) -> Catalogue:
+    """Return the catalogue with the entries of a config, then those of a YAML file, which win.
+
+    Args:
+        config: section `plan.hardware`.
+        file: of the same form, with the keys `gpus` and `machines`.
+
+    Raises:
+        ConfigError: the file cannot be read, or a key or value is wrong.
+        PlanError: a new entry lacks a figure, or is like an entry that does not exist.
+    """
+    catalogue = _with_entries(CATALOGUE, config, "plan.hardware")
+    if file is None:
+        return catalogue
+    raw = read_mapping(Path(file), "the hardware file")
+    try:
+        own = HardwareConfig.model_validate(raw)
+    except ValidationError as error:
+        raise config_error(error, HardwareConfig, where=str(file)) from error
+    return _with_entries(catalogue, own, str(file))
+
+
+def _with_entries(catalogue: Catalogue, config: HardwareConfig, where: str) -> Catalogue:
+    hardware = dict(catalogue.hardware)
+    for name, gpu in config.gpus.items():
+        hardware[name.lower()] = _gpu(name.lower(), gpu, hardware, f"{where}: gpus.{name}")
+    machines = dict(catalogue.machines)
+    for name, machine in config.machines.items():
+        before = machines.get(name.lower())
+        place = f"{where}: machines.{name}"
+        machines[name.lower()] = _machine(name.lower(), machine, before, hardware, place)
+    return Catalogue(hardware, machines)
+
+
+def _given(config: GpuConfig | MachineConfig) -> dict[str, Any]:
+    """Return the figures that are given, each with a source."""
+    given = config.model_dump(exclude_none=True, exclude={"like"})
+    if "price_per_hour" in given:
+        given.setdefault("price_source", _GIVEN)
+    return given
+
+
+def _gpu(name: str, config: GpuConfig, known: dict[str, Hardware], where: str) -> Hardware:
+    base = name if config.like is None else config.like
+    if config.like is None and name not in known:
+        raise PlanError(
+            "a new GPU needs an entry that gives the figures left out",
+            where=where,
+            got=name,
+            allowed=list(known),
+            fixes=["like: h100"],
+        )
+    entry = find_hardware(base, known)
+    source = f"{_GIVEN}; else {entry.name}: {entry.source}"
+    return replace(entry, name=name, **{"source": source, **_given(config)})
+
+
+def _machine(
+    name: str, config: MachineConfig, before: Machine | None, known: dict[str, Hardware], where: str
+) -> Machine:
+    given = _given(config)
+    if before is not None:
+        return replace(before, **{"source": f"{_GIVEN}; else {before.source}", **given})
+    if config.gpu is None or config.gpus is None:
+        raise PlanError(
+            "a new machine needs its GPU and their number",
+            where=where,
+            got=", ".join(given) or "nothing",
+            fixes=["gpu: h100", "gpus: 8"],
+        )
+    gpu = find_hardware(config.gpu, known)
+    shared = {
+        "host_memory_gib": gpu.host_memory_gib * config.gpus,
+        "nvlink_gbps": gpu.nvlink_gbps,
+        "nic_gbps": gpu.nic_gbps * config.gpus,
+        "source": _GIVEN,
+    }
+    return Machine(name=name, **{**shared, **given, "gpu": gpu.name})

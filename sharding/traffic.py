@@ -1,0 +1,151 @@
+"""Bytes that ranks send in one step, by link: NVLink (or PCIe) inside a node, the network between nodes.
+
+Every byte is counted once, at its sender, as if each rank sent each other rank its share directly; sums over
+all ranks go through the nodes first (reduce-scatter inside, all-reduce across, all-gather inside). Embeddings
+and their gradients travel in fp32, ids as 8 bytes; lengths of lists are left out.
+
+For a shard that rank r holds, with batch size B per rank, W ranks, L of them on a node, N = W / L nodes, n
+ids a row, and v = 4 * B * features * columns, or v = 4 * B * n * columns for sequences:
+
+- table-wise and column-wise types: each rank sends 8 * B * n of ids to r, r sends v to each rank, and in the
+  backward pass each rank sends v to r;
+- row_wise: the same with ids 8 * B * n / W, and v / W for sequences;
+- table_row_wise and grid_shard: each rank sends 8 * B * n / L of ids to r, r sends N * v to each rank of its
+  node and v to its peer on each other node, and the same again in the backward pass, the peers to r;
+- data_parallel: all ranks sum the table's dense gradient.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sharding.topology import Cluster
+
+ID_BYTES = 8
+EMBEDDING_BYTES = 4
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """Bytes that one rank sends in a step."""
+
+    nvlink: float
+    """To ranks of its node."""
+    nic: float
+    """To ranks of other nodes."""
+
+    def plus(self, other: Traffic) -> Traffic:
+        """Return the sum."""
+        return Traffic(self.nvlink + other.nvlink, self.nic + other.nic)
+
+    def times(self, factor: float) -> Traffic:
+        """Return a multiple."""
+        return Traffic(self.nvlink * factor, self.nic * factor)
+
+    def milliseconds(self, cluster: Cluster) -> float:
+        """Return the time that the links take one after the other, at their data-sheet speed."""
+        figures = cluster.rank_hardware
+        return self.nvlink / (figures.nvlink_gbps * 1e6) + self.nic / (figures.nic_gbps * 1e6)
+
+
+def all_reduce_traffic(size: float, local: int, nodes: int) -> Traffic:
+    """Return what one rank sends when `local` ranks on each of `nodes` nodes sum `size` bytes."""
+    return Traffic(2 * size * (local - 1) / local, 2 * size / local * (nodes - 1) / nodes)
+
+
+def group_traffic(size: float, ranks: int, local: int) -> Traffic:
+    """Return what a rank sends when `ranks` ranks, `local` of them on its node, gather or scatter `size`."""
+    return Traffic(size * (local - 1) / ranks, size * (ranks - local) / ranks)
+
+
+@dataclass(frozen=True)
+class ShardUse:
+    """A shard and what a step looks up in it.
+
+    Attributes:
+        kind: sharding type.
+        rank: that holds it.
+        columns: of the shard.
+        features: that look the table up.
+        ids: mean ids per row, over all features.
+        pooled: whether a row's ids become one vector.
+        gradient_bytes: of a data-parallel table.
+    """
+
+    kind: str
+    rank: int
+    columns: int
+    features: int
+    ids: float
+    pooled: bool
+    gradient_bytes: int = 0
+
+    def vector_bytes(self, batch_size: int) -> float:
+        """Return the bytes of the embeddings that one rank's batch takes from the table's columns."""
+        vectors = self.features if self.pooled else self.ids
+        return EMBEDDING_BYTES * batch_size * vectors * self.columns
+
+    def id_bytes(self, batch_size: int) -> float:
+        """Return the bytes of the ids of one rank's batch."""
+        return ID_BYTES * batch_size * self.ids
+
+    def input_bytes(self, batch_size: int, cluster: Cluster) -> float:
+        """Return the bytes of the ids that the shard's rank holds in a step."""
+        ranks, local = cluster.world_size, cluster.local_world_size
+        batches = {"data_parallel": 1.0, "row_wise": 1.0}.get(self.kind, float(ranks))
+        if self.kind in ("table_row_wise", "grid_shard"):
+            batches = ranks / local
+        return self.id_bytes(batch_size) * batches
+
+
+class TrafficCount:
+    """Sums up what the shards of a plan make ranks send.
+
+    Args:
+        cluster: the ranks.
+        batch_size_per_rank: rows of a rank's batch.
+    """
+
+    def __init__(self, cluster: Cluster, batch_size_per_rank: int) -> None:
+        self._local, self._nodes = cluster.local_world_size, cluster.nodes
+        self._batch_size = batch_size_per_rank
+        shape = (self._nodes, self._local)
+        self._nvlink_NL: NDArray[np.float64] = np.zeros(shape)
+        self._nic_NL: NDArray[np.float64] = np.zeros(shape)
+        # What every other rank sends to a rank, and what the rank's peers on other nodes do.
+        self._taken_NL: NDArray[np.float64] = np.zeros(shape)
+        self._from_peers_NL: NDArray[np.float64] = np.zeros(shape)
+
+    def add(self, shard: ShardUse) -> None:
+        """Count a shard."""
+        ranks, here = self._local * self._nodes, divmod(shard.rank, self._local)
+        vectors, ids = shard.vector_bytes(self._batch_size), shard.id_bytes(self._batch_size)
+        if shard.kind == "data_parallel":
+            shared = all_reduce_traffic(shard.gradient_bytes, self._local, self._nodes)
+            self._send(here, shared.nvlink, shared.nic)
+        elif shard.kind in ("table_row_wise", "grid_shard"):
+            # Forward and backward alike: sums inside the node for the rows of all ranks.
+            self._send(here, 2 * (self._local - 1) * self._nodes * vectors, (self._nodes - 1) * vectors)
+            self._from_peers_NL[here] += vectors
+            self._taken_NL[here] += ids / self._local
+        else:
+            parts = ranks if shard.kind == "row_wise" else 1
+            to_each = vectors if shard.pooled else vectors / parts
+            self._send(here, (self._local - 1) * to_each, (ranks - self._local) * to_each)
+            self._taken_NL[here] += to_each + ids / parts
+
+    def _send(self, here: tuple[int, int], nvlink: float, nic: float) -> None:
+        self._nvlink_NL[here] += nvlink
+        self._nic_NL[here] += nic
+
+    def by_rank(self) -> list[Traffic]:
+        """Return what each rank sends."""
+        node_N1 = self._taken_NL.sum(axis=1, keepdims=True)
+        nvlink_NL = self._nvlink_NL + node_N1 - self._taken_NL
+        nic_NL = self._nic_NL + node_N1.sum() - node_N1
+        nic_NL = nic_NL + self._from_peers_NL.sum(axis=0, keepdims=True) - self._from_peers_NL
+        pairs = zip(nvlink_NL.ravel().tolist(), nic_NL.ravel().tolist(), strict=True)
+        return [Traffic(*pair) for pair in pairs]

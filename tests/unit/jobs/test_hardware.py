@@ -1,0 +1,73 @@
+"""The user's own GPUs and machines, from a config and from a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from jobs.hardware import catalogue_of
+from sharding.errors import PlanError
+from sharding.hardware import HARDWARE
+from sharding.topology import Cluster
+from trainer.config import HardwareConfig
+from trainer.errors import ConfigError
+
+
+def own(**sections: object) -> HardwareConfig:
+    return HardwareConfig.model_validate(sections)
+
+
+def test_figures_of_a_known_gpu_are_replaced_and_the_others_stay() -> None:
+    catalogue = catalogue_of(own(gpus={"h100": {"hbm_gib": 94.0, "price_per_hour": 2.5}}))
+    cluster = Cluster.parse("2x8xh100", catalogue)
+    assert (cluster.rank_hardware.hbm_gib, cluster.rank_hardware.hbm_gbps) == (94, 3350)
+    assert cluster.price_per_hour == 40
+    assert "given by the user" in cluster.rank_hardware.source
+    assert HARDWARE["h100"].hbm_gib == 80
+
+
+def test_every_figure_of_a_gpu_can_be_replaced() -> None:
+    figures = {
+        name: 1.5
+        for name, value in vars(HARDWARE["h100"]).items()
+        if isinstance(value, (int, float)) or name == "price_per_hour"
+    }
+    changed = catalogue_of(own(gpus={"h100": figures})).hardware["h100"]
+    assert all(getattr(changed, name) == 1.5 for name in figures)
+    assert len(figures) == 10
+
+
+def test_a_new_machine_takes_what_is_left_out_from_its_gpu() -> None:
+    machines = {"our-node": {"gpu": "a100-80", "gpus": 4, "nic_gbps": 100.0, "price_per_hour": 8.0}}
+    cluster = Cluster.parse("3xour-node", catalogue_of(own(machines=machines)))
+    figures = cluster.rank_hardware
+    assert (cluster.world_size, figures.nic_gbps, figures.nvlink_gbps) == (12, 25, 300)
+    assert (figures.hbm_gib, figures.host_memory_gib) == (80, 256)
+    assert cluster.price_per_hour == pytest.approx(24)
+
+
+def test_the_file_wins_over_the_config(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("machines: {p5.48xlarge: {price_per_hour: 31}}\ngpus: {new: {like: h200, hbm_gib: 96}}\n")
+    config = own(machines={"p5.48xlarge": {"price_per_hour": 40.0, "host_memory_gib": 1024.0}})
+    catalogue = catalogue_of(config, file)
+    p5 = catalogue.machines["p5.48xlarge"]
+    assert (p5.price_per_hour, p5.host_memory_gib, p5.price_source) == (31, 1024, "given by the user")
+    assert (catalogue.hardware["new"].hbm_gib, catalogue.hardware["new"].hbm_gbps) == (96, 4800)
+
+
+def test_what_is_wrong_in_a_file_is_named_with_its_place(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("gpus: {h100: {hbm_gb: 94}}\n")
+    with pytest.raises(ConfigError) as error:
+        catalogue_of(own(), file)
+    assert str(file) in error.value.where
+    assert "hbm_gib" in str(error.value)
+
+
+def test_a_new_entry_without_its_base_is_refused() -> None:
+    with pytest.raises(PlanError, match="new GPU"):
+        catalogue_of(own(gpus={"mine": {"hbm_gib": 10.0}}))
+    with pytest.raises(PlanError, match="new machine"):
+        catalogue_of(own(machines={"mine": {"gpus": 2}}))

@@ -1,0 +1,79 @@
+"""What ranks hold, part by part, against bytes counted by hand; the sums are the planner's."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from sharding.sharders import SHARDING_TYPES
+from sharding.tables import TableSpec
+from sharding.topology import Cluster
+from tests.unit.sharding.planning import plan_of
+
+ROWS, DIM, BATCH, IDS = 4000, 32, 16, 5
+
+
+def table(**settings: object) -> TableSpec:
+    return replace(TableSpec("t", ROWS, DIM, ("f",), pooling_factors=(float(IDS),)), **settings)
+
+
+@pytest.mark.parametrize(
+    ("kind", "batches", "columns"),
+    [
+        ("table_wise", 4, DIM),
+        ("row_wise", 1, DIM),
+        ("table_row_wise", 2, DIM),
+        ("column_wise", 4, 8),
+        ("data_parallel", 1, DIM),
+    ],
+)
+def test_ids_and_outputs_of_each_sharding_type(kind: str, batches: int, columns: int) -> None:
+    plan = plan_of([table(sharding_types=(kind,))], "2x2xh100", batch_size_per_rank=BATCH)
+    for rank in (plan.memory[r] for r in plan.tables[0].ranks):
+        assert rank.input_buffers == rank.pipeline_copies == batches * 8 * BATCH * IDS
+        # Before their exchange a rank holds the embeddings of every rank's rows.
+        rows = BATCH if kind == "data_parallel" else 4 * BATCH
+        assert rank.output_buffers == rows * 4 * columns
+
+
+@pytest.mark.parametrize("kind", SHARDING_TYPES)
+@pytest.mark.parametrize("where", ["2x2xh100", "2x2xcpu"])
+def test_the_parts_of_a_rank_come_to_what_the_planner_counts(kind: str, where: str) -> None:
+    plan = plan_of([table(sharding_types=(kind,))], where, embedding_optimizer="adagrad")
+    for rank in plan.memory:
+        tables = rank.weights + rank.optimizer + rank.gradients + rank.cache + rank.buffers
+        assert tables + rank.dense + rank.activations == rank.memory_used
+        assert rank.reserve == int(plan.cluster.rank_hardware.memory_gib * 2**30 * 0.15)
+
+
+def test_cpu_ranks_fetch_no_ids_ahead() -> None:
+    plan = plan_of([table(sharding_types=("table_wise",))], "1x1xcpu", batch_size_per_rank=BATCH)
+    assert (plan.memory[0].input_buffers, plan.memory[0].pipeline_copies) == (8 * BATCH * IDS, 0)
+    assert plan.memory[0].output_buffers == BATCH * 4 * DIM
+
+
+def test_uvm_tables_are_in_host_memory_and_their_cache_in_hbm() -> None:
+    big = table(
+        num_embeddings=1_000_000,
+        sharding_types=("table_wise",),
+        compute_kernels=("fused_uvm_caching",),
+        cache_load_factor=0.25,
+    )
+    plan = plan_of([big], "1x1xh100", batch_size_per_rank=BATCH, embedding_optimizer="adam")
+    (rank,) = plan.memory
+    assert (rank.weights, rank.optimizer) == (0, 0)
+    assert (rank.host_weights, rank.host_optimizer) == (128_000_000, 2 * 128_000_000)
+    # A quarter of the rows, and bookkeeping for each row.
+    assert 32_000_000 <= rank.cache < 32_000_000 + 1_000_000 * 32
+    assert rank.output_buffers == BATCH * 4 * DIM
+
+
+def test_an_epoch_takes_and_costs_what_its_steps_do() -> None:
+    plan = plan_of([table()], Cluster.parse("1xp5.48xlarge"), batch_size_per_rank=1000)
+    step_ms = plan.step.total_ms
+    priced = replace(plan, rows_per_epoch=8_000_000).estimate  # 1,000 steps of 8 ranks
+    assert priced["epoch_hours"] == pytest.approx(1000 * step_ms / 3.6e6, rel=1e-3)
+    assert priced["price_per_epoch"] == pytest.approx(55.04 * 1000 * step_ms / 3.6e6, rel=1e-3)
+    assert plan.estimate["epoch_hours"] is None
+    assert plan.estimate["price_per_epoch"] is None

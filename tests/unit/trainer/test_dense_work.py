@@ -1,0 +1,66 @@
+"""Work of the dense layers, against sums over their shapes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from sharding.tables import TableSpec
+from trainer.config import ModelConfig
+from trainer.dense_work import dense_work
+from trainer.registry import ModelInputs, model_section, models
+
+DIM = 4
+
+
+def inputs(features: int = 3, num_dense: int = 5, ids: float = 2.5, **settings: object) -> ModelInputs:
+    tables = tuple(
+        TableSpec(f"t{i}", 10**12, DIM, (f"t{i}",), pooling_factors=(ids,), **settings)  # type: ignore[arg-type]
+        for i in range(features)
+    )
+    return ModelInputs(num_dense, tuple(table.name for table in tables), tables)
+
+
+def dlrm(**keys: object) -> object:
+    sizes = {"dense_arch_layer_sizes": [8], "over_arch_layer_sizes": [6]}
+    return model_section(ModelConfig(name="dlrm", embedding_dim=DIM, **{**sizes, **keys}))
+
+
+def test_flops_are_two_for_each_multiply_add_of_every_layer() -> None:
+    work = dense_work(inputs(), dlrm())  # type: ignore[arg-type]
+    # Layers 5 -> 8 -> 4, then 4 vectors with each other, then 4 + 6 pairs -> 6 -> 1.
+    layers = 5 * 8 + 8 * 4 + 10 * 6 + 6 * 1
+    assert work.forward_flops == 2 * (layers + 4 * 4 * DIM)
+
+
+def test_activations_are_what_autograd_keeps_of_the_layers() -> None:
+    work = dense_work(inputs(), dlrm())  # type: ignore[arg-type]
+    # At least the inputs of every layer, and no more than a few tensors of each.
+    least = 4 * (5 + 8 + 4 * DIM + 10 + 6)
+    assert least <= work.activation_bytes <= 4 * least
+
+
+@pytest.mark.parametrize("pooling", ["sum", "mean"])
+def test_ids_and_their_offsets_are_no_activations(pooling: str) -> None:
+    one, many = (dense_work(inputs(ids=n, pooling=pooling), dlrm()) for n in (1, 500))  # type: ignore[arg-type]
+    assert one == many
+
+
+def test_a_wider_layer_keeps_more_and_works_more_but_takes_no_memory() -> None:
+    narrow, wide = (dense_work(inputs(), dlrm(over_arch_layer_sizes=[n, n])) for n in (100, 40_000))  # type: ignore[arg-type]
+    assert wide.forward_flops > 2 * 40_000**2  # 6.4 GB of weights
+    assert wide.activation_bytes > narrow.activation_bytes + 4 * 2 * 39_900 - 1
+
+
+@pytest.mark.parametrize("name", models())
+@pytest.mark.parametrize("pooling", ["sum", "mean", "none"])
+def test_every_model_is_counted_as_a_real_forward_pass_would_be(name: str, pooling: str) -> None:
+    section = model_section(ModelConfig(name=name, embedding_dim=DIM))
+    before = torch.random.get_rng_state()
+    work = dense_work(inputs(pooling=pooling), section)
+    assert work.forward_flops > 0
+    assert work.activation_bytes > 0
+    assert torch.equal(before, torch.random.get_rng_state())
+    halves = dense_work(inputs(pooling=pooling), section, bf16=True)
+    assert halves.forward_flops == work.forward_flops
+    assert halves.activation_bytes < work.activation_bytes

@@ -1,0 +1,122 @@
+"""Config sections `tables` and `plan`: how embedding tables are kept and placed, or declared without data."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from trainer.config.base import Section
+from trainer.config.hardware import HardwareConfig
+
+# `sharding.sharders` offers these; it imports torch, so the names stand here once more.
+ShardingType = Literal[
+    "data_parallel",
+    "table_wise",
+    "row_wise",
+    "column_wise",
+    "table_row_wise",
+    "table_column_wise",
+    "grid_shard",
+]
+ComputeKernel = Literal["dense", "fused", "fused_uvm", "fused_uvm_caching"]
+
+
+class TableConfig(Section):
+    """Settings of the embedding tables whose names match a glob; later globs win over earlier ones."""
+
+    embedding_dim: int | None = Field(default=None, ge=1)
+    """Columns of the table."""
+    data_type: Literal["fp32", "fp16", "bf16", "int8"] | None = None
+    """Of the stored weights; default fp32."""
+    sharding_types: list[ShardingType] | None = Field(default=None, min_length=1)
+    """Sharding types that the planner may choose from, for instance `[table_wise, row_wise]`."""
+    compute_kernels: list[ComputeKernel] | None = Field(default=None, min_length=1)
+    """Kernels that the planner may choose from, for instance `[fused, fused_uvm_caching]`."""
+    min_partition: int | None = Field(default=None, ge=1)
+    """Least width of a column-wise shard."""
+    cache_load_factor: float | None = Field(default=None, gt=0, le=1)
+    """Share of the rows held in HBM by `fused_uvm_caching`."""
+    learning_rate: float | None = Field(default=None, gt=0)
+    """Learning rate of the table; default `train.embedding_optimizer.learning_rate`."""
+
+
+class RowsRange(Section):
+    """Rows of declared tables that rise from table to table by the same factor."""
+
+    min: int = Field(ge=1)
+    """Rows of the first table."""
+    max: int = Field(ge=1)
+    """Rows of the last table."""
+
+    @model_validator(mode="after")
+    def _rising(self) -> RowsRange:
+        if self.min > self.max:
+            raise ValueError(f"`min` must not exceed `max`: {self.min} > {self.max}")
+        return self
+
+    def spread(self, count: int) -> list[int]:
+        """Return the rows of each of `count` tables."""
+        steps = max(1, count - 1)
+        return [round(self.min * (self.max / self.min) ** (table / steps)) for table in range(count)]
+
+
+class DeclaredTables(Section):
+    """Tables that a plan is made for without a data set. Each is looked up by one feature of its own name."""
+
+    num_embeddings: Annotated[int, Field(ge=1)] | list[Annotated[int, Field(ge=1)]] | RowsRange
+    """Rows of each table: one number for all, a list of one for each, or `{min: 1000, max: 1000000}` beside a
+    `count` of two tables or more."""
+    count: int | None = Field(default=None, ge=1)
+    """Number of tables; default 1, or the length of a list of `num_embeddings`."""
+    embedding_dim: int | None = Field(default=None, ge=1)
+    """Columns; `tables.<glob>.embedding_dim` wins; default the model's."""
+    pooling: Literal["sum", "mean", "none"] = "sum"
+    """How a row's ids become one vector; `none` keeps the sequence."""
+    pooling_factor: float = Field(default=1.0, gt=0)
+    """Mean number of ids per row."""
+
+    @model_validator(mode="after")
+    def _as_many(self) -> DeclaredTables:
+        listed = len(self.num_embeddings) if isinstance(self.num_embeddings, list) else None
+        if listed == 0:
+            raise ValueError("`num_embeddings` is an empty list")
+        if listed is not None and self.count not in (None, listed):
+            raise ValueError(f"`count` is {self.count}, but `num_embeddings` lists {listed} tables")
+        if isinstance(self.num_embeddings, RowsRange) and self.count in (None, 1):
+            raise ValueError("`num_embeddings` from `min` to `max` needs a `count` of two tables or more")
+        return self
+
+    def rows(self) -> list[int]:
+        """Return the rows of each table."""
+        if isinstance(self.num_embeddings, list):
+            return list(self.num_embeddings)
+        count = self.count or 1
+        if isinstance(self.num_embeddings, int):
+            return [self.num_embeddings] * count
+        return self.num_embeddings.spread(count)
+
+
+class PlanConfig(Section):
+    """How the sharding plan is made."""
+
+    tables: dict[str, DeclaredTables] = Field(default_factory=dict)
+    """Tables that `shardrec plan` takes where no data set is named, by name. A `*` in the name becomes 1, 2,
+    ... up to their number: `user_*: {count: 400, num_embeddings: 1000000}`. A config that declares tables
+    may leave out `data` (but for `num_lanes`, which says how many ranks can train) and `features`; then it is
+    good for planning alone."""
+    num_dense: int = Field(default=0, ge=0)
+    """Dense inputs of the model beside `plan.tables`."""
+    hardware: HardwareConfig = HardwareConfig()
+    """GPUs and machines for `plan --cluster`, beside and in place of those of the catalogue."""
+    rows_per_epoch: int | None = Field(default=None, ge=1)
+    """Training rows, for time and price of an epoch; default those of the data set."""
+
+    sharding_types: list[ShardingType] | None = Field(default=None, min_length=1)
+    """Sharding types for every table; `tables.<glob>.sharding_types` wins."""
+    storage_reserve_share: float = Field(default=0.15, ge=0, lt=1)
+    """Share of each rank's memory left free for the framework and for what the plan does not reckon with."""
+    dense_efficiency: float = Field(default=0.4, gt=0, le=1)
+    """Share of the hardware's peak that dense layers are taken to reach: a guess, for the estimated time."""
+    timeout_seconds: int = Field(default=60, ge=1)
+    """After this time no better plan is sought; the first one is, for as long as it takes."""

@@ -1,0 +1,75 @@
+"""The model over the tables that `plan.tables` declares: shapes alone, to plan without data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from sharding.tables import TableSpec
+from trainer.assembly import build_from_inputs
+from trainer.config import RunConfig
+from trainer.errors import ConfigError
+from trainer.inputs import check_globs, table_spec
+from trainer.registry import ModelInputs, model_section
+from trainer.tasks import TrainingTask
+
+
+def declared_task(run: RunConfig) -> tuple[TrainingTask, ModelInputs]:
+    """Build the model over the declared tables on the meta device.
+
+    Raises:
+        ConfigError: no tables are declared, two of them share a name, a name cannot be counted up, or the
+            model or a table section is wrong.
+    """
+    section = model_section(run.model)
+    inputs = declared_inputs(run, section.embedding_dim)
+    return build_from_inputs(inputs, section, run.seed, "meta"), inputs
+
+
+def declared_inputs(run: RunConfig, embedding_dim: int) -> ModelInputs:
+    """Describe the dense inputs and the declared tables; each feature bears the name of its table.
+
+    Args:
+        run: the run config.
+        embedding_dim: the model's own default width.
+
+    Raises:
+        ConfigError: see `declared_task`.
+    """
+    tables = tuple(_tables(run, embedding_dim))
+    names = [table.name for table in tables]
+    if not names:
+        raise ConfigError(
+            "the config declares no tables", where="plan.tables", fixes=["name a data set: --data"]
+        )
+    twice = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
+    if twice:
+        raise ConfigError("two declared tables share a name", where="plan.tables", got=", ".join(twice[:5]))
+    check_globs(run, names)
+    return ModelInputs(run.plan.num_dense, tuple(names), tables)
+
+
+def _tables(run: RunConfig, embedding_dim: int) -> Iterator[TableSpec]:
+    for pattern, declared in run.plan.tables.items():
+        rows = declared.rows()
+        for name, num_embeddings in zip(_names(pattern, len(rows)), rows, strict=True):
+            yield table_spec(
+                run,
+                name,
+                num_embeddings=num_embeddings,
+                embedding_dim=run.table_config(name).embedding_dim or declared.embedding_dim or embedding_dim,
+                pooling=declared.pooling,
+                pooling_factors={name: declared.pooling_factor},
+            )
+
+
+def _names(pattern: str, count: int) -> list[str]:
+    if pattern.count("*") == 1:
+        return [pattern.replace("*", str(number)) for number in range(1, count + 1)]
+    if pattern.count("*") or count > 1:
+        raise ConfigError(
+            "the name of several tables needs one `*` for their numbers",
+            where=f"plan.tables.{pattern}",
+            got=f"{count} tables",
+            fixes=[f"{pattern.replace('*', '')}_*"],
+        )
+    return [pattern]
