@@ -371,7 +371,9 @@ def write_page(folder: Path) -> None:
 
         write_data_report(folder)
     except Exception as error:
-        _LOGGER.warning("no report.html, the data set is complete without it: %s", error)
+        # A KeyError alone would say no more than the key.
+        said = f"{error} ({type(error).__name__})"
+        _LOGGER.warning("no report.html, the data set is complete without it: %s", said)
 
 
 def versions(spark: SparkSession) -> dict[str, str]:
