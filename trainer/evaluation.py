@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,7 +54,6 @@ class Predictions:
         return binary_metrics(self.logits_N[which], self.labels_N[which], self.weights_N[which])
 
 
-@torch.no_grad()
 def predict(
     task: nn.Module, batches: Iterable[Batch], device: torch.device, logit_shift: float = 0.0
 ) -> Predictions | None:
@@ -72,17 +71,29 @@ def predict(
     Returns:
         All real rows on rank 0; None on the other ranks.
     """
+    gathered = _gather(torch.cat(list(_columns(task, batches, device)), dim=1))
+    return None if gathered is None else _in_row_order(gathered, logit_shift)
+
+
+def predictions_by_batch(
+    task: nn.Module, batches: Iterable[Batch], device: torch.device, logit_shift: float = 0.0
+) -> Iterator[Predictions]:
+    """Do the same as `predict` for this rank's rows alone, a batch in memory at a time."""
+    for columns_4B in _columns(task, batches, device):
+        yield _in_row_order(columns_4B, logit_shift)
+
+
+@torch.no_grad()
+def _columns(task: nn.Module, batches: Iterable[Batch], device: torch.device) -> Iterator[Tensor]:
+    """Yield row, logit, label and weight of each batch as one tensor [4, B]."""
     was_training = task.training
     task.eval()
-    parts: list[Tensor] = []
     for batch in batches:
         _, (_, logits_BT, labels_BT, weights_B) = task(batch.to(device, non_blocking=True))
         columns = (batch.rows_B.to(device), logits_BT[:, 0], labels_BT[:, 0], weights_B)
         # float64 holds row numbers exactly up to 2^53.
-        parts.append(torch.stack([column.double() for column in columns]))
+        yield torch.stack([column.double() for column in columns])
     task.train(was_training)
-    gathered = _gather(torch.cat(parts, dim=1))
-    return None if gathered is None else _in_row_order(gathered, logit_shift)
 
 
 def _gather(mine: Tensor) -> Tensor | None:

@@ -24,6 +24,18 @@ def _prepare_arguments(parser: ArgumentParser) -> None:
         choices=["frozen", "grow"],
         help="add the rows to the data set that is there; grow: new values get ids after the old ones",
     )
+    parser.add_argument(
+        "--append-to",
+        choices=["train", "valid", "test"],
+        help="split that all appended rows go to (default: as the config deals them)",
+    )
+    parser.add_argument(
+        "--history-input",
+        nargs="+",
+        metavar="PATH",
+        help="with --append: files or folders of the raw rows that the data set was made of, all of them; "
+        "histories, `earlier` features and duplicates need them",
+    )
     parser.add_argument("--master", help="Spark master URL (default: the active session, else local[*])")
 
 
@@ -33,12 +45,13 @@ def _prepare(arguments: Namespace) -> Outcome:
     from jobs.verbs import check_request, prepare
 
     run = load_config(arguments)
-    append, staging = arguments.append, arguments.staging
-    check_request(run, arguments.out, append=append, staging=staging, master=arguments.master)
+    given = {name: getattr(arguments, name) for name in ("append", "append_to", "staging")}
+    given["history"] = arguments.history_input
+    check_request(run, arguments.out, **given, master=arguments.master)
     with phases_on_stderr():
         PHASES.info("starting Spark")
         spark = spark_session("shardrec prepare", master=arguments.master)
-        dataset = prepare(arguments.input, run, arguments.out, append=append, staging=staging, spark=spark)
+        dataset = prepare(arguments.input, run, arguments.out, **given, spark=spark)
     return Outcome(f"{dataset.report}\ndata set: {dataset.path}", dataset.as_json())
 
 

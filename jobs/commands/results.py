@@ -44,9 +44,27 @@ def _mine_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--input", help="file or folder of the raw rows (default: those that were prepared)")
     parser.add_argument("--users", help="user ids, separated by commas (default: all users of the raw rows)")
     parser.add_argument("--k", type=positive, default=20, help="items per user")
+    parser.add_argument(
+        "--candidates-per-user",
+        type=_number_or_all,
+        default=1_000,
+        metavar="N|all",
+        help="items drawn for each user to be scored, or `all` (default: 1000)",
+    )
+    parser.add_argument(
+        "--exclude",
+        choices=["train", "known"],
+        default="train",
+        help="items that are no negatives of a user: `train`, those of the positives in train (default), or "
+        "`known`, those of any raw row",
+    )
     parser.add_argument("--skip-top", type=whole, default=0, help="best items of each user to leave out")
     parser.add_argument("--checkpoint", help="name of a checkpoint (default: the run's choice)")
     parser.add_argument("--out", help="Parquet file to write (default: RUN/mined_negatives.parquet)")
+
+
+def _number_or_all(text: str) -> int | None:
+    return None if text == "all" else positive(text)
 
 
 def _mine(arguments: Namespace) -> Outcome:
@@ -58,6 +76,8 @@ def _mine(arguments: Namespace) -> Outcome:
         arguments.out or Path(arguments.run_folder) / "mined_negatives.parquet",
         arguments.k,
         skip_top=arguments.skip_top,
+        candidates_per_user=arguments.candidates_per_user,
+        exclude=arguments.exclude,
         users=None if named is None else [user.strip() for user in named.split(",") if user.strip()],
         events=arguments.input,
         cluster=cluster_of(arguments),

@@ -11,20 +11,28 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
-from jobs.preparation.commit import output_folder, staged_folder
+from pyspark.sql import functions as F
+
+from jobs.preparation import columns as C
+from jobs.preparation.appendable import appended_to
+from jobs.preparation.commit import staged_folder
+from jobs.preparation.dealing import deal
+from jobs.preparation.earlier_days import EarlierDays, check_whole
+from jobs.preparation.encodings import ENCODING_FOLDER, grow_encodings
 from jobs.preparation.failures import named_source
 from jobs.preparation.fitting import wanted_vocabulary
+from jobs.preparation.labels import negatives_kept
 from jobs.preparation.parquet_scan import parquet_scan
 from jobs.preparation.part_writing import next_part, remove_unfinished
 from jobs.preparation.pipeline import (
     Prepared,
     check_written,
-    deal,
     now,
     raw_places,
     splits_in,
+    with_share_kept,
     write_page,
     write_rows,
 )
@@ -39,11 +47,10 @@ from jobs.preparation.streams import streams_between_tasks
 from jobs.preparation.survey import Survey, survey
 from jobs.preparation.vectors import FittedVectors, grow_vectors
 from jobs.preparation.vocabulary import FittedVocabulary, GrownVocabulary, WantedVocabulary, grow_vocabularies
-from jobs.resuming import differing_keys
 from jobs.session import spark_session
 from trainer.config import RunConfig
-from trainer.errors import ConfigError, DataError
-from trainer.schema import SPLITS, Appended, Feature, FeatureSpec, Manifest
+from trainer.errors import DataError
+from trainer.schema import SPLITS, Appended, Feature, FeatureSpec, Manifest, Split, SplitName
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -61,6 +68,8 @@ def append_rows(
     *,
     frame: DataFrame | None = None,
     spark: SparkSession | None = None,
+    into: SplitName | None = None,
+    earlier: EarlierDays | None = None,
 ) -> Prepared:
     """Add rows to a data set; it stays as it is until the larger one is complete.
 
@@ -71,9 +80,12 @@ def append_rows(
         out: folder of the data set.
         mode: `frozen` applies the stored feature spec, so that new values are out of vocabulary; `grow` gives
             values of the new training rows that reach `min_count` among them the ids after the last ones, and
-            adds the vectors of new ids.
+            adds the vectors of new ids, and the new training rows to target encodings.
         frame: new rows to take instead of `data.source`.
         spark: session; by default the active one, or a new local one.
+        into: split that all new rows go to; by default the config deals them.
+        earlier: raw rows of the data set, all of them, for what looks at old rows as well: histories,
+            `earlier` and duplicates. They are not written again.
 
     Raises:
         ConfigError: the config is not that of the data set, or has what a day's rows alone cannot give; or
@@ -82,28 +94,32 @@ def append_rows(
         UserError: no permission to write, or the disk is full.
     """
     start = time.perf_counter()
-    target, old = appended_to(run, out)
+    target, old = appended_to(run, out, into, earlier)
     spark = spark or (frame.sparkSession if frame is not None else spark_session("shardrec prepare"))
     with staged_folder(target) as folder, large_batches(spark), ExitStack() as cached:
-        _link(target, folder)
+        _link(target, folder, _DATA if mode == "grow" else (*_DATA, ENCODING_FOLDER))
         _LOGGER.info("reading and checking the new rows")
-        staged = stage(run, spark, frame, folder / _SCRATCH, cached)
+        staged = stage(run, spark, frame, folder / _SCRATCH, cached, earlier)
         streams = cached.enter_context(streams_between_tasks(spark, folder))
         staged = replace(staged, features=_with_stored_ops(staged, old.spec))
         cached.callback(staged.rows.persist().unpersist)
         with named_source(source_name(run)):
-            rows, features = deal(staged, run, folder, spark)
+            rows, features = deal(staged, run, folder, spark, into=into, fitted_in=target)
+            cached.callback(rows.unpersist)
             check_types(rows, features)
             checks = row_checks(rows, run, features)
-            direct = parquet_scan(run, staged, checks) if frame is None else None
-            counted = survey(direct or rows, run, features, checks, streams)
+            direct = parquet_scan(run, staged, checks) if frame is None and into is None else None
+            counted = survey(direct or rows, run, features, checks, streams, trains=False)
             cached.callback(counted.cached.unpersist)
         _check_new(counted, old, run)
+        if earlier is not None:
+            check_whole(staged.rows.where(F.col(C.OLD)), old)
         spec = old.spec
         if mode == "grow":
             spec = _grown(features, old.spec, counted, folder, spark)
             spec = _with_vectors(spec, grow_vectors(run, spec, folder, spark, staged.remarks))
-        _LOGGER.info("writing %s rows", f"{sum(counted.rows.values()):,}")
+            spec = _with_encodings(spec, features, rows, target, folder, spark)
+        _LOGGER.info("writing %s rows", f"{sum(counted.rows.get(name, 0) for name in SPLITS):,}")
         first_parts: dict[str, int] = {name: next_part(folder / name) for name in old.splits}
         write_rows(rows, run, spec, counted, folder, spark, direct, first_parts)
         cached.close()
@@ -114,75 +130,20 @@ def append_rows(
         before = Counter({str(name): split.rows for name, split in old.splits.items()})
         splits = splits_in(folder, SPLITS, answers)
         check_written(before + Counter(counted.rows), splits, source_name(run))
-        added = Appended(
-            created=now(),
-            mode=mode,
-            rows={name: counted.rows.get(name, 0) for name in SPLITS},
-            fingerprint=counted.fingerprint,
-            raw=raw_places(run) if frame is None else None,
-        )
-        manifest = old.model_copy(
-            update={
-                "spec": spec,
-                "splits": splits,
-                "statistics": statistics(spec, answers, _missing(old, counted)),
-                "appended": (*old.appended, added),
-                "remarks": (*old.remarks, *staged.remarks),
-            }
-        )
+        added = _added(run, mode, counted, into, from_source=frame is None)
+        numbers = statistics(spec, answers, _missing(old, counted))
+        splits = with_share_kept(splits, _share_kept(old.splits["train"], counted))
+        fitted = {"spec": spec, "splits": splits, "statistics": numbers}
+        manifest = _with_day(old.model_copy(update=fitted), run, added, staged)
         text = write_report(manifest, folder)
         manifest.save(folder)
         write_page(folder)
     return Prepared(target, manifest, text, time.perf_counter() - start)
 
 
-def appended_to(run: RunConfig, out: str | Path) -> tuple[Path, Manifest]:
-    """Return the folder and the manifest of the data set that rows can be added to.
-
-    Raises:
-        ConfigError, DataError: see `append_rows`.
-    """
-    target = output_folder(out)
-    old = Manifest.load(target)
-    _check_config(run, old, target)
-    return target, old
-
-
-def _check_config(run: RunConfig, old: Manifest, target: Path) -> None:
-    """Check that the config is the data set's, and that every row can be prepared on its own."""
-    if old.config_hash != run.preparation_hash():
-        differences = differing_keys(old.preparation, run.preparation())
-        raise ConfigError(
-            "the data set was prepared with another config",
-            where=str(target),
-            got="; ".join(differences[:5]) or old.config_hash,
-            fixes=["append with the config of the data set", "prepare all rows again, without --append"],
-        )
-    data = run.data
-    groups = [group for kind in ("dense", "sparse", "sequence") for group in getattr(run.features, kind)]
-    derived = next((group.name for group in groups if group.derived is not None), None)
-    shares = data.split.method == "time" and data.split.until is None
-    unfit: dict[str, Any] = {
-        f"features: {derived}": derived,
-        "data.split.method: leave_last": data.split.leave_last,
-        "data.split.method: time, with fractions": shares or None,
-        "data.negatives": data.negatives,
-        "data.downsample_negatives": data.downsample_negatives,
-        "data.clean.deduplicate": data.clean.deduplicate,
-        "data.clean.k_core": data.clean.k_core or None,
-    }
-    found = next((where for where, value in unfit.items() if value is not None), None)
-    if found is not None:
-        raise ConfigError(
-            "the rows of a new day cannot be prepared on their own: this looks at the old rows as well",
-            where=found,
-            fixes=["prepare all rows again, without --append"],
-        )
-
-
-def _link(target: Path, folder: Path) -> None:
-    """Put the old vocabularies and parts into the new folder, without copying where the file system can."""
-    for name in _DATA:
+def _link(target: Path, folder: Path, names: Sequence[str]) -> None:
+    """Put old parts, vocabularies and so on into the new folder, uncopied where the file system can."""
+    for name in names:
         for path in sorted((target / name).rglob("part-*")):
             copy = folder / path.relative_to(target)
             copy.parent.mkdir(parents=True, exist_ok=True)
@@ -209,7 +170,7 @@ def _with_stored_ops(staged: Staged, spec: FeatureSpec) -> list[PlannedFeature]:
                 f"feature {feature.name!r} was fitted on {'single values' if feature.is_list else 'lists'}",
                 where=f"{feature.where}: column {feature.column!r}",
             )
-    return [replace(feature, ops=stored[feature.name].ops) for feature in staged.features]
+    return [replace(f, ops=stored[f.name].ops, derived=stored[f.name].derived) for f in staged.features]
 
 
 def _check_new(counted: Survey, old: Manifest, run: RunConfig) -> None:
@@ -284,3 +245,54 @@ def _missing(old: Manifest, counted: Survey) -> dict[str, int]:
     return {
         name: round(old.statistics[name].null_share * rows) + found for name, found in counted.missing.items()
     }
+
+
+def _with_encodings(
+    spec: FeatureSpec,
+    features: Sequence[PlannedFeature],
+    rows: DataFrame,
+    target: Path,
+    folder: Path,
+    spark: SparkSession,
+) -> FeatureSpec:
+    encoded = [f for f in features if f.derived is not None and f.derived.name == "target_encoding"]
+    grown = grow_encodings(rows.where(F.col(C.SPLIT) == "train"), encoded, target, folder, spark)
+    kept = tuple(f.model_copy(update={"derived": grown.get(f.name, f.derived)}) for f in spec.features)
+    return spec.model_copy(update={"features": kept})
+
+
+def _added(
+    run: RunConfig, mode: Mode, counted: Survey, into: SplitName | None, *, from_source: bool
+) -> Appended:
+    return Appended(
+        created=now(),
+        mode=mode,
+        rows={name: counted.rows.get(name, 0) for name in SPLITS},
+        fingerprint=counted.fingerprint,
+        raw=raw_places(run) if from_source else None,
+        into=into,
+        until=tuple(run.data.split.until) if into is None and run.data.split.until else None,
+    )
+
+
+def _with_day(manifest: Manifest, run: RunConfig, added: Appended, staged: Staged) -> Manifest:
+    """Return the manifest with a day's own record; from now on the data set is that of the day's config."""
+    return manifest.model_copy(
+        update={
+            "config_hash": run.preparation_hash(),
+            "preparation": run.preparation(),
+            "appended": (*manifest.appended, added),
+            "remarks": (*manifest.remarks, *staged.remarks),
+        }
+    )
+
+
+def _share_kept(train: Split, counted: Survey) -> float:
+    """Return the share of the negatives, of old and new training rows, that down-sampling left."""
+    left = train.rows - train.positives
+    dropped = round(left / train.negatives_kept) - left
+    rows = {
+        "train": train.rows + counted.rows.get("train", 0),
+        C.DOWNSAMPLED: dropped + counted.rows.get(C.DOWNSAMPLED, 0),
+    }
+    return negatives_kept(rows, {"train": train.positives + counted.positives.get("train", 0)})

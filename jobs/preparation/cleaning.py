@@ -13,6 +13,7 @@ from jobs.preparation.conditions import event_counts
 from jobs.preparation.row_hashes import with_row_hashes
 from jobs.preparation.sources import require_columns, rows_and_columns
 from trainer.config import CleanConfig, RunConfig
+from trainer.config.rows import DeduplicateConfig
 from trainer.errors import DataError
 from trainer.schema import CleaningStep
 
@@ -90,16 +91,26 @@ def cleaned_events(run: RunConfig, spark: SparkSession, frame: DataFrame | None)
 
 def deduplicated(rows: DataFrame, config: CleanConfig) -> DataFrame:
     """Keep one row of each key."""
-    rule = config.deduplicate
-    assert rule is not None
+    assert config.deduplicate is not None
+    place = rank_in_key(rows, config.deduplicate)
+    return rows.withColumn(_PLACE, place).where(F.col(_PLACE) == 1).drop(_PLACE)
+
+
+def rank_in_key(rows: DataFrame, rule: DeduplicateConfig, *ties: Column) -> Column:
+    """Return the place of a row among those of its key, from 1, which is the row to keep.
+
+    Args:
+        rows: with `HASH` and `ORDER`.
+        rule: keys and order.
+        ties: what orders rows that are equal in all columns.
+    """
     # Two hashes of 64 bits stand for the whole row: a row may hold maps, which Spark cannot group by.
     keys = [C.column(name) for name in rule.by or (C.HASH, C.ORDER)]
-    order = [F.col(C.HASH), F.col(C.ORDER)]
+    order = [F.col(C.HASH), F.col(C.ORDER), *ties]
     if rule.order_by is not None:
         time = C.time(rows, rule.order_by)
         order.insert(0, time.asc() if rule.keep == "first" else time.desc())
-    place = F.row_number().over(Window.partitionBy(*keys).orderBy(*order))
-    return rows.withColumn(_PLACE, place).where(F.col(_PLACE) == 1).drop(_PLACE)
+    return F.row_number().over(Window.partitionBy(*keys).orderBy(*order))
 
 
 def _require_all_columns(rows: DataFrame, config: CleanConfig) -> None:

@@ -31,6 +31,9 @@ FILE = "__source_file"
 NUMBER = "__number_"
 # In `SPLIT`: a training row that no split holds, though histories still list its event.
 DOWNSAMPLED = "downsampled"
+# Set where the rows of earlier days were given again: whether a row is one. In `SPLIT`: such a row.
+OLD = "__old"
+BEFORE = "before"
 
 _INTEGRAL = (T.ByteType, T.ShortType, T.IntegerType, T.LongType)
 _FRACTIONAL = (T.FloatType, T.DoubleType)

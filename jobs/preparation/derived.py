@@ -68,6 +68,8 @@ def with_derived(
     label: Column | None,
     dataset: str | Path,
     spark: SparkSession,
+    *,
+    fitted: bool = False,
 ) -> DataFrame:
     """Add the column of each derived feature; the order of the rows changes.
 
@@ -78,6 +80,8 @@ def with_derived(
         label: 0 or 1, null where it is not known; None where the rows have no label.
         dataset: folder of the data set, with the tables of target encodings.
         spark: the session.
+        fitted: target encodings are those of the data set, though the rows have `SPLIT`: none of them is a
+            row that the tables were made of.
 
     Raises:
         DataError: a column that a feature is made of is missing.
@@ -98,7 +102,7 @@ def with_derived(
         rows = in_order(staged(rows, id_key(rows, id_columns(op)), time, columns), columns)
     for feature in waiting:
         if _is(feature, "target_encoding"):
-            rows = with_encoding(rows, feature, label, dataset, spark)
+            rows = with_encoding(rows, feature, label, dataset, spark, fitted=fitted)
     return rows
 
 

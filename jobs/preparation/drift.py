@@ -123,17 +123,17 @@ def _with(known: _Column, frame: DataFrame, group: ParquetGroup) -> _Column:
     found = next((f.dataType for f in frame.schema if f.name.lower() == known.name.lower()), None)
     if found is None:
         raise DataError(f"column {known.name!r} is missing in one of the Parquet files", where=_file(group))
-    kind = _wider(known.kind, found)
+    kind = wider(known.kind, found)
     if kind is None:
         raise _differ(known.name, _file(group), found, known.kind, known.file)
     narrower = isinstance(known.kind, T.NullType)
     return _Column(known.name, kind, _file(group) if narrower else known.file)
 
 
-def _wider(a: T.DataType, b: T.DataType) -> T.DataType | None:
+def wider(a: T.DataType, b: T.DataType) -> T.DataType | None:
     """Return the type that holds the values of both, or None; of bigint and double the values decide."""
     if isinstance(a, T.ArrayType) and isinstance(b, T.ArrayType):
-        inner = _wider(a.elementType, b.elementType)
+        inner = wider(a.elementType, b.elementType)
         return None if inner is None else T.ArrayType(inner)
     if a.simpleString() == b.simpleString() or isinstance(b, T.NullType):
         return a

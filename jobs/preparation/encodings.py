@@ -58,23 +58,58 @@ def fit_encodings(
     return fitted
 
 
+def grow_encodings(
+    train: DataFrame, features: Sequence[PlannedFeature], old: Path, dataset: Path, spark: SparkSession
+) -> dict[str, FittedOp]:
+    """Add the counts and label sums of new training rows to those of the data set; priors stay as they are.
+
+    Args:
+        train: the new training rows, with `LABEL`.
+        features: the target encodings, with the tables they were made by.
+        old: folder of the data set so far.
+        dataset: folder of the data set under construction.
+        spark: the session.
+
+    Returns:
+        By feature, the op with its new `digest`.
+    """
+    grown: dict[str, FittedOp] = {}
+    for feature in features:
+        assert feature.derived is not None
+        params = feature.derived.params
+        place = dataset / params["table"]
+        known = spark.read.schema(_SCHEMA).parquet(str(old / params["table"]))
+        ones = F.lit(1).cast("bigint").alias("count")
+        new = train.select(
+            id_key(train, params["by"]).alias("key"), ones, F.col(C.LABEL).cast("double").alias("sum")
+        )
+        rows = known.unionByName(new.where(F.col("key").isNotNull())).groupBy("key")
+        _write(rows.agg(F.sum("count").alias("count"), F.sum("sum").alias("sum")), place)
+        digest = _digest(spark.read.schema(_SCHEMA).parquet(str(place)))
+        grown[feature.name] = FittedOp(name=feature.derived.name, params={**params, "digest": digest})
+    return grown
+
+
 def with_encoding(
     rows: DataFrame,
     feature: PlannedFeature | Feature,
     label: Column | None,
     dataset: str | Path,
     spark: SparkSession,
+    *,
+    fitted: bool = False,
 ) -> DataFrame:
     """Add the encoding of a feature's ids.
 
     Rows with `SPLIT` are those of `prepare`: the training rows among them get the mean over the other folds.
-    All others get the mean over all training rows, rows to be scored from the stored table.
+    All others get the mean over all training rows, rows to be scored and those of a new day (`fitted`) from
+    the stored table.
     """
     assert feature.derived is not None
     params = feature.derived.params
     rows = rows.withColumn(_KEY, id_key(rows, params["by"]))
     count, total, prior = *map(F.col, _FOUND), F.lit(params["prior"]).cast("double")
-    if C.SPLIT in rows.columns:
+    if C.SPLIT in rows.columns and not fitted:
         assert label is not None
         rows = _joined(rows, _with_folds(rows, label, params))
         # Beyond the training rows there is no fold to leave out.

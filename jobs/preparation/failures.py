@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import unquote
@@ -32,6 +32,10 @@ _CHARSET = re.compile(
     r"INVALID_PARAMETER_VALUE\.CHARSET|UnsupportedCharset|IllegalCharsetName|UnsupportedEncoding"
 )
 _NO_PATH = re.compile(r"PATH_NOT_FOUND|Path does not exist|FileNotFoundException")
+_PARTITIONS = re.compile(
+    r"CONFLICTING_DIRECTORY_STRUCTURES|CONFLICTING_PARTITION_COLUMN_NAMES"
+    r"|Conflicting directory structures|Conflicting partition column names"
+)
 _NO_TABLE = re.compile(r"TABLE_OR_VIEW_NOT_FOUND|Table or view not found|SCHEMA_NOT_FOUND")
 _BAD_HEADER = re.compile(r"(CSV header does not conform to the schema.*?)(?:\n\s*at |\Z)", re.DOTALL)
 _UNREADABLE = re.compile(
@@ -147,6 +151,17 @@ def _of_source(text: str, where: str, place: str) -> UserError | None:
             got=first_line(text),
             fixes=["convert the files: iconv -f <encoding> -t UTF-8", "encoding: ISO-8859-1"],
         )
+    if _PARTITIONS.search(text):
+        return DataError(
+            "the partition folders of the source do not fit together",
+            where=where,
+            got=", ".join(dict.fromkeys(_FILE.findall(text))) or first_line(text),
+            allowed="partition folders of the same columns, all below one folder",
+            fixes=[
+                "name in `path` one folder above them all",
+                "read each folder, and pass their union to prepare()",
+            ],
+        )
     if _NO_TABLE.search(text):
         return DataError("there is no such table", where=where, got=first_line(text))
     if _NO_PATH.search(text):
@@ -183,13 +198,14 @@ def bad_condition(error: BaseException, where: str, condition: str) -> ConfigErr
     )
 
 
-def column_twice(name: str, where: str, got: object = None) -> DataError:
-    """Return the error of rows with two columns of one name."""
+def column_twice(name: str, where: str, got: object = None, fixes: Sequence[str] = ()) -> DataError:
+    """Return the error of rows with two columns of one name; `fixes` in place of those for a DataFrame."""
     return DataError(
         f"two columns are named {name!r} (Spark compares names without case)",
         where=where,
         got=got,
-        fixes=[
+        fixes=fixes
+        or [
             "rename or drop one of the two",
             "after a join: join on the name (`on='user'`), or `drop` the copy",
         ],
@@ -236,8 +252,22 @@ def unreadable_file(file: str, kind: str, error: Exception) -> DataError:
         f"the file cannot be read as {kind}: it is damaged, truncated, or of another format",
         where=file,
         got=str(error).splitlines()[0],
-        fixes=["write the file again", "check `format` of the source", SKIP],
+        fixes=[*_other_format(file, kind), "write the file again", "check `format` of the source", SKIP],
     )
+
+
+def _other_format(file: str, kind: str) -> list[str]:
+    """Return the fix for text that is read as Parquet, by how the file begins."""
+    try:
+        with Path(file).open("rb") as stream:
+            head = stream.read(1024) if kind == "Parquet" else b""
+    except OSError:
+        return []
+    line = next(iter(head.decode("utf-8", "replace").removeprefix("\ufeff").splitlines()), "")
+    if not line or head.startswith(b"PAR1") or not line.replace("\t", " ").isprintable():
+        return []
+    text = "json" if line.lstrip().startswith("{") else "tsv" if "\t" in line else "csv"
+    return [f"format: {text}, for the file is text"]
 
 
 def _from_os(error: OSError, where: str, reading: bool) -> UserError | None:

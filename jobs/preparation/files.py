@@ -9,9 +9,11 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from urllib.parse import unquote
 
 from jobs.preparation.failures import no_read_permission
 from jobs.preparation.parquet_files import ParquetGroup, parquet_groups
+from jobs.preparation.table_folders import refuse_tables_here
 from trainer.config import SourceConfig
 from trainer.config.source import absolute_path, named_format
 from trainer.errors import ConfigError, DataError
@@ -31,7 +33,7 @@ class SourceFiles:
         format: that the files share.
         shown: the first paths as a person writes them, for errors.
         here: the files themselves; empty where some can be opened by Spark only.
-        base: the folder of `path` that holds partition folders, if one does; Spark refuses several.
+        bases: the folders of `path` that hold partition folders; Spark reads text of one of them at a time.
         groups: of Parquet files that Spark can read in one go.
         lost: what was left out as damaged, as lines for the report.
     """
@@ -42,7 +44,7 @@ class SourceFiles:
     here: list[str]
     groups: tuple[ParquetGroup, ...] = ()
     lost: tuple[str, ...] = ()
-    base: str | None = None
+    bases: tuple[str, ...] = ()
 
 
 def find_files(source: SourceConfig, root: str, where: str, *, local: bool) -> SourceFiles:
@@ -57,7 +59,7 @@ def find_files(source: SourceConfig, root: str, where: str, *, local: bool) -> S
     Raises:
         ConfigError: the format cannot be told from the names, or has no such option.
         DataError: a path does not exist, matches nothing, or may not be read; a Parquet file is damaged, or
-            lacks a column of another.
+            lacks a column of another; a folder is that of a Delta, Hudi or Iceberg table.
     """
     given = source.paths()
     if not given:
@@ -71,15 +73,20 @@ def find_files(source: SourceConfig, root: str, where: str, *, local: bool) -> S
         known = posix is not None and (local or absolute.startswith(("file:", "dbfs:")))
         paths += _existing(posix, f"{where}.path") if known and posix is not None else [absolute]
         entries += [path] * (len(paths) - len(entries))
+    refuse_tables_here([path for path in paths if Path(path).exists()], where)
     by_path = [_placed(path) for path in paths]
     _check_once(list(zip(entries, by_path, strict=True)), f"{where}.path")
     placed = [place for places in by_path for place in places]
     found = [path for path in paths if Path(path).exists()]
     if len(found) == len(paths) and not placed:
+        inside = any(item.is_dir() and not hidden(item.name) for item in Path(found[0]).iterdir())
         raise DataError(
             "the folder holds no files",
-            where=found[0],
-            fixes=["name folders inside it themselves: only partitions, such as `day=1`, are looked into"],
+            where=f"{where}.path",
+            got=found[0],
+            fixes=["name folders inside it themselves: only partitions, such as `day=1`, are looked into"]
+            if inside
+            else ["name the folder that holds the files"],
         )
     kind = source.format or _format([file for file, _ in placed] or paths, where)
     ignored = source.ignored_options(kind)
@@ -95,8 +102,7 @@ def find_files(source: SourceConfig, root: str, where: str, *, local: bool) -> S
     shown, here = ", ".join(paths[:3]), [file for file, _ in placed]
     given = [escaped(path) if path in found else path for path in paths]
     if kind != "parquet":
-        bases = (folder for file, folder in placed if folder and Path(file).parent != Path(folder))
-        return SourceFiles(given, kind, shown, here, base=next(bases, None))
+        return SourceFiles(given, kind, shown, here, bases=_bases(placed, f"{where}.path"))
     skip = source.on_corrupt == "skip"
     if skip and not here:
         raise ConfigError(
@@ -139,6 +145,28 @@ def _existing(path: str, where: str) -> list[str]:
     if not os.access(path, os.R_OK | (os.X_OK if Path(path).is_dir() else 0)):
         raise no_read_permission(path, "permission denied")
     return [path]
+
+
+def _bases(placed: Sequence[_Place], where: str) -> tuple[str, ...]:
+    """Return the folders that hold partition folders.
+
+    Raises:
+        DataError: not all files lie in partition folders of the same columns.
+    """
+    first: dict[tuple[str, ...], str] = {}
+    for file, folder in placed:
+        parts = Path(file).relative_to(folder).parts[:-1] if folder else ()
+        names = tuple(unquote(part.partition("=")[0]) for part in parts if "=" in part)
+        first.setdefault(names, file)
+    if len(first) > 1:
+        (one, a), (other, b) = list(first.items())[:2]
+        raise DataError(
+            "the files of a source lie in folders of different partition columns",
+            where=where,
+            got=f"{', '.join(one) or 'none'} for {a}; {', '.join(other) or 'none'} for {b}",
+            fixes=["name in `path` what fits together", "name the partition folders, without their columns"],
+        )
+    return tuple(dict.fromkeys(folder for _, folder in placed if folder and () not in first))
 
 
 def _check_once(found: Sequence[tuple[str, list[_Place]]], where: str) -> None:

@@ -14,6 +14,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from jobs.preparation.mixing import mixed
+from trainer.config.negatives import Exclude
 
 USER = "__user"
 ITEM = "__item"
@@ -58,24 +59,25 @@ class Drawing:
         items: to draw from.
         count: items per positive.
         uniform_share: share of the draws in which every item is as likely; the others follow popularity.
-        exclude_known: whether a user's known items are left out.
+        exclude: what is left out: all items of a user's rows (`known`), of the user's positives in train
+            (`train`), or nothing (`none`).
         every_row: whether each of several equal rows gets a list of its own, or all share one.
     """
 
     items: Items
     count: int
     uniform_share: float = 1.0
-    exclude_known: bool = True
+    exclude: Exclude = "known"
     every_row: bool = False
 
 
-def draw(keys_P: Keys, users_P: Ints, known: Ints, drawing: Drawing) -> Ints:
+def draw(keys_P: Keys, users_P: Ints, excluded: Ints, drawing: Drawing) -> Ints:
     """Draw items for each positive, none twice in a list.
 
     Args:
         keys_P: hash of each positive.
         users_P: number of its user, from 0.
-        known: sorted numbers `user * size + item` of all items that users met.
+        excluded: sorted numbers `user * size + item` of what is not to be drawn.
         drawing: how many, and how.
 
     Returns:
@@ -89,8 +91,7 @@ def draw(keys_P: Keys, users_P: Ints, known: Ints, drawing: Drawing) -> Ints:
         empty = drawn_PK < 0
         rows, places = np.nonzero(empty)
         drawn = _drawn(keys_P[left][rows], places, attempt, drawing)
-        if drawing.exclude_known:
-            drawn[_is_in(users_P[left][rows] * items.size + drawn, known)] = -1
+        drawn[_is_in(users_P[left][rows] * items.size + drawn, excluded)] = -1
         drawn_PK[rows, places] = drawn
         _forget_repeated(drawn_PK, empty)
         found_PK[left] = drawn_PK
@@ -98,7 +99,7 @@ def draw(keys_P: Keys, users_P: Ints, known: Ints, drawing: Drawing) -> Ints:
         if not len(left):
             return found_PK
     for row in left:
-        found_PK[row] = _completed(found_PK[row], keys_P[row], int(users_P[row]), known, drawing)
+        found_PK[row] = _completed(found_PK[row], keys_P[row], int(users_P[row]), excluded, drawing)
     return found_PK
 
 
@@ -121,11 +122,11 @@ def _unit(bits: Keys) -> NDArray[np.float64]:
     return (bits >> np.uint64(11)).astype(np.float64) / float(1 << 53)
 
 
-def _is_in(codes: Ints, known: Ints) -> NDArray[np.bool_]:
-    if not len(known):
+def _is_in(codes: Ints, ordered: Ints) -> NDArray[np.bool_]:
+    if not len(ordered):
         return np.zeros(len(codes), dtype=bool)
-    at = np.minimum(np.searchsorted(known, codes), len(known) - 1)
-    return np.asarray(known[at] == codes)
+    at = np.minimum(np.searchsorted(ordered, codes), len(ordered) - 1)
+    return np.asarray(ordered[at] == codes)
 
 
 def _forget_repeated(drawn_PK: Ints, new_PK: NDArray[np.bool_]) -> None:
@@ -139,15 +140,14 @@ def _forget_repeated(drawn_PK: Ints, new_PK: NDArray[np.bool_]) -> None:
     drawn_PK[rows, order[rows, places]] = -1
 
 
-def _completed(found_K: Ints, key: np.uint64, user: int, known: Ints, drawing: Drawing) -> Ints:
+def _completed(found_K: Ints, key: np.uint64, user: int, excluded: Ints, drawing: Drawing) -> Ints:
     """Fill a list up from the items that are left, by their weights, as far as they go."""
     items = drawing.items
     weights = items.weights(drawing.uniform_share)
     have = found_K[found_K >= 0]
     weights[have] = 0.0
-    if drawing.exclude_known:
-        first, last = np.searchsorted(known, [user * items.size, (user + 1) * items.size])
-        weights[known[first:last] - user * items.size] = 0.0
+    first, last = np.searchsorted(excluded, [user * items.size, (user + 1) * items.size])
+    weights[excluded[first:last] - user * items.size] = 0.0
     candidates = np.nonzero(weights)[0]
     # The smallest of exponential variables, each divided by its weight, are a weighted sample without
     # replacement (Efraimidis and Spirakis 2006).
@@ -209,12 +209,14 @@ class Sampler:
         positive = table[POSITIVE].to_numpy()
         splits = table[self.split].to_numpy()
         for split, drawing in self.drawings.items():
-            known = np.unique(number * drawing.items.size + item)
+            met = {"known": np.ones_like(positive), "train": positive & (splits == "train")}
+            at = met.get(drawing.exclude, np.zeros_like(positive))
+            excluded = np.unique(number[at] * drawing.items.size + item[at])
             rows = np.nonzero(positive & (splits == split) & (drawing.every_row | (copy == 0)))[0]
             step = max(1, _DRAWS_AT_ONCE // drawing.count)
             for begin in range(0, len(rows), step):
                 chosen = rows[begin : begin + step]
-                found_PK = draw(keys[chosen], number[chosen], known, drawing)
+                found_PK = draw(keys[chosen], number[chosen], excluded, drawing)
                 yield from self._rows(table, chosen, found_PK)
 
     def _rows(self, table: pa.Table, chosen: Ints, found_PK: Ints) -> Iterator[pa.RecordBatch]:

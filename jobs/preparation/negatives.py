@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow.dataset as pads
 from numpy.typing import NDArray
-from pyspark.sql import Window
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
@@ -16,6 +15,7 @@ from jobs.preparation import columns as C
 from jobs.preparation.labels import label_value
 from jobs.preparation.negative_files import VALUE, listed_negatives
 from jobs.preparation.negative_sampling import ITEM, PLACE, POSITIVE, USER, Drawing, Items, Sampler
+from jobs.preparation.part_numbers import numbered_parts
 from jobs.preparation.rows import map_in_arrow
 from jobs.preparation.sources import require_columns, with_side_tables
 from trainer.config import NegativesConfig, RunConfig, SamplingConfig
@@ -109,7 +109,10 @@ def _check_columns(rows: DataFrame, config: NegativesConfig, own: list[str]) -> 
 
 
 def _items(known: DataFrame, config: NegativesConfig, spark: SparkSession, scratch: Path) -> DataFrame:
-    """Write the table of items: number by token, a raw value, positives in train, item columns."""
+    """Write the table of items in the order of their tokens: number, a raw value, positives, columns.
+
+    The number is the place in that order; a window without partitions would bring all items to one task.
+    """
     fields = F.struct(*[C.column(name).alias(f"_{n}") for n, name in enumerate(config.item_columns)])
     counted = F.col(POSITIVE) & (F.col(C.SPLIT) == "train")
     items = known.groupBy(_TOKEN).agg(
@@ -117,9 +120,8 @@ def _items(known: DataFrame, config: NegativesConfig, spark: SparkSession, scrat
         F.count(F.when(counted, 1)).alias("count"),
         (F.min(fields) if config.item_columns else F.first(F.lit(0))).alias(_FIELDS),
     )
-    number = F.row_number().over(Window.orderBy(_TOKEN)) - 1
-    items.withColumn(ITEM, number.cast("bigint")).write.parquet(str(scratch))
-    return spark.read.parquet(str(scratch))
+    items.orderBy(_TOKEN).write.parquet(str(scratch))
+    return numbered_parts(scratch, spark, ITEM)
 
 
 def _sampled(
@@ -138,7 +140,7 @@ def _sampled(
             weighed[None if s.distribution == "uniform" else s.alpha],
             s.per_positive or 0,
             _uniform_share(s),
-            exclude_known=s.exclude == "known",
+            s.exclude,
             every_row=split == "train",
         )
         for split, s in drawn.items()
@@ -159,7 +161,7 @@ def _uniform_share(sampling: SamplingConfig) -> float:
 
 def _weighed(scratch: Path, alpha: float | None) -> Items:
     """Return the items with their summed popularity, or their number alone."""
-    table = pads.dataset(scratch, format="parquet")
+    table = pads.dataset(sorted(map(str, scratch.glob("part-*.parquet"))), format="parquet")
     size = table.count_rows()
     if size == 0:
         raise DataError("no row has both a user and an item", where="data.negatives")
@@ -172,10 +174,8 @@ def _weighed(scratch: Path, alpha: float | None) -> Items:
             allowed=f"up to {LARGEST_CATALOGUE:,} items",
             fixes=["distribution: uniform", "in_batch: {log_q: true} and no `train` negatives"],
         )
-    counts = table.to_table(columns=[ITEM, "count"])
-    count_N: NDArray[np.float64] = np.zeros(size)
-    count_N[counts[ITEM].to_numpy()] = counts["count"].to_numpy()
-    weight_N = np.where(count_N > 0, np.power(count_N, alpha), 0.0)
+    count_N: NDArray[np.int64] = table.to_table(columns=["count"])["count"].to_numpy()
+    weight_N = np.where(count_N > 0, np.power(count_N.astype(np.float64), alpha), 0.0)
     if not weight_N.any():
         raise DataError("no training row has label 1, so no item has a popularity", where="data.negatives")
     total_N = np.cumsum(weight_N)

@@ -19,36 +19,27 @@ from pyspark.sql import functions as F
 
 from jobs.preparation import columns as C
 from jobs.preparation.commit import output_folder, staged_folder
+from jobs.preparation.dealing import deal
 from jobs.preparation.dense_fit import fit_numbers_of_ids
-from jobs.preparation.derived import fit_derived, with_derived
 from jobs.preparation.failures import named_source
 from jobs.preparation.fitting import fit_spec
 from jobs.preparation.item_log_q import write_item_log_q
-from jobs.preparation.labels import (
-    check_label_rule,
-    downsampled,
-    label_value,
-    negatives_kept,
-    require_two_classes,
-    weight_value,
-)
+from jobs.preparation.labels import check_label_rule, negatives_kept, require_two_classes
 from jobs.preparation.parquet_scan import parquet_scan
 from jobs.preparation.part_writing import remove_unfinished
-from jobs.preparation.planned import PlannedFeature
 from jobs.preparation.raw_types import check_types
 from jobs.preparation.report import write_report
 from jobs.preparation.row_checks import row_checks, source_name
 from jobs.preparation.rows import TaskRows, large_batches
 from jobs.preparation.sources import is_synthetic, require_columns
-from jobs.preparation.split_times import time_warnings
-from jobs.preparation.splits import require_filled, split_remarks, with_split
-from jobs.preparation.staging import Staged, of_source, stage
+from jobs.preparation.splits import require_filled
+from jobs.preparation.staging import of_source, stage
 from jobs.preparation.statistics import Answers, check_measured, scan, statistics
 from jobs.preparation.streams import streams_between_tasks
 from jobs.preparation.survey import Survey, check_fitted, survey
 from jobs.preparation.transform import encodable
 from jobs.preparation.vectors import fit_vectors
-from jobs.preparation.writing import Layout, part_files, write_in_order, write_splits
+from jobs.preparation.writing import Layout, part_files, rows_in_row_group, write_in_order, write_splits
 from jobs.session import spark_session
 from trainer.config import RunConfig
 from trainer.errors import ConfigError, DataError
@@ -150,7 +141,7 @@ def prepare_dataset(
             config_hash=run.preparation_hash(),
             preparation=run.preparation(),
             spec=spec,
-            splits=_with_share_kept(splits, negatives_kept(counted.rows, counted.positives)),
+            splits=with_share_kept(splits, negatives_kept(counted.rows, counted.positives)),
             statistics=statistics(spec, answers, counted.missing),
             fingerprint=counted.fingerprint,
             cleaning=staged.cleaning,
@@ -233,44 +224,6 @@ def write_inputs(
     return manifest
 
 
-def deal(
-    staged: Staged, run: RunConfig, folder: Path, spark: SparkSession
-) -> tuple[DataFrame, list[PlannedFeature]]:
-    """Return the rows with splits, labels and the columns of derived features, and the fitted features."""
-    rows = staged.rows
-    if C.SPLIT not in rows.columns:
-        staged.remarks.extend(split_remarks(rows, run.data.split))
-        rows = with_split(rows, run.data.split)
-    staged.remarks.extend(time_warnings(rows, _other_times(run, staged.features)))
-    rows = downsampled(rows, run)
-    label = label_value(rows, run.data.label)
-    if C.NEGATIVE in rows.columns:  # nobody gave these labels, so no rate is made of them
-        label = F.when(~F.col(C.NEGATIVE), label)
-    features = fit_derived(rows, staged.features, label, folder, spark)
-    if any(feature.derived is not None for feature in features):
-        rows = with_derived(rows, features, label, folder, spark)
-    made = {C.LABEL: label_value(rows, run.data.label)}
-    weight = weight_value(rows, run.data)
-    if weight is not None:
-        made[C.WEIGHT] = weight.cast("float")
-    rows = rows.withColumns(made)
-    # A derived column costs a sort of the rows each time.
-    return (rows.persist() if any(feature.derived for feature in features) else rows), features
-
-
-def _other_times(run: RunConfig, features: Sequence[PlannedFeature]) -> dict[str, str]:
-    """Return key path and column of the times that features are made by, but for that of the split."""
-    last = run.data.split.leave_last
-    seen = {run.data.split.column if last is None else last.time}
-    times: dict[str, str] = {}
-    for feature in features:
-        name = None if feature.derived is None else feature.derived.params.get("time")
-        if feature.derived is not None and name is not None and name not in seen:
-            seen.add(name)
-            times[f"{feature.where}.{feature.derived.name}.time: {name}"] = name
-    return times
-
-
 def raw_places(run: RunConfig) -> dict[str, Any]:
     """Return where the raw rows lie, so that `recommend` finds them again from any folder."""
     root = run.data.root
@@ -310,9 +263,8 @@ def write_rows(
     layout = Layout.of(counted.rows, run.data.rows_per_file, size, first_parts or {})
     chosen = rows.where(F.col(C.SPLIT).isin(*SPLITS))
     encoded = encodable(chosen, spec.features, folder, spark, direct)
-    return write_splits(
-        encoded, others, layout, folder, counted.streams, spec, rows_per_row_group=run.data.rows_per_row_group
-    )
+    group = rows_in_row_group(run.data.rows_per_row_group, run.data.num_lanes, size)
+    return write_splits(encoded, others, layout, folder, counted.streams, spec, rows_per_row_group=group)
 
 
 def _bytes_per_row(spec: FeatureSpec, counted: Survey) -> float:
@@ -338,7 +290,7 @@ def _split(folder: Path, name: str, answers: Answers) -> Split:
     )
 
 
-def _with_share_kept(splits: dict[SplitName, Split], kept: float) -> dict[SplitName, Split]:
+def with_share_kept(splits: dict[SplitName, Split], kept: float) -> dict[SplitName, Split]:
     """Record the share of the negatives that down-sampling left in the training split."""
     return {**splits, "train": splits["train"].model_copy(update={"negatives_kept": kept})}
 

@@ -93,12 +93,19 @@ def _label_checks(rows: DataFrame, run: RunConfig) -> list[RowCheck]:
                 where=where,
                 got=value,
                 allowed="numbers" if graded else "0, 1",
-                fixes=[] if graded else ["data.label.positive_at_least: 4 makes 1 of values >= 4"],
+                fixes=_named_in_file(run, name, value)
+                or ([] if graded else ["data.label.positive_at_least: 4 makes 1 of values >= 4"]),
             ),
             LABEL_WRONG,
         ),
         *_weight_checks(rows, run),
     ]
+
+
+def _named_in_file(run: RunConfig, name: str, value: str) -> list[str]:
+    """Return the fix for a header that was read as a row."""
+    found = run.data.source is not None and value.strip() == name
+    return ["data.source.header: true, without `columns`: the first line names them"] if found else []
 
 
 def _weight_checks(rows: DataFrame, run: RunConfig) -> list[RowCheck]:

@@ -13,7 +13,9 @@ from jobs.preparation.drift import METADATA, read_parquet
 from jobs.preparation.failures import column_twice, named_failures
 from jobs.preparation.files import SourceFiles, find_files
 from jobs.preparation.row_numbers import with_row_numbers
+from jobs.preparation.table_folders import refuse_tables_of_spark
 from jobs.preparation.text_files import UNNAMED
+from jobs.preparation.text_guesses import header_fixes
 from jobs.preparation.text_rows import bad_line_error, read_json, read_text
 from jobs.session import is_local
 from trainer.config import JoinConfig, RunConfig, SourceConfig
@@ -128,7 +130,8 @@ def read_source(
 
     Raises:
         ConfigError: the format cannot be told, or a text source has neither header nor column names.
-        DataError: the source is missing or unreadable, or has two columns of one name.
+        DataError: the source is missing or unreadable, has two columns of one name, or is the folder of a
+            table.
     """
     if source.table is not None:
         with named_failures(f"{where}.table: {source.table}", reading=True):
@@ -139,6 +142,8 @@ def read_source(
     local = is_local(spark)
     with named_failures(", ".join(source.paths()[:3]), reading=True):
         files = find_files(source, root, where, local=local)
+        if not files.here:
+            refuse_tables_of_spark(files.paths, where, spark)
     with named_failures(files.shown, reading=True):
         if files.format == "parquet":
             rows = _placed(read_parquet(files.groups, spark), files, source, with_file)
@@ -219,7 +224,7 @@ def require_columns(names: Sequence[str], have: Sequence[str], where: str) -> No
             f"column {missing[0]!r} is not in the rows",
             where=where,
             allowed=list(have),
-            fixes=([near] if near else []) + others,
+            fixes=(header_fixes(have) or ([near] if near else [])) + others,
         )
 
 

@@ -22,7 +22,7 @@ _CALENDAR = (T.DateType, T.TimestampType, T.TimestampNTZType)
 def time_facts(rows: DataFrame, name: str) -> list[Column]:
     """Return aggregates over a time column: `missing`, `bad`, `example` of the bad ones, and `late`.
 
-    A time is late when it is after now; of numbers nobody knows the unit, so none is.
+    A time is late when it is after now; numbers are seconds since 1970, as features read them.
     """
     missing, bad = C.time_problems(rows, name)
     return [
@@ -110,32 +110,30 @@ def moment(rows: DataFrame, name: str, value: str | int | float) -> int | Decima
 
 
 def time_warnings(rows: DataFrame, times: Mapping[str, str]) -> list[str]:
-    """Return what the report should say about times after now; the unit of numbers is unknown.
+    """Return what the report should say about times after now; numbers are seconds since 1970.
 
     Args:
         rows: with the columns.
         times: key path and column of each time.
     """
-    read = {where: name for where, name in times.items() if _tells_moment(rows, name)}
-    if not read:
+    if not times:
         return []
-    counts = [F.count(F.when(_after_now(rows, name), 1)) for name in read.values()]
+    counts = [F.count(F.when(_after_now(rows, name), 1)) for name in times.values()]
     found = rows.agg(*[count.alias(str(n)) for n, count in enumerate(counts)]).first()
     assert found is not None
-    return [line for late, where in zip(found, read, strict=True) for line in late_remarks(late, where)]
-
-
-def _tells_moment(rows: DataFrame, name: str) -> bool:
-    kind = rows.schema[name].dataType
-    return isinstance(kind, _CALENDAR) or C.is_text(kind)
+    return [line for late, where in zip(found, times, strict=True) for line in late_remarks(late, where)]
 
 
 def _after_now(rows: DataFrame, name: str) -> Column:
-    if not _tells_moment(rows, name):
+    kind, sql = rows.schema[name].dataType, C.quoted(name)
+    if C.is_text(kind):
+        # Numbers first: Spark would read the text `2021` as a timestamp too.
+        seconds = f"coalesce(try_cast({sql} as double), unix_micros(try_cast({sql} as timestamp)) / 1e6)"
+    elif isinstance(kind, _CALENDAR):
+        seconds = f"unix_micros(cast({sql} as timestamp)) / 1e6"
+    elif isinstance(kind, T.NumericType):
+        seconds = f"cast({sql} as double)"
+    else:
         return F.lit(False)
-    sql = C.quoted(name)
-    x = F.expr(f"unix_micros(cast({sql} as timestamp))")
-    if C.is_text(rows.schema[name].dataType):
-        x = F.expr(f"if(try_cast({sql} as double) is null, unix_micros(try_cast({sql} as timestamp)), null)")
-    now = int(datetime.datetime.now(datetime.timezone.utc).timestamp() * 1_000_000)
-    return x > F.lit(now)
+    now = datetime.datetime.now(datetime.timezone.utc).timestamp()
+    return F.expr(f"nanvl({seconds}, null)") > F.lit(now)

@@ -12,6 +12,7 @@ from pyspark.sql import functions as F
 from jobs.preparation import columns as C
 from jobs.preparation.cleaning import clean
 from jobs.preparation.conditions import event_counts
+from jobs.preparation.earlier_days import EarlierDays, with_earlier_days
 from jobs.preparation.failures import named_source
 from jobs.preparation.histories import counts_column
 from jobs.preparation.labels import label_condition
@@ -35,7 +36,8 @@ class Staged:
 
     Attributes:
         rows: the raw columns that the run needs, `HASH`, `ORDER`, `BAD_LINE`; `SPLIT`, `NEGATIVE` and `GROUP`
-            where negatives were added, `SPLIT` also where `leave_last` deals the rows.
+            where negatives were added, `SPLIT` also where `leave_last` deals the rows, `OLD` where the rows
+            of earlier days were given again.
         features: planned.
         cleaning: what each rule dropped.
         remarks: for the report.
@@ -52,7 +54,12 @@ class Staged:
 
 
 def stage(
-    run: RunConfig, spark: SparkSession, frame: DataFrame | None, scratch: Path, cached: ExitStack
+    run: RunConfig,
+    spark: SparkSession,
+    frame: DataFrame | None,
+    scratch: Path,
+    cached: ExitStack,
+    earlier: EarlierDays | None = None,
 ) -> Staged:
     """Read, join, clean; deal rows into splits and add negatives where a user's rows are looked at together.
 
@@ -62,6 +69,7 @@ def stage(
         frame: raw rows to take instead of `data.source`.
         scratch: folder for tables of no use once the rows have been written.
         cached: releases what is cached here.
+        earlier: raw rows of the days before, to be looked at together with these.
 
     Raises:
         ConfigError: the config does not fit the raw columns.
@@ -79,6 +87,9 @@ def stage(
     rows = with_row_hashes(rows, own, data.split.seed)
     with named_source(source_name(run)):
         rows, cleaning = clean(rows, data.clean)
+        if earlier is not None:
+            rows, more = with_earlier_days(rows, own, run, earlier, spark)
+            remarks += more
         if data.split.leave_last is not None or adds_rows(data.negatives):
             remarks += split_remarks(rows, data.split)
             rows = with_split(rows, data.split)
@@ -93,7 +104,7 @@ def stage(
         needed += chains.raw_columns(feature) if feature.derived is None else source_columns(feature.derived)
     kept = [C.column(name) for name in dict.fromkeys(needed)]
     kept += [C.column(name) for name in rows.columns if name.startswith(C.NUMBER)]
-    own_marks = (C.SPLIT, C.NEGATIVE, C.GROUP, C.HASH, C.ORDER, C.BAD_LINE, C.FILE)
+    own_marks = (C.SPLIT, C.OLD, C.NEGATIVE, C.GROUP, C.HASH, C.ORDER, C.BAD_LINE, C.FILE)
     marks = [C.column(name) for name in own_marks if name in rows.columns]
     made = _events(rows, features)
     if data.label.where is not None:

@@ -123,6 +123,8 @@ def survey(
     features: Sequence[PlannedFeature],
     checks: Sequence[RowCheck],
     streams: Streams,
+    *,
+    trains: bool = True,
 ) -> Survey:
     """Check every row and count.
 
@@ -132,6 +134,7 @@ def survey(
         features: to be made of them.
         checks: of the rows as a whole.
         streams: how tasks hand counts on.
+        trains: there must be training rows.
 
     Raises:
         DataError: no rows, no training rows, or a value that cannot be used; the first problem in full, the
@@ -147,7 +150,7 @@ def survey(
     work = _Work(tuple(features), len(checks), tuple(run.data.keep), streams)
     found = mapped(rows, needed, work, _SCHEMA).persist()
     try:
-        facts = _checked(found, run, _errors(features, checks))
+        facts = _checked(found, run, _errors(features, checks), trains)
     except BaseException:
         found.unpersist()
         raise
@@ -171,7 +174,7 @@ def counted_tables(features: Sequence[PlannedFeature]) -> list[str]:
     return [feature.name for feature in features if feature.owns_vocabulary]
 
 
-def _checked(found: DataFrame, run: RunConfig, errors: Mapping[str, ErrorOf]) -> _Facts:
+def _checked(found: DataFrame, run: RunConfig, errors: Mapping[str, ErrorOf], trains: bool) -> _Facts:
     """Add up what the tasks have seen, and raise what is wrong."""
     facts = _Facts()
     for row in found.where(F.col("facts").isNotNull()).select("facts").collect():
@@ -179,7 +182,7 @@ def _checked(found: DataFrame, run: RunConfig, errors: Mapping[str, ErrorOf]) ->
     if not facts.rows:
         raise DataError("the source has no rows", where=source_name(run))
     _raise_problems(facts, errors)
-    if "train" not in facts.rows:
+    if trains and "train" not in facts.rows:
         raise DataError(
             "no row falls into the training split",
             where=f"{run.name}: {sum(facts.rows.values())} rows",

@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from jobs.preparation.failures import column_twice, unreadable_file
 from jobs.preparation.files import SourceFiles
+from jobs.preparation.text_guesses import header_fixes
 from trainer.errors import DataError
 
 # Text is decoded here at a few GB/s, which Spark's own reading hides; beyond this only each file's beginning.
@@ -31,6 +32,7 @@ _STRICT = {"utf-8", "utf-8-sig", "ascii"}
 _ONLY_BLANKS = re.compile(r"\n([ \t]+)\r?(?=\n)")
 # Where an object may end before its line does; Spark reads no further than the first object.
 _AFTER_OBJECT = re.compile(r"\}[ \t\r]*[^\s,\]}]")
+_NO_HEADER = "header: false, columns: [...], if the first line is a row"
 UNNAMED = "__unnamed_"
 
 
@@ -193,7 +195,8 @@ def _check_header(names: Sequence[str], file: str) -> None:
     lowered = [name.lower() for name in names if name]
     twice = [name for name in names if lowered.count(name.lower()) > 1]
     if twice:
-        raise column_twice(twice[-1], f"{file}: header", list(names))
+        fixes = header_fixes(names) or ["rename one of the two in the header", _NO_HEADER]
+        raise column_twice(twice[-1], f"{file}: header", list(names), fixes)
 
 
 def _check_same_names(names: Sequence[str], file: str, first: Sequence[str], other: str) -> None:
@@ -207,6 +210,7 @@ def _check_same_names(names: Sequence[str], file: str, first: Sequence[str], oth
                 got=", ".join(mine)[:300],
                 allowed=f"{', '.join(theirs)[:300]}, as in {there}",
                 fixes=[
+                    *header_fixes(mine),
                     "write the files again with the same columns",
                     "list in `path` the files that fit together",
                 ],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
@@ -12,10 +13,11 @@ from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from jobs.preparation.columns import BAD_LINE, column
-from jobs.preparation.drift import METADATA, united
+from jobs.preparation.drift import METADATA, united, wider
 from jobs.preparation.failures import SKIP
 from jobs.preparation.files import SourceFiles, escaped
 from jobs.preparation.text_files import checked_text, headers
+from jobs.preparation.text_guesses import likely_delimiter
 from trainer.config import SourceConfig
 from trainer.config.source import java_charset
 from trainer.errors import ConfigError, DataError
@@ -67,7 +69,7 @@ def read_text(
     elif source.columns:
         read = [(source.columns, files.here)]
     else:
-        raise _no_column_names(where)
+        raise _no_column_names(where, heads)
     # Every file's header must be the first one's: Spark checks what we could not open.
     reader = _Reader(spark, "csv", {**options, "enforceSchema": heads is not None})
     frames = [reader.frame(files, chosen, _texts(names)) for names, chosen in read]
@@ -75,7 +77,9 @@ def read_text(
         for (names, _), frame in zip(read, frames, strict=True):
             _check_apart(names, frame, files)
     rows = united(frames) if len(frames) > 1 else frames[0]
-    return files, _without_words(_with_file_name(rows, files.format), source.null_values or [])
+    return files, _without_words(
+        _with_file_name(rows, f"{files.format} {delimiter}"), source.null_values or []
+    )
 
 
 @dataclass(frozen=True)
@@ -103,16 +107,40 @@ class _Reader:
             chosen: the ones of `files.here` to read.
             columns: that the files hold; None lets Spark look.
         """
-        paths = [escaped(file) for file in chosen]
-        some = bool(files.lost) or len(chosen) < len(files.here)
-        if columns is None and some:
-            columns = self.load(paths).schema
-        rows = self.load(files.paths, columns)
-        if columns is None or not some:
-            return rows
+        several = len(files.bases) > 1
+        if not (files.lost or len(chosen) < len(files.here) or several):
+            return self.load(files.paths, columns)
         # Of files that are named one by one, Spark looks at no folder names by itself.
-        partitions = [field for field in rows.schema if field.name not in columns.names]
-        return self.load(paths, T.StructType([*columns, *partitions]), files.base)
+        columns = columns or self.load(list(map(escaped, chosen))).schema
+        tops = [[escaped(base)] for base in files.bases] if several else [files.paths]
+        schema = T.StructType([*columns, *self._partitions(tops, columns)])
+        frames = [
+            self.load([escaped(file) for file in part], schema, base)
+            for base, part in _by_base(files, chosen).items()
+        ]
+        return united(frames) if len(frames) > 1 else frames[0]
+
+    def _partitions(self, tops: Sequence[Sequence[str]], columns: T.StructType) -> list[T.StructField]:
+        """Return the partition columns below some folders, of a type that holds the values of all of them."""
+        found: dict[str, T.DataType] = {}
+        for paths in tops:
+            for field in self.load(paths, columns).schema:
+                if field.name not in columns.names:
+                    known = found.get(field.name, field.dataType)
+                    # Spark takes a text where the names in one folder differ in type.
+                    found[field.name] = wider(known, field.dataType) or T.StringType()
+        return [T.StructField(name, kind) for name, kind in found.items()]
+
+
+def _by_base(files: SourceFiles, chosen: Sequence[str]) -> dict[str | None, list[str]]:
+    """Return the chosen files below each folder that holds partition folders; all of them where none does."""
+    if len(files.bases) < 2:
+        return {next(iter(files.bases), None): list(chosen)}
+    below: dict[str | None, list[str]] = {}
+    for file in chosen:
+        base = next(base for base in files.bases if Path(base) in Path(file).parents)
+        below.setdefault(base, []).append(file)
+    return below
 
 
 def _check_apart(names: Sequence[str], rows: DataFrame, files: SourceFiles) -> None:
@@ -180,22 +208,29 @@ def _with_file_name(rows: DataFrame, kind: str) -> DataFrame:
     return rows.withColumn(BAD_LINE, F.when(F.col(BAD_LINE).isNotNull(), line))
 
 
-def _no_column_names(where: str) -> ConfigError:
+def _no_column_names(where: str, heads: Sequence[str] | None) -> ConfigError:
     """Return the error of a text source that neither names its columns nor has a header."""
+    lines = [line for head in heads or () for line in head.splitlines() if line.strip()]
     return ConfigError(
-        "a text source needs its column names", where=where, fixes=["columns: [...]", "header: true"]
+        "a text source needs its column names",
+        where=where,
+        got=f"the first line {lines[0][:200]!r}" if lines else None,
+        fixes=["header: true, where the first line names them", "columns: [...], where it does not"],
     )
 
 
 def bad_line_error(count: int, line: str) -> DataError:
     """Return the error of lines that cannot be read; `line` is one of them as `BAD_LINE` holds it."""
     kind, file, text = line.split("\n", 2)
+    kind, _, delimiter = kind.partition(" ")
     if kind == "json":
         what = f"{count} line(s) are no JSON objects"
         fixes = ["write one object per line; of an array: jq -c '.[]'", "mend or remove the line"]
     else:
         what = f"{count} line(s) have too few or too many columns"
-        fixes = ["check `delimiter` and `columns` of the source", "mend or remove the line"]
+        other = None if delimiter in text else likely_delimiter(text)
+        fixes = [other] if other else []
+        fixes += ["check `delimiter` and `columns` of the source", "mend or remove the line"]
         if kind == "csv":
             fixes.append("`multi_line: true` where a quoted field holds a line break")
     fixes.append(SKIP)

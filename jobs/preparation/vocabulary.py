@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
+from pyspark.sql import functions as F
 
 from jobs.preparation.mixing import mixed
 from jobs.preparation.part_writing import next_part, part_name, write_parquet
@@ -179,12 +180,15 @@ def _stored(
     try:
         told = merged.select("size", "sample").collect()
         parts = max(1, math.ceil(sum(row["size"] for row in told) / _VALUES_PER_PARTITION))
-        at = borders([tuple(one) for row in told for one in json.loads(row["sample"])], parts)
-        placed = mapped(merged, _STREAMS, _Place(at, streams), _PLACED).persist()
-        starts = _starts(placed, len(limits), parts)
+        if parts == 1:
+            whole, starts = merged.withColumn("part", F.lit(0)), [[0] * len(limits)]
+        else:
+            at = borders([tuple(one) for row in told for one in json.loads(row["sample"])], parts)
+            placed = mapped(merged, _STREAMS, _Place(at, streams), _PLACED).persist()
+            whole, starts = placed, _starts(placed, len(limits), parts)
         before = tuple(next_part(dataset / limit.folder) for limit in limits)
         write = _Write(tuple(limits), str(dataset), starts, before)
-        by_part = streams.dealt(placed, "part").groupBy("part")
+        by_part = streams.dealt(whole, "part").groupBy("part")
         written = by_part.applyInPandas(lambda rows: write(rows), "found string").collect()
     finally:
         merged.unpersist()
@@ -197,6 +201,11 @@ def _stored(
     for limit in limits:
         _require_part(dataset / limit.folder)
     return [(size, a, b) for size, a, b in found]
+
+
+def digest_of(values: pa.Array, ids: NDArray[np.int64]) -> str:
+    """Return the digest of a vocabulary from its values (Arrow array of text) and their ids."""
+    return _digest(*_digests(values, ids))
 
 
 def _digest(a: int, b: int) -> str:

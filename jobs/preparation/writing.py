@@ -35,6 +35,9 @@ _RAW = "_rows"
 _PIECES = "file int, rows binary"
 # One part at most, in memory: a task sorts a part as a whole, and Arrow's binary columns end at 2 GiB.
 _PART_BYTES = 256 * 2**20
+# A reader of all lanes holds a row group of each.
+_LANES_BYTES = 2**30
+_LEAST_ROWS_PER_ROW_GROUP = 1024
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,12 @@ class Layout:
             part[mine] = first + within[mine]
             first += parts
         return part
+
+
+def rows_in_row_group(asked: int, num_lanes: int, bytes_per_row: float) -> int:
+    """Return the rows of a row group: fewer than asked for where those of all lanes would take over 1 GiB."""
+    most = int(_LANES_BYTES / (num_lanes * max(bytes_per_row, 1.0)))
+    return min(asked, max(_LEAST_ROWS_PER_ROW_GROUP, most))
 
 
 def write_splits(

@@ -9,11 +9,14 @@ from typing import TYPE_CHECKING, Any
 from pyspark.sql import Window
 from pyspark.sql import functions as F
 
-from jobs.preparation.cleaning import cleaned_events
-from jobs.preparation.columns import BAD_LINE, column
+from jobs.preparation.cleaning import clean, cleaned_events
+from jobs.preparation.columns import BAD_LINE, SPLIT, column
 from jobs.preparation.derived import with_values_of_now
 from jobs.preparation.labels import label_value
-from jobs.preparation.sources import raw_rows, read_source, require_columns
+from jobs.preparation.row_hashes import with_row_hashes
+from jobs.preparation.sources import raw_rows, read_source, require_columns, rows_and_columns
+from jobs.preparation.splits import with_split
+from jobs.scoring.candidate_draws import all_pairs
 from trainer.config import RecommendConfig, RunConfig
 from trainer.errors import ConfigError, DataError
 from trainer.schema import Feature
@@ -32,11 +35,13 @@ class Events:
         run: the config; its `recommend` section names the columns.
         spark: the session.
         rows: rows of the source, without side tables.
+        frame: the rows where they were given as a frame, and not read.
     """
 
     run: RunConfig
     spark: SparkSession
     rows: DataFrame
+    frame: DataFrame | None = None
 
     @classmethod
     def read(cls, run: RunConfig, spark: SparkSession, frame: DataFrame | None = None) -> Events:
@@ -47,6 +52,7 @@ class Events:
             DataError: a column that it names is missing.
         """
         columns = section(run)
+        given = frame
         if frame is None:
             if run.data.source is None:
                 raise ConfigError(
@@ -60,7 +66,7 @@ class Events:
             frame = read_source(run.data.source, run.data.root, spark, "data.source").drop(BAD_LINE)
         named = [columns.user, columns.item, *columns.user_columns, *columns.item_columns]
         require_columns(named + ([columns.time] if columns.time else []), frame.columns, "recommend")
-        return cls(run, spark, frame)
+        return cls(run, spark, frame, given)
 
     @property
     def columns(self) -> RecommendConfig:
@@ -87,23 +93,37 @@ class Events:
             )
         return known
 
-    def user_ids(self) -> list[Any]:
-        """Return all users, in a fixed order."""
+    def users(self) -> DataFrame:
+        """Return all users as one column."""
         name = self.columns.user
-        users = self.rows.select(column(name)).where(column(name).isNotNull()).distinct()
-        return [row[0] for row in users.orderBy(name).collect()]
+        return self.rows.select(column(name)).where(column(name).isNotNull()).distinct()
+
+    def pairs(self) -> DataFrame:
+        """Return user and item of every row."""
+        return self.rows.select(column(self.columns.user), column(self.columns.item))
+
+    def training_positives(self) -> DataFrame:
+        """Return user and item of the positives in train, dealt as `prepare` deals them."""
+        run = self.run
+        rows, own = rows_and_columns(run, self.spark, self.frame)
+        rows = with_row_hashes(rows.where(F.col(BAD_LINE).isNull()), own, run.data.split.seed)
+        rows = with_split(clean(rows, run.data.clean)[0], run.data.split)
+        trained = rows.where((F.col(SPLIT) == "train") & (label_value(rows, run.data.label) == 1))
+        return trained.select(column(self.columns.user), column(self.columns.item))
 
     def candidates(self, users: DataFrame, features: Sequence[Feature]) -> DataFrame:
-        """Return raw rows, side tables joined, of each user with each item not seen yet.
+        """Return `as_rows` of each user with each item not seen yet."""
+        if not self.columns.exclude_seen:
+            return self.as_rows(users.crossJoin(self.items()), features)
+        return self.as_rows(all_pairs(users, self.items(), self.pairs()), features)
+
+    def as_rows(self, pairs: DataFrame, features: Sequence[Feature]) -> DataFrame:
+        """Return raw rows, side tables joined, of pairs of user and item.
 
         Columns that belong to neither are null, as in a row whose value is missing. What features are made of
         earlier rows is made of all rows there are.
         """
-        columns = self.columns
-        rows = users.crossJoin(self.items())
-        if columns.exclude_seen:
-            keys = [columns.user, columns.item]
-            rows = rows.join(self.rows.select(*map(column, keys)), keys, "left_anti")
+        columns, rows = self.columns, pairs
         for key, names in ((columns.user, columns.user_columns), (columns.item, columns.item_columns)):
             if names:
                 rows = rows.join(self._newest(key, names), key, "left")

@@ -3,27 +3,32 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-import pandas as pd
-import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from jobs.cluster import Cluster
-from jobs.results import TrainResult
-from jobs.scoring.recommendation import raw_rows_of, recommend_lists
+from jobs.rank_requests import chosen_checkpoint, job_folder, run_request
+from jobs.results import Dataset, TrainResult
+from jobs.scoring.recommendation import raw_rows_of, user_ids, with_vocabularies
 from trainer.config import RecommendConfig
-from trainer.errors import ConfigError, DataError
+from trainer.errors import DataError, UserError
+from trainer.rank_jobs import SCORES_FOLDER
 from trainer.run_folder import RunFolder
+from trainer.schema import KEEP_PREFIX
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
-# Candidates (users times items) that are scored in one go.
-CANDIDATES_AT_ONCE = 4_000_000
+    from jobs.scoring.candidates import Events
+
+CANDIDATES_PER_USER = 1_000
+_ROW = "__row"
+_ORDER = "__user_order"
 
 
 @dataclass(frozen=True)
@@ -51,21 +56,27 @@ def mine_negatives(
     k: int = 20,
     *,
     skip_top: int = 0,
+    candidates_per_user: int | None = CANDIDATES_PER_USER,
+    exclude: Literal["train", "known"] = "train",
     users: Iterable[Any] | None = None,
     events: DataFrame | str | Path | None = None,
     cluster: Cluster | None = None,
     spark: SparkSession | None = None,
     checkpoint: str | None = None,
 ) -> MinedNegatives:
-    """Write each user's best scored items among those in none of the user's raw rows.
+    """Write each user's best scored items among candidates that are not excluded.
 
-    Users are scored in groups, so that memory holds the candidates of one group at a time.
+    Spark draws the candidates, the ranks score all of them in one launch, and Spark picks the best: neither
+    users nor scores are ever together in the memory of one process.
 
     Args:
         result: run or run folder; its config needs a `recommend` section.
         out: Parquet file, usable as `data.negatives.train.file`.
         k: items per user.
         skip_top: best items left out: the likeliest to be liked, only not met yet.
+        candidates_per_user: items that are drawn, each as likely; None takes all.
+        exclude: what is no negative: items of the user's positives in train, dealt by the run's config, or
+            those of any of the user's raw rows (`known`).
         users: ids; default all users of the raw rows.
         events: raw rows in place of those that were prepared.
         cluster: ranks to score on; default one in this process.
@@ -73,59 +84,133 @@ def mine_negatives(
         checkpoint: name of a checkpoint; default the run's choice (best, else last).
 
     Raises:
-        ConfigError: the config has no `recommend` section, or it ranks items that users have seen.
-        DataError: an id is in no raw row, or no user has an item left.
+        ConfigError: the config has no `recommend` section.
+        DataError: no user is named, an id is in no raw row, or no user has an item left.
+        UserError: there are fewer candidates than items to skip and to keep.
     """
-    from jobs.scoring.candidates import Events, section
+    from jobs.scoring.candidates import Events
     from jobs.session import spark_session
 
-    run, frame = raw_rows_of(
-        RunFolder(result.path if isinstance(result, TrainResult) else Path(result)), events
-    )
-    columns = section(run)
-    if not columns.exclude_seen:
-        raise ConfigError(
-            "items that a user has seen are no negatives",
-            where="recommend.exclude_seen",
-            got=False,
-            fixes=["recommend.exclude_seen: true"],
-        )
+    _check_numbers(k, skip_top, candidates_per_user)
+    folder = RunFolder(result.path if isinstance(result, TrainResult) else Path(result))
+    checkpoint = chosen_checkpoint(folder, checkpoint)
+    run, frame = raw_rows_of(folder, events)
     spark = spark or spark_session("shardrec mine")
     met = Events.read(run, spark, frame)
-    asked = list(users) if users is not None else met.user_ids()
-    size = max(1, CANDIDATES_AT_ONCE // max(1, met.items().count()))
-    groups = (asked[start : start + size] for start in range(0, max(1, len(asked)), size))
-    lists = (
-        recommend_lists(
-            result, group, k + skip_top, events=events, cluster=cluster, spark=spark, checkpoint=checkpoint
-        ).frame()
-        for group in groups
-    )
-    return _written(lists, Path(out), columns, skip_top)
-
-
-def _written(
-    lists: Iterator[pd.DataFrame], out: Path, columns: RecommendConfig, skip_top: int
-) -> MinedNegatives:
-    """Write the groups one after another; the file appears when it is whole."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_name(f".{out.name}.{secrets.token_hex(4)}")
-    writer: pq.ParquetWriter | None = None
-    users = rows = 0
-    try:
-        for frame in lists:
-            kept = frame.loc[frame["rank"] > skip_top, [columns.user, columns.item, "rank", "score"]]
-            if kept.empty:
-                continue
-            table = pa.Table.from_pandas(kept, preserve_index=False)
-            writer = writer or pq.ParquetWriter(temporary, table.schema, compression="zstd")
-            writer.write_table(table.cast(writer.schema))
-            users, rows = users + kept[columns.user].nunique(), rows + len(kept)
-        if writer is None:
+    columns = met.columns
+    named = None if users is None else user_ids(users, columns)
+    asked = met.users() if named is None else met.known_users(named)
+    excluded = met.training_positives() if exclude == "train" else met.pairs()
+    with job_folder(folder, "mine") as place:
+        pairs = _pairs(met, asked, excluded, candidates_per_user, place)
+        data = _inputs(folder, met, pairs, place)
+        if data.manifest.splits["test"].rows == 0:
             raise DataError(
                 "no user has an item left to be a negative", where=f"recommend.user: {columns.user}"
             )
-        writer.close()
+        run_request(
+            place / "job", "score_parts_rank", folder, data, "test", cluster or Cluster.local(),
+            checkpoint=checkpoint,
+        )  # fmt: skip
+        best = _best(
+            place / "rows" / "test", place / "job" / SCORES_FOLDER, columns, (skip_top, skip_top + k), spark
+        )
+        _in_order(best, columns, named, spark).write.parquet(str(place / "best"))
+        return _written(place / "best", Path(out), skip_top)
+
+
+def _check_numbers(k: int, skip_top: int, candidates: int | None) -> None:
+    if candidates is not None and candidates < k + skip_top:
+        raise UserError(
+            "fewer candidates are drawn than are to be skipped and kept",
+            where="--candidates-per-user",
+            got=candidates,
+            allowed=f"{k + skip_top} (--k {k} + --skip-top {skip_top}) or more, or `all`",
+            fixes=[f"--candidates-per-user {max(CANDIDATES_PER_USER, 10 * (k + skip_top))}"],
+        )
+
+
+def _pairs(met: Events, users: DataFrame, excluded: DataFrame, count: int | None, place: Path) -> DataFrame:
+    """Return the candidates: all of them where no more than `count` items are to be had."""
+    from jobs.preparation.columns import column
+    from jobs.scoring.candidate_draws import all_pairs, drawn_pairs
+
+    items = met.items().where(column(met.columns.item).isNotNull())
+    if count is None or items.count() <= count:
+        return all_pairs(users, items, excluded)
+    return drawn_pairs(
+        users, items, excluded, count, seed=met.run.seed, scratch=place / "items", spark=met.spark
+    )
+
+
+def _inputs(folder: RunFolder, met: Events, pairs: DataFrame, place: Path) -> Dataset:
+    """Write the model inputs of the pairs."""
+    from jobs.preparation.pipeline import write_inputs
+    from jobs.preparation.transform import apply_spec
+
+    dataset, spec = folder.dataset(), folder.manifest().spec
+    vocabularies = with_vocabularies(dataset, spec, place)
+    rows = met.as_rows(pairs, spec.features)
+    keep = [met.columns.user, met.columns.item]
+    inputs = apply_spec(rows, spec, vocabularies, met.spark, keep=keep)
+    manifest = write_inputs(inputs, spec, place / "rows", met.spark, name="candidates", vectors_in=dataset)
+    return Dataset(place / "rows", manifest)
+
+
+def _best(
+    pairs: Path, scores: Path, columns: RecommendConfig, ranks: tuple[int, int], spark: SparkSession
+) -> DataFrame:
+    """Return user, item, rank and score of the ranks above the first number, up to the second."""
+    from pyspark.sql import Window
+    from pyspark.sql import functions as F
+
+    from jobs.preparation.columns import column
+    from jobs.preparation.part_numbers import numbered_parts
+
+    found = numbered_parts(pairs, spark, _ROW)
+    names = [column(KEEP_PREFIX + name).alias(name) for name in (columns.user, columns.item)]
+    scored = spark.read.parquet(str(scores)).withColumnRenamed("row", _ROW)
+    rows = found.select(*names, _ROW).join(scored, _ROW)
+    order = [F.col("probability").desc(), column(columns.item)]
+    rank = F.row_number().over(Window.partitionBy(column(columns.user)).orderBy(*order)).cast("bigint")
+    score = F.round("probability", 6)
+    ranked = rows.select(column(columns.user), column(columns.item), rank.alias("rank"), score.alias("score"))
+    return ranked.where(F.col("rank").between(ranks[0] + 1, ranks[1]))
+
+
+def _in_order(
+    best: DataFrame, columns: RecommendConfig, users: list[Any] | None, spark: SparkSession
+) -> DataFrame:
+    """Sort by user, as named where they are, and rank."""
+    from pyspark.sql import functions as F
+
+    from jobs.preparation.columns import column
+
+    if users is None:
+        return best.orderBy(column(columns.user), "rank")
+    places = {str(user): place for place, user in reversed(list(enumerate(users)))}
+    order = spark.createDataFrame(list(places.items()), f"__text string, {_ORDER} bigint")
+    joined = best.join(order, column(columns.user).cast("string") == F.col("__text"), "left")
+    return joined.orderBy(_ORDER, column(columns.user), "rank").select(*map(column, best.columns))
+
+
+def _written(best: Path, out: Path, skip_top: int) -> MinedNegatives:
+    """Copy the parts into one file, a batch at a time; it appears when it is whole."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    temporary = out.with_name(f".{out.name}.{secrets.token_hex(4)}")
+    parts = sorted(best.glob("part-*.parquet"))
+    users = rows = 0
+    try:
+        with pq.ParquetWriter(temporary, pq.read_schema(parts[0]), compression="zstd") as writer:
+            for part in parts:
+                for batch in pq.ParquetFile(part).iter_batches():
+                    writer.write_batch(batch)
+                    rows += batch.num_rows
+                    # Every user in the file has an item of the first rank that is kept.
+                    users += pc.sum(pc.equal(batch["rank"], skip_top + 1)).as_py() or 0
+        if rows == 0:
+            said = f"no user has more than {skip_top} items left to be negatives"
+            raise DataError(said, where="--skip-top", fixes=["a smaller --skip-top"])
         temporary.replace(out)
     finally:
         temporary.unlink(missing_ok=True)

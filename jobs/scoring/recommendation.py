@@ -82,7 +82,7 @@ def recommend_lists(
     checkpoint = chosen_checkpoint(folder, checkpoint)
     run, frame = raw_rows_of(folder, events)
     columns = section(run)
-    asked = _ids(users, columns)
+    asked = user_ids(users, columns)
     spark = spark or _session()
     spec = folder.manifest().spec
     met = Events.read(run, spark, frame)
@@ -93,7 +93,7 @@ def recommend_lists(
         order = [KEEP_PREFIX + columns.user, KEEP_PREFIX + columns.item]
         with job_folder(folder, "recommend") as place:
             dataset = folder.dataset()
-            vocabularies = _with_vocabularies(dataset, spec, place)
+            vocabularies = with_vocabularies(dataset, spec, place)
             inputs = apply_spec(met.candidates(known, spec.features), spec, vocabularies, spark, keep=keep)
             manifest = write_inputs(
                 inputs, spec, place / "rows", spark, name="candidates", vectors_in=dataset, order_by=order
@@ -129,7 +129,7 @@ def raw_rows_of(folder: RunFolder, events: DataFrame | str | Path | None) -> tup
     return run, events
 
 
-def _with_vocabularies(dataset: Place, spec: FeatureSpec, place: Path) -> Path:
+def with_vocabularies(dataset: Place, spec: FeatureSpec, place: Path) -> Path:
     """Return a folder with the vocabularies; those of a store are copied, as Spark may not know it."""
     if isinstance(dataset, Path):
         return dataset
@@ -163,7 +163,7 @@ def _item(rank: int, row: dict[str, Any], columns: RecommendConfig, score: float
     return RankedItem(rank, item, str(item if title is None else title), _text(subtitle), round(score, 6))
 
 
-def _ids(users: DataFrame | Iterable[Any], columns: RecommendConfig) -> list[Any]:
+def user_ids(users: DataFrame | Iterable[Any], columns: RecommendConfig) -> list[Any]:
     """Return the ids once each, in the order given."""
     select = getattr(users, "select", None)
     # numpy's own integers would not be found in a set of plain ones.

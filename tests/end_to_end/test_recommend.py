@@ -17,7 +17,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from jobs import Dataset, RunConfig, TrainResult, recommend, train
 from jobs.cli import main
-from jobs.scoring import mining
+from jobs.scoring.mining import mine_negatives
 from jobs.scoring.recommendation import recommend_lists
 from jobs.session import spark_session
 from tests.end_to_end.conftest import interrupted
@@ -189,17 +189,18 @@ def test_the_liked_titles_are_the_user_s_newest_with_label_1(
     assert found.liked == raw["movies"].set_index("movie_id").loc[newest["movie_id"], "title"].tolist()
 
 
+@pytest.mark.parametrize("candidates", ["all", "100000"])
 def test_mined_negatives_are_the_best_unseen_items_after_those_skipped(
     result: tuple[RunConfig, TrainResult],
     everything: pd.DataFrame,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
+    candidates: str,
 ) -> None:
-    monkeypatch.setattr(mining, "CANDIDATES_AT_ONCE", 1_700)  # one user at a time
     out, folder = tmp_path / "mined" / "hard.parquet", str(result[1].path)
     named = ["--users", "405,1", "--k", "4", "--skip-top", "2", "--out", str(out)]
-    assert main(["mine", folder, *named, "--json"]) == 0
+    chosen = ["--exclude", "known", "--candidates-per-user", candidates]
+    assert main(["mine", folder, *named, *chosen, "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {"negatives": str(out), "users": 2, "rows": 8}
     found = pd.read_parquet(out)
     wanted = everything[everything["rank"].between(3, 6)]
@@ -208,17 +209,66 @@ def test_mined_negatives_are_the_best_unseen_items_after_those_skipped(
     assert [path.name for path in out.parent.iterdir()] == ["hard.parquet"]
 
 
+def test_mined_negatives_are_drawn_for_each_user_and_may_be_held_out_items(
+    result: tuple[RunConfig, TrainResult],
+    raw: dict[str, pd.DataFrame],
+    everything: pd.DataFrame,
+    tmp_path: Path,
+) -> None:
+    drawn = mine_negatives(result[1], tmp_path / "drawn.parquet", 50, candidates_per_user=50, exclude="known")
+    found = pd.read_parquet(drawn.path)
+    users = raw["ratings"]["user_id"].unique()
+    assert (drawn.users, drawn.rows) == (len(users), 50 * len(users))
+    seen = set(zip(raw["ratings"]["user_id"], raw["ratings"]["movie_id"], strict=True))
+    assert seen.isdisjoint(zip(found["user_id"], found["movie_id"], strict=True))
+    assert not found.duplicated(["user_id", "movie_id"]).any()
+    assert found["user_id"].is_monotonic_increasing
+    one = found[found["user_id"] == 405]
+    assert one["rank"].tolist() == list(range(1, 51))
+    known = everything[everything["user_id"] == 405].set_index("movie_id")["score"]
+    np.testing.assert_allclose(one["score"], known.loc[one["movie_id"]], atol=2e-6)
+    times = found["movie_id"].value_counts()
+    assert len(times) > 0.99 * len(raw["movies"])
+    assert times.max() < 8 * times.mean()
+
+    again = mine_negatives(result[1], tmp_path / "1.parquet", 50, candidates_per_user=50, users=[405])
+    free = pd.read_parquet(again.path)
+    dataset = RunFolder(result[1].path).dataset()
+    train = pd.concat(map(pd.read_parquet, sorted((dataset / "train").glob("*.parquet"))))
+    assert len(train) < len(raw["ratings"])
+    assert again.rows == 50
+    # All items but the training positives can be drawn, among them some that the user rated.
+    whole = mine_negatives(result[1], tmp_path / "2.parquet", 5_000, candidates_per_user=None, users=[405])
+    ratings = raw["ratings"].query("user_id == 405")
+    taken = set(raw["movies"]["movie_id"]) - set(pd.read_parquet(whole.path)["movie_id"])
+    liked = set(ratings.loc[ratings["rating"] >= 4, "movie_id"])
+    assert taken < liked
+    assert len(liked) == len(ratings.query("rating >= 4"))
+    held_out = liked - taken
+    assert 0 < len(held_out) < 0.5 * len(liked)
+    assert taken.isdisjoint(free["movie_id"])
+
+
+def test_fewer_candidates_than_asked_for_are_a_mistake_of_the_command(
+    result: tuple[RunConfig, TrainResult], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["mine", str(result[1].path), "--k", "20", "--candidates-per-user", "19", "--json"]) == 2
+    error = json.loads(capsys.readouterr().out)
+    assert (error["where"], error["got"]) == ("--candidates-per-user", 19)
+
+
 def test_an_unknown_user_is_named(result: tuple[RunConfig, TrainResult]) -> None:
     with pytest.raises(DataError, match="without a single raw row") as raised:
         recommend(result[1], users=[1, 987_654_321], k=3)
     assert "987654321" in str(raised.value)
 
 
+@pytest.mark.parametrize("verb", ["recommend", "mine"])
 @pytest.mark.parametrize("users", ["", " , "])
 def test_no_users_are_a_mistake_of_the_command(
-    result: tuple[RunConfig, TrainResult], capsys: pytest.CaptureFixture[str], users: str
+    result: tuple[RunConfig, TrainResult], capsys: pytest.CaptureFixture[str], verb: str, users: str
 ) -> None:
-    assert main(["recommend", str(result[1].path), "--users", users, "--json"]) == 2
+    assert main([verb, str(result[1].path), "--users", users, "--json"]) == 2
     error = json.loads(capsys.readouterr().out)
     assert (error["error"], error["where"]) == ("no user is named", "--users")
 

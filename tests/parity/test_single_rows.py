@@ -93,6 +93,7 @@ CASES = [
         [
             {"columns": ["adgroup_id", "cate_id", "brand", "pid", "*_level"], "ops": VOCABULARY},
             {"columns": "user_id", "ops": [{"hash": 5000}]},
+            {"columns": "user_id", "name": "any_user", "ops": [{"hash": "unbounded"}]},
             {"columns": "tag_category_list", "ops": [{"split": "|"}, "vocabulary"]},
             {"columns": "tag_brand_list", "ops": [{"fill": "none"}, {"split": "|"}, {"hash": 3000}]},
         ],

@@ -119,7 +119,11 @@ def test_every_op_has_an_example() -> None:
 
 
 def test_vocabularies_are_beside_the_spec(prepared: dict[int, Prepared]) -> None:
-    for data in prepared.values():
-        folders = [feature.vocabulary for feature in data.manifest.spec.features if feature.vocabulary]
-        assert folders
-        assert all((Path(data.path) / folder).is_dir() for folder in folders)
+    folders = [
+        Path(data.path) / feature.vocabulary
+        for data in prepared.values()
+        for feature in data.manifest.spec.features
+        if feature.vocabulary
+    ]
+    assert folders
+    assert all(folder.is_dir() for folder in folders)

@@ -34,6 +34,7 @@ DENSE = [
 SPARSE = [
     {"columns": "colour", "ops": [{"hash": 50}]},
     {"columns": "genres", "ops": [{"split": "|"}, {"hash": {"num_buckets": 1000, "seed": 3}}]},
+    {"columns": "colour", "name": "any_colour", "ops": [{"hash": "unbounded"}]},
     {"columns": "small_id"},
     {"columns": "missing_colour", "ops": [{"fill": "none"}, "vocabulary"]},
     {"columns": "amount", "name": "amount_bucket", "ops": ["standardise", {"bucketise": {"quantiles": 5}}]},
@@ -136,6 +137,7 @@ def bucket(token: str, buckets: int, seed: int) -> int:
 
 
 def test_hash_is_documented_xxh64_modulo_buckets(rows: pd.DataFrame, raw: pd.DataFrame) -> None:
+    assert rows["any_colour"].tolist() == [bucket(c, 2**62, 0) if c else 0 for c in raw["colour"]]
     assert rows["colour"].tolist() == [bucket(c, 50, 0) if c else 0 for c in raw["colour"]]
     lists = [[bucket(t, 1000, 3) for t in text.split("|") if t] for text in raw["genres"]]
     assert [list(ids) for ids in rows["genres"]] == lists

@@ -86,21 +86,21 @@ def rows(prepared: Path) -> pd.DataFrame:
     return found.reset_index(drop=True)
 
 
-def test_every_positive_has_its_negatives_and_no_known_item_is_among_them(rows: pd.DataFrame) -> None:
+def test_every_positive_has_its_negatives_and_no_excluded_item_is_among_them(rows: pd.DataFrame) -> None:
     source = events()
     known = source.groupby("user")["item"].agg(set)
     positives = source[source["label"] == 1].set_index("row")
     negatives = rows[rows["negative"]]
     assert set(negatives["row"]) <= set(positives.index)
-    assert not any(
-        item in known[user] for user, item in zip(negatives["user"], negatives["item"], strict=True)
-    )
     assert not negatives.duplicated(["row", "item"]).any()
     split = rows[~rows["negative"]].set_index("row")["split"]
     assert sorted(split.index) == list(range(len(source)))
-    popular = set(source[(source["label"] == 1) & (source["row"].map(split) == "train")]["item"])
+    trained = positives[positives.index.map(split) == "train"].groupby("user")["item"].agg(set)
+    popular = set().union(*trained)
     for row, user in positives["user"].items():
-        candidates = (popular if split[row] == "train" else set(source["item"])) - known[user]
+        train = split[row] == "train"
+        candidates = popular - trained[user] if train else set(source["item"]) - known[user]
+        assert set(negatives.loc[negatives["row"] == row, "item"]) <= candidates
         wanted = min(len(candidates), 3 if split[row] == "train" else 8)
         assert (negatives["row"] == row).sum() == wanted, (row, user)
     assert (
@@ -171,12 +171,54 @@ def added(
     frame: DataFrame, scratch: Path, negatives: dict[str, Any], **data: Any
 ) -> tuple[pd.DataFrame, list[str]]:
     """Return the rows with their negatives, and the remarks."""
-    run = make_run(data={"negatives": {"user": "user", "item": "item", **negatives}, "split": SPLIT, **data})
+    data = {"split": SPLIT, **data}
+    run = make_run(data={"negatives": {"user": "user", "item": "item", **negatives}, **data})
     spark = frame.sparkSession
     joined, own = rows_and_columns(run, spark, frame)
     split = with_split(with_row_hashes(joined, own, seed=1), run.data.split)
     found, remarks = with_negatives(split, run, own, spark, scratch)
     return found.toPandas(), remarks
+
+
+@pytest.mark.parametrize(
+    "split", [SPLIT, {"method": "time", "column": "time", "until": [20, 60]}], ids=["leave_last", "time"]
+)
+@pytest.mark.parametrize("exclude", [None, "known"])
+def test_held_out_items_are_negatives_in_train_as_often_as_others_unless_excluded(
+    spark: SparkSession, tmp_path: Path, split: dict[str, Any], exclude: str | None
+) -> None:
+    train: dict[str, Any] = {"per_positive": 12} | ({} if exclude is None else {"exclude": exclude})
+    found, _ = added(
+        spark.createDataFrame(events()),
+        tmp_path / "items",
+        {"train": train, "evaluation": {"per_positive": 5}},
+        split=split,
+    )
+    raw, negatives = found[~found["__negative"]], found[found["__negative"]]
+    pairs = {part: set(zip(rows["user"], rows["item"], strict=True)) for part, rows in raw.groupby("__split")}
+    known = pairs["train"] | pairs["valid"] | pairs["test"]
+    evaluated = negatives[negatives["__split"] != "train"]
+    assert len(evaluated) > 300
+    assert known.isdisjoint(zip(evaluated["user"], evaluated["item"], strict=True))
+    drawn = negatives[negatives["__split"] == "train"]
+    positives = raw[(raw["__split"] == "train") & (raw["label"] == 1)]
+    trained = positives.groupby("user")["item"].agg(set)
+    items = list(zip(drawn["user"], drawn["item"], strict=True))
+    assert not any(item in trained[user] for user, item in items)
+    if exclude == "known":
+        assert known.isdisjoint(items)
+        return
+    held_out = pairs["valid"] | pairs["test"]
+    catalogue = set(raw["item"])
+    expected = variance = 0.0
+    for user, lists in positives.groupby("user").size().items():
+        left = catalogue - trained[user]
+        chance = min(1.0, 12 / len(left))
+        met = sum((user, item) in held_out for item in left)
+        expected += lists * met * chance
+        variance += lists * met * chance * (1 - chance)
+    assert expected > 60
+    assert abs(sum(pair in held_out for pair in items) - expected) <= 4.5 * np.sqrt(variance)
 
 
 def test_neither_partitions_nor_the_order_of_rows_change_the_negatives(

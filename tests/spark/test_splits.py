@@ -137,6 +137,24 @@ def test_parts_hold_row_groups_of_the_given_size_in_shuffled_order(
     assert abs(np.corrcoef(order, np.arange(len(order)))[0, 1]) < 0.15
 
 
+def test_row_groups_of_wide_rows_are_smaller_so_that_one_of_each_lane_fits_memory(
+    spark: SparkSession, tmp_path: Path
+) -> None:
+    raw = pd.DataFrame({"label": 1.0, "items": [[str(n + i) for i in range(100)] for n in range(2000)]})
+    raw.loc[::2, "label"] = 0.0
+    sequence = [{"columns": "items", "ops": [{"hash": 1000}]}]
+    data = {"num_lanes": 1024, "split": {"fractions": [1.0, 0.0, 0.0]}}
+    prepared = prepare_dataset(
+        make_run(data=data, sequence=sequence),
+        tmp_path / "data",
+        frame=spark.createDataFrame(raw),
+        spark=spark,
+    )
+    (file,) = prepared.manifest.splits["train"].files
+    # 100 ids of 8 bytes a row, in 1,024 lanes.
+    assert 1024 <= max(file.row_groups) <= 2**30 / (1024 * 800)
+
+
 def test_random_split_has_the_shares_asked_for_and_follows_the_seed(
     spark: SparkSession, tmp_path: Path
 ) -> None:

@@ -36,7 +36,8 @@ class DataConfig(Section):
     num_lanes: int = Field(default=32, ge=1)
     """Lanes that rows are dealt into; every world size must divide it, and it must divide the batch size."""
     rows_per_row_group: int = Field(default=65_536, ge=1)
-    """Rows per Parquet row group: the unit that a reader loads."""
+    """Rows per Parquet row group: the unit that a reader loads. Fewer, but 1,024 or more, where row groups of
+    all lanes together would take over 1 GiB of memory."""
     rows_per_file: int = Field(default=4_194_304, ge=1)
     """Rows per part file."""
     reader: Literal["arrow", "petastorm"] = "arrow"

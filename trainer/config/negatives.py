@@ -8,6 +8,9 @@ from pydantic import Field, model_validator
 
 from trainer.config.base import LARGEST_SEED, Section
 
+Exclude = Literal["known", "train", "none"]
+"""Items that are no negatives of a user."""
+
 
 class NegativesFile(Section):
     """Negatives that are known already, taken as they are."""
@@ -31,8 +34,9 @@ class SamplingConfig(Section):
     """Power of the popularity."""
     uniform_share: float = Field(default=0.5, gt=0, lt=1)
     """Share of the draws of `mixed` that are uniform."""
-    exclude: Literal["known", "none"] = "known"
-    """`known`: never an item that the user met in any row of any split; `none`: any item."""
+    exclude: Exclude = "known"
+    """`known`: never an item that the user met in any row of any split; `train`: none of the user's positives
+    in train; `none`: any item."""
     file: NegativesFile | None = None
     """Take these instead of drawing."""
 
@@ -48,6 +52,14 @@ class SamplingConfig(Section):
         if self.file is not None and changed:
             raise ValueError(f"nothing is drawn with a `file`: leave out `{changed[0]}`")
         return self
+
+
+class TrainSamplingConfig(SamplingConfig):
+    """Where the negatives of each training positive come from: drawn from all items, or from a file."""
+
+    exclude: Exclude = "train"
+    """`train`: none of the user's positives in train; `known`: never an item that the user met in any row of
+    any split, which tells a model what is held out; `none`: any item."""
 
 
 class InBatchConfig(Section):
@@ -66,7 +78,7 @@ class NegativesConfig(Section):
     """Column of the item id."""
     item_columns: list[str] = Field(default_factory=list)
     """Columns of the rows (not of a side table) that belong to the item; others stay as in the positive."""
-    train: SamplingConfig | None = None
+    train: TrainSamplingConfig | None = None
     """Negatives of the training rows."""
     evaluation: SamplingConfig | None = None
     """Negatives of the valid and test rows: the same lists for every model."""

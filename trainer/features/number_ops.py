@@ -36,7 +36,11 @@ def _clip_bounds(params: Mapping[str, Any]) -> str | None:
     ),
 )
 def fill(x: Floats, value: float | Statistic) -> Floats:
-    """Put a number, or the mean, median or mode of the training rows, where the value is missing."""
+    """Put a number, or the mean, median or mode of the training rows, where the value is missing.
+
+    Median and mode are those of a sample: all training rows up to 50,000, and between 50,000 and 1,000,000 of
+    more rows, the fewer the more features are fitted at once.
+    """
     return np.where(np.isnan(x), value, x)
 
 
@@ -145,6 +149,8 @@ def bucketise(
 
     So an edge belongs to the bucket that it opens. Either `edges` are given, in rising order, or they are the
     quantiles of the training rows that cut these into as many parts of equal size; equal ones are merged, so
-    there may be fewer parts. In a sparse feature the numbers are ids, and 0 is left to missing values.
+    there may be fewer parts. Quantiles are those of a sample: all training rows up to 50,000, and between
+    50,000 and 1,000,000 of more rows, the fewer the more features are fitted at once. In a sparse feature the
+    numbers are ids, and 0 is left to missing values.
     """
     return np.where(np.isnan(x), x, np.searchsorted(edges or (), x, side="right") + 1.0)

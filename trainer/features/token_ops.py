@@ -8,11 +8,23 @@ from typing import Annotated, Literal
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import Field
+from pydantic import BeforeValidator, Field, WithJsonSchema
 
 from trainer.features.hashing import xxh64
 from trainer.features.registry import Example, feature_op
 from trainer.features.values import Codes, Tokens, spans
+
+UNBOUNDED = 2**62
+"""Buckets of `hash: unbounded`: ids beyond any table, for tables that give ids rows of their own."""
+
+NumBuckets = Annotated[
+    int,
+    BeforeValidator(lambda value: UNBOUNDED if value == "unbounded" else value),
+    Field(ge=1, le=UNBOUNDED),
+    WithJsonSchema(
+        {"anyOf": [{"type": "integer", "minimum": 1, "maximum": UNBOUNDED}, {"const": "unbounded"}]}
+    ),
+]
 
 _BETWEEN_WORDS = r"[^\p{L}\p{M}\p{N}_]+"
 
@@ -150,10 +162,17 @@ def vocabulary(
 @feature_op(
     "token",
     gives="ids",
-    examples=(Example({"hash": 1000}, train=["red", None, "red", "blue"], gives=[647, 0, 647, 407]),),
+    examples=(
+        Example({"hash": 1000}, train=["red", None, "red", "blue"], gives=[647, 0, 647, 407]),
+        Example({"hash": "unbounded"}, train=["red", None], gives=[1285781943854478647, 0]),
+    ),
 )
-def hash(x: Tokens, num_buckets: Annotated[int, Field(ge=1, le=2**62)], seed: int = 0) -> Codes:
-    """Take XXH64(seed 42) of the UTF-8 text `<seed>:<token>` modulo `num_buckets`, plus 1; missing is 0."""
+def hash(x: Tokens, num_buckets: NumBuckets, seed: int = 0) -> Codes:
+    """Take XXH64(seed 42) of the UTF-8 text `<seed>:<token>` modulo `num_buckets`, plus 1; missing is 0.
+
+    `unbounded` stands for 2^62 buckets: ids of values that no vocabulary knows beforehand. Their table needs
+    `tables.<glob>.ids`, which gives each id a row of its own.
+    """
     # numpy's remainder has the sign of the divisor; 0 stays free for padding.
     buckets = xxh64(x.texts(), f"{seed}:") % num_buckets + 1
     return np.append(buckets, 0)[x.codes]

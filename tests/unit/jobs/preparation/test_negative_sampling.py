@@ -68,11 +68,28 @@ def test_the_exact_draw_of_what_is_left_follows_the_weights() -> None:
     assert abs(share - 0.75) < 4.5 * np.sqrt(0.75 * 0.25 / n)
 
 
-def test_known_items_may_be_drawn_where_nothing_is_excluded() -> None:
-    found = draw(
-        hashes(3), np.zeros(3, dtype=np.int64), np.arange(4), Drawing(Items(4), 4, exclude_known=False)
-    )
-    assert np.sort(found, axis=1).tolist() == [[0, 1, 2, 3]] * 3
+def test_what_is_excluded_and_nothing_else_is_never_drawn() -> None:
+    table = partition()
+    items = {
+        exclude: drawn_by_user(table, Drawing(Items(60), 60, exclude=exclude, every_row=True))
+        for exclude in ("known", "train", "none")
+    }
+    everything = set(range(60))
+    rows = table.select([USER, "split", ITEM, POSITIVE]).to_pandas()
+    assert len(items["none"]) > 20
+    for user, drawn in items["none"].items():
+        mine = rows[rows[USER] == user]
+        assert drawn == everything
+        assert items["known"].get(user, set()) == everything - set(mine[ITEM])
+        trained = mine[mine[POSITIVE] & (mine["split"] == "train")]
+        assert items["train"].get(user, set()) == everything - set(trained[ITEM])
+    assert items["train"] != items["known"]
+
+
+def drawn_by_user(table: pa.Table, drawing: Drawing) -> dict[str, set[int]]:
+    sampler = Sampler({"test": drawing}, 5, split="split", order="order", carried=[USER])
+    made = pa.Table.from_batches(list(sampler(iter(table.to_batches())))).to_pandas()
+    return made.groupby(USER)[ITEM].agg(set).to_dict()
 
 
 def partition(seed: int = 0) -> pa.Table:

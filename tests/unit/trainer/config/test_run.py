@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from trainer.config import RunConfig
+from trainer.config import RunConfig, TableCommunicationConfig
 from trainer.config.plan import ComputeKernel, ShardingType
 from trainer.config.source import expand_range, java_charset
 from trainer.config.yaml_text import parse_yaml
@@ -146,6 +146,14 @@ def test_sharding_types_and_kernels_are_those_of_the_sharders() -> None:
     assert typing.get_args(ShardingType) == SHARDING_TYPES
     offered = {kernel for device in ("cpu", "cuda") for kernel in kernels_of(SHARDING_TYPES, device)}
     assert set(typing.get_args(ComputeKernel)) == offered
+
+
+def test_precisions_between_ranks_are_those_of_the_codecs() -> None:
+    from sharding.communication import BACKWARD_PRECISIONS, FORWARD_PRECISIONS  # imports torch
+
+    fields = TableCommunicationConfig.model_fields
+    assert typing.get_args(fields["forward"].annotation) == FORWARD_PRECISIONS
+    assert typing.get_args(fields["backward"].annotation) == BACKWARD_PRECISIONS
 
 
 @pytest.mark.parametrize(

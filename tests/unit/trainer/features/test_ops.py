@@ -48,6 +48,7 @@ GOOD = [
     ("sparse", [{"weekday": "Asia/Tokyo"}, "vocabulary"], "time"),
     ("sparse", ["milliseconds", {"age": "2024-01-01"}, {"bucketise": {"quantiles": 10}}], "time"),
     ("sparse", [{"clip": {"max": 9}}, {"fill": 0}, {"hash": 10}], "number"),
+    ("sparse", [{"hash": "unbounded"}], "token"),
     ("sequence", [{"split": ","}, {"truncate": 5}, {"hash": {"num_buckets": 100, "seed": 4}}], "token"),
     ("sequence", ["lower", "words", {"truncate": {"max_length": 5, "keep": "last"}}, "vocabulary"], "token"),
 ]
@@ -140,6 +141,7 @@ def test_wrong_crosses_are_refused(
 
 def test_bare_value_fills_the_first_parameter() -> None:
     assert chain("sparse", {"hash": 7})[0].params == {"num_buckets": 7, "seed": 0}
+    assert chain("sparse", {"hash": "unbounded"})[0].params == {"num_buckets": 2**62, "seed": 0}
 
 
 def test_dates_that_yaml_has_read_become_text() -> None:

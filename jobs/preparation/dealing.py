@@ -1,0 +1,93 @@
+"""Deals staged rows into splits, and adds what is made of several rows: derived features, label, weight."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pyspark.sql import functions as F
+
+from jobs.preparation import columns as C
+from jobs.preparation.derived import fit_derived, with_derived
+from jobs.preparation.labels import downsampled, label_value, weight_value
+from jobs.preparation.planned import PlannedFeature
+from jobs.preparation.split_times import time_warnings
+from jobs.preparation.splits import split_remarks, with_split
+from jobs.preparation.staging import Staged
+from trainer.config import RunConfig
+from trainer.schema import SplitName
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+
+
+def deal(
+    staged: Staged,
+    run: RunConfig,
+    folder: Path,
+    spark: SparkSession,
+    *,
+    into: SplitName | None = None,
+    fitted_in: Path | None = None,
+) -> tuple[DataFrame, list[PlannedFeature]]:
+    """Return the rows with splits, labels and the columns of derived features, and the fitted features.
+
+    Rows of earlier days are seen by derived features, and left out of what is returned.
+
+    Args:
+        staged: the rows and their features.
+        run: the run config.
+        folder: of the data set under construction.
+        spark: the session.
+        into: split of all rows, in place of what the config says.
+        fitted_in: data set whose fitted numbers and encodings the features have already.
+    """
+    rows, before = _days(staged.rows)
+    if into is not None:
+        rows = rows.drop(C.FILE).withColumn(C.SPLIT, F.lit(into))
+    elif C.SPLIT not in rows.columns:
+        staged.remarks.extend(split_remarks(rows, run.data.split))
+        rows = with_split(rows, run.data.split)
+    staged.remarks.extend(time_warnings(rows, _other_times(run, staged.features)))
+    rows = downsampled(rows, run)
+    if before is not None:
+        rows = rows.unionByName(before)
+    label = label_value(rows, run.data.label)
+    if C.NEGATIVE in rows.columns:  # nobody gave these labels, so no rate is made of them
+        label = F.when(~F.col(C.NEGATIVE), label)
+    features = staged.features
+    if fitted_in is None:
+        features = fit_derived(rows, features, label, folder, spark)
+    if any(feature.derived is not None for feature in features):
+        rows = with_derived(rows, features, label, fitted_in or folder, spark, fitted=fitted_in is not None)
+    if before is not None:
+        rows = rows.where(F.col(C.SPLIT) != C.BEFORE)
+    made = {C.LABEL: label_value(rows, run.data.label)}
+    weight = weight_value(rows, run.data)
+    if weight is not None:
+        made[C.WEIGHT] = weight.cast("float")
+    rows = rows.withColumns(made)
+    # A derived column costs a sort of the rows each time.
+    return (rows.persist() if any(feature.derived for feature in features) else rows), features
+
+
+def _days(rows: DataFrame) -> tuple[DataFrame, DataFrame | None]:
+    """Return the rows to be dealt, and those of the days before, if there are any."""
+    if C.OLD not in rows.columns:
+        return rows, None
+    before = rows.where(F.col(C.OLD)).drop(C.OLD, C.FILE)
+    return rows.where(~F.col(C.OLD)).drop(C.OLD), before.withColumn(C.SPLIT, F.lit(C.BEFORE))
+
+
+def _other_times(run: RunConfig, features: Sequence[PlannedFeature]) -> dict[str, str]:
+    """Return key path and column of the times that features are made by, but for that of the split."""
+    last = run.data.split.leave_last
+    seen = {run.data.split.column if last is None else last.time}
+    times: dict[str, str] = {}
+    for feature in features:
+        name = None if feature.derived is None else feature.derived.params.get("time")
+        if feature.derived is not None and name is not None and name not in seen:
+            seen.add(name)
+            times[f"{feature.where}.{feature.derived.name}.time: {name}"] = name
+    return times
