@@ -67,7 +67,7 @@ class Cluster(topology.Cluster):
         gpu: str | None = None,
         ranks_per_host: int | None = None,
     ) -> Cluster:
-        """Return the executors of a Spark session, one rank per barrier slot (or `ranks` of them).
+        """Return the executors of a Spark session, one rank per slot (or `ranks` of them).
 
         Args:
             spark: the session.
@@ -78,9 +78,11 @@ class Cluster(topology.Cluster):
                 need the true number; so do CPU ranks for the sharding types inside a host.
 
         Raises:
-            UserError: no executor has registered, or `ranks_per_host` does not divide the ranks.
+            UserError: no executor has registered, its GPU settings cannot work, or `ranks_per_host` does not
+                divide the ranks.
         """
-        count, per_host = _count_ranks(spark, ranks, ranks_per_host)
+        device = "cpu" if gpu is None else "cuda"
+        count, per_host = _count_ranks(spark, device, ranks, ranks_per_host)
         _check_ranks_per_host(count, per_host)
         nodes = count // per_host
         if gpu is not None:
@@ -101,15 +103,19 @@ def _ranks_here(ranks: int, on: On) -> int:
     return max(1, ranks)
 
 
-def _count_ranks(spark: SparkSession, ranks: int | None, per_host: int | None) -> tuple[int, int]:
+def _count_ranks(
+    spark: SparkSession, device: str, ranks: int | None, per_host: int | None
+) -> tuple[int, int]:
     """Return the ranks, and how many of them share a host; ask Spark for what is not given."""
+    from jobs.ranks.gpus import ranks_per_task
     from jobs.ranks.slots import even_ranks_per_host, settled_slots
     from jobs.ranks.streams import screen
 
     if ranks is not None and per_host is not None:
         return ranks, per_host
+    per_task = ranks_per_task(spark, device, ranks)
     with screen() as stream:
-        slots = settled_slots(spark, _REGISTER_SECONDS, stream)
+        slots = settled_slots(spark, _REGISTER_SECONDS, stream, per_task)
     count = slots if ranks is None else ranks
     if count is None:
         raise UserError(
@@ -119,7 +125,7 @@ def _count_ranks(spark: SparkSession, ranks: int | None, per_host: int | None) -
             fixes=["say how many ranks to start: --ranks N, or Cluster.from_spark(spark, ranks=N)"],
         )
     if per_host is None:
-        per_host = even_ranks_per_host(spark, count) or 1
+        per_host = even_ranks_per_host(spark, count, per_task) or 1
     return count, per_host
 
 

@@ -20,8 +20,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from jobs.ranks.gpus import ranks_per_task, wants_gpu
 from jobs.ranks.interrupts import StopRequest, checkpoint_on_interrupt, end_with_parent
-from jobs.ranks.slots import quiet_scheduler, require_slots, spark_slots, wants_gpu
+from jobs.ranks.slots import quiet_scheduler, require_slots, spark_slots
 from jobs.ranks.status import Launch, Mode, clear, driver_log, read_statuses
 from jobs.ranks.streams import captured_output, screen
 from jobs.ranks.supervision import supervised
@@ -81,8 +82,9 @@ def launch(
         stream = stack.enter_context(screen())
         session = None if on == "torchrun" else stack.enter_context(_session(spark, on, folder))
         if on == "spark":
-            require_slots(session, ranks, executor_timeout_seconds, stream)
-            wants_gpu(session, device)  # A mistake that shows here is told as the user's, not as a rank's.
+            # A mistake that shows here is told as the user's, not as a rank's.
+            per_task = ranks_per_task(session, device, ranks)
+            require_slots(session, ranks, executor_timeout_seconds, stream, per_task)
         if saves:
             stack.enter_context(checkpoint_on_interrupt(folder, stream))
         stack.enter_context(_importable_by_ranks(job))
@@ -197,7 +199,7 @@ def _start_local(run_folder: Path, record: Launch, _session: Any) -> None:
 
 
 def _start_spark(run_folder: Path, record: Launch, session: Any) -> None:
-    """Start one rank in each task of a barrier stage."""
+    """Start ranks in the tasks of a barrier stage."""
     from pyspark import inheritable_thread_target
     from pyspark.ml.torch.distributor import TorchDistributor
 

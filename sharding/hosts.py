@@ -1,10 +1,10 @@
 """How ranks find each other and learn which of them share a host.
 
-TorchDistributor starts one torchrun agent per Spark task, so `LOCAL_RANK` and `LOCAL_WORLD_SIZE` say 0 and 1
-on every rank, and Spark deals the tasks of a stage round robin over the executors. TorchRec's node-aware
-sharding types need the truth, and need the ranks of a host to be neighbours; so the ranks tell each other
-their host names before the process group is made, are numbered host by host, and each exports what it has
-learnt.
+TorchDistributor starts one torchrun agent per Spark task, with one rank or, from pyspark 4.2 on, one for each
+GPU of the task. So `LOCAL_RANK` and `LOCAL_WORLD_SIZE` tell of the task and not of the host, and Spark deals
+the tasks of a stage round robin over the executors. TorchRec's node-aware sharding types need the truth, and
+need the ranks of a host to be neighbours; so the ranks tell each other their host names before the process
+group is made, are numbered host by host, and each exports what it has learnt.
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ class RankContext:
         host: host name.
         device: where this rank computes.
         stop_requested: tells whether someone asked the run to save a checkpoint and stop.
+        host_ranks: name and number of ranks of each host.
     """
 
     rank: int
@@ -59,6 +60,7 @@ class RankContext:
     host: str
     device: torch.device
     stop_requested: Callable[[], bool] = _never
+    host_ranks: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -85,14 +87,19 @@ class Place:
         local_rank: number among the ranks of the host.
         local_world_size: ranks of the host.
         gpu: number of the rank's GPU among those that it sees.
-        even: whether every host holds equally many ranks.
+        host_ranks: name and number of ranks of each host.
     """
 
     rank: int
     local_rank: int
     local_world_size: int
     gpu: int
-    even: bool
+    host_ranks: tuple[tuple[str, int], ...]
+
+    @property
+    def even(self) -> bool:
+        """Return whether every host holds equally many ranks."""
+        return len({count for _, count in self.host_ranks}) == 1
 
 
 def join_ranks(
@@ -134,7 +141,15 @@ def join_ranks(
         timeout=timeout,
         device_id=chosen if kind == "cuda" else None,
     )
-    return RankContext(place.rank, world_size, local_rank, local_world_size, seat.host, chosen)
+    return RankContext(
+        place.rank,
+        world_size,
+        local_rank,
+        local_world_size,
+        seat.host,
+        chosen,
+        host_ranks=place.host_ranks,
+    )
 
 
 def leave_ranks() -> None:
@@ -199,7 +214,7 @@ def arrange(seats: Sequence[Seat], number: int) -> Place:
         local_rank=members.index(number),
         local_world_size=len(members),
         gpu=same_gpus.index(number),
-        even=len({len(group) for group in hosts.values()}) == 1,
+        host_ranks=tuple((host, len(group)) for (host, _), group in hosts.items()),
     )
 
 

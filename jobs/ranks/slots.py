@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any, TextIO
 
 from sharding.errors import UserError
@@ -24,8 +25,8 @@ _SCHEDULER_LOGGERS = (
 )
 
 
-def spark_slots(spark: Any) -> int | None:
-    """Return the tasks that the registered executors can run at once, or None where Spark does not tell.
+def spark_slots(spark: Any, ranks_per_task: int = 1) -> int | None:
+    """Return the ranks that the registered executors can run at once, or None where Spark does not tell.
 
     Counts cores, `spark.task.cpus` and GPUs, as the scheduler itself does for barrier stages. Spark Connect
     does not tell.
@@ -33,12 +34,12 @@ def spark_slots(spark: Any) -> int | None:
     try:
         context = spark.sparkContext._jsc.sc()
         profile = context.resourceProfileManager().defaultResourceProfile()
-        return int(context.maxNumConcurrentTasks(profile))
+        return int(context.maxNumConcurrentTasks(profile)) * ranks_per_task
     except Exception:  # Spark Connect has neither context nor JVM, and says so in its own ways.
         return None
 
 
-def even_ranks_per_host(spark: Any, ranks: int) -> int | None:
+def even_ranks_per_host(spark: Any, ranks: int, ranks_per_task: int = 1) -> int | None:
     """Return how many ranks each host will hold, where that is certain, else None.
 
     It is where all executors are on one host, or where the ranks take every slot of equal hosts: which slots
@@ -56,10 +57,12 @@ def even_ranks_per_host(spark: Any, ranks: int) -> int | None:
     if len(cores) == 1:
         return ranks
     equal = len(set(cores.values())) == 1 and ranks % len(cores) == 0
-    return ranks // len(cores) if equal and ranks == spark_slots(spark) else None
+    return ranks // len(cores) if equal and ranks == spark_slots(spark, ranks_per_task) else None
 
 
-def require_slots(spark: Any, ranks: int, timeout_seconds: float, stream: TextIO) -> None:
+def require_slots(
+    spark: Any, ranks: int, timeout_seconds: float, stream: TextIO, ranks_per_task: int = 1
+) -> None:
     """Wait for the executors to register, and refuse more ranks than they hold.
 
     Args:
@@ -67,20 +70,26 @@ def require_slots(spark: Any, ranks: int, timeout_seconds: float, stream: TextIO
         ranks: ranks that must run at once.
         timeout_seconds: how long executors may take to register.
         stream: where waiting is told.
+        ranks_per_task: ranks that each task starts.
 
     Raises:
         UserError: too few slots, or a setting under which barrier stages cannot run.
     """
     _refuse_dynamic_allocation(spark)
-    _refuse_core_limit(spark, ranks)
+    _refuse_core_limit(spark, ranks, ranks_per_task)
     told = f"{{}} of {ranks} slots are there"
-    slots = _await_slots(spark, lambda slots: slots >= ranks, timeout_seconds, stream, told)
+    look = partial(spark_slots, spark, ranks_per_task)
+    slots = _await_slots(look, lambda slots: slots >= ranks, timeout_seconds, stream, told)
     if slots is not None and slots < ranks:
         raise _too_few(ranks, slots, f"{timeout_seconds:g} s after the first look")
 
 
 def settled_slots(
-    spark: Any, timeout_seconds: float, stream: TextIO, settle_seconds: float = _SETTLE_SECONDS
+    spark: Any,
+    timeout_seconds: float,
+    stream: TextIO,
+    ranks_per_task: int = 1,
+    settle_seconds: float = _SETTLE_SECONDS,
 ) -> int | None:
     """Wait until executors have registered and no more of them come.
 
@@ -88,6 +97,7 @@ def settled_slots(
         spark: the session.
         timeout_seconds: how long executors may take to register.
         stream: where waiting is told.
+        ranks_per_task: ranks that each task starts.
         settle_seconds: how long the number must stay the same.
 
     Returns:
@@ -107,7 +117,8 @@ def settled_slots(
         since[slots] = first_seen
         return slots > 0 and now - first_seen >= needed
 
-    slots = _await_slots(spark, settled, timeout_seconds, stream, "{} slots are there")
+    look = partial(spark_slots, spark, ranks_per_task)
+    slots = _await_slots(look, settled, timeout_seconds, stream, "{} slots are there")
     if slots == 0:
         raise UserError(
             f"no executor has registered within {timeout_seconds:g} s",
@@ -123,12 +134,16 @@ def settled_slots(
 
 
 def _await_slots(
-    spark: Any, enough: Callable[[int], bool], timeout_seconds: float, stream: TextIO, told: str
+    look: Callable[[], int | None],
+    enough: Callable[[int], bool],
+    timeout_seconds: float,
+    stream: TextIO,
+    told: str,
 ) -> int | None:
     """Look until the slots are enough or the time is over, and return the last number seen."""
     deadline, waiting = time.monotonic() + timeout_seconds, False
     while True:
-        slots = spark_slots(spark)
+        slots = look()
         if slots is None or enough(slots) or time.monotonic() > deadline:
             return slots
         if not waiting:
@@ -136,35 +151,6 @@ def _await_slots(
             stream.flush()
             waiting = True
         time.sleep(_LOOK_EVERY_SECONDS)
-
-
-def wants_gpu(spark: Any, device: str) -> bool:
-    """Return whether Spark's tasks get a GPU each.
-
-    Raises:
-        UserError: GPUs are asked for and Spark hands out none, or several to a task.
-    """
-    amount = float(spark.conf.get("spark.task.resource.gpu.amount", "0"))
-    if device == "cuda" and amount == 0:
-        raise UserError(
-            "Spark gives the ranks no GPU",
-            where="spark.task.resource.gpu.amount",
-            got="not set",
-            allowed=1,
-            fixes=[
-                "set spark.task.resource.gpu.amount=1 and spark.executor.resource.gpu.amount",
-                "train on the CPU",
-            ],
-        )
-    if device != "cpu" and amount not in (0.0, 1.0):
-        raise UserError(
-            "a rank takes exactly one GPU",
-            where="spark.task.resource.gpu.amount",
-            got=spark.conf.get("spark.task.resource.gpu.amount", "0"),
-            allowed=1,
-            fixes=["set spark.task.resource.gpu.amount=1"],
-        )
-    return device != "cpu" and amount == 1
 
 
 @contextmanager
@@ -195,10 +181,11 @@ def _refuse_dynamic_allocation(spark: Any) -> None:
         )
 
 
-def _refuse_core_limit(spark: Any, ranks: int) -> None:
+def _refuse_core_limit(spark: Any, ranks: int, ranks_per_task: int) -> None:
     """Refuse at once what no executor could mend by registering later."""
     limit = spark.conf.get("spark.cores.max", None)
-    slots = None if limit is None else int(limit) // int(spark.conf.get("spark.task.cpus", "1"))
+    tasks = None if limit is None else int(limit) // int(spark.conf.get("spark.task.cpus", "1"))
+    slots = None if tasks is None else tasks * ranks_per_task
     if slots is not None and slots < ranks:
         raise _too_few(ranks, slots, f"spark.cores.max={limit}")
 

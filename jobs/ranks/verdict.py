@@ -16,7 +16,7 @@ from sharding.errors import ShardrecError
 from trainer.run_folder import RunFolder
 
 Outcome = Literal["succeeded", "stopped"]
-_EXIT_CODE = re.compile(r"exitcode\s*:\s*(-?\d+) \(pid: (\d+)\)")
+_EXIT_CODE = re.compile(r"(?:rank\s*:\s*(\d+) \(local_rank: \d+\)\s+)?exitcode\s*:\s*(-?\d+) \(pid: (\d+)\)")
 _SETTLE_SECONDS = 15.0
 
 
@@ -26,8 +26,9 @@ class RankError(ShardrecError):
     Attributes:
         rank: its number; None when no rank started.
         host: its host.
-        lost: True when it ended without a word (killed, out of memory, host gone): the kind of failure after
-            which starting again from the last checkpoint makes sense. A raised error would come again.
+        lost: True when it ended without a word (killed, out of memory, host gone) or ranks lost each other:
+            the kind of failure after which starting again from the last checkpoint makes sense. A raised
+            error would come again.
         lost_ranks: how many ranks ended without a word.
         last_lines: end of its log.
     """
@@ -79,8 +80,8 @@ def judge(
 ) -> Outcome:
     """Return how a launch ended, or raise its cause.
 
-    The cause is the first error of a rank's own; else a rank that ended without a word; else the first of the
-    errors that ranks raise when they lose a peer.
+    The cause is the first error of a rank's own; else a rank that ended without a word; else that the ranks
+    lost each other, as the first of them met it.
 
     Args:
         run_folder: the run folder.
@@ -101,20 +102,18 @@ def judge(
     if not statuses:
         raise _none_started(run_folder, launch, failure) from failure
     if causes:
-        error = _failed(run_folder, launch, causes[0], failed, lost)
+        error = _failed(run_folder, launch, causes[0], causes)
         if causes[0].user_error is not None:
             raise unpack(causes[0].user_error) from error
         raise error
     if lost:
         raise _lost(run_folder, launch, statuses, lost)
-    raise _failed(run_folder, launch, failed[0], failed, lost)
+    raise _apart(run_folder, failed)
 
 
-def _failed(
-    run_folder: Path, launch: Launch, cause: RankStatus, failed: list[RankStatus], lost: list[int]
-) -> RankError:
+def _failed(run_folder: Path, launch: Launch, cause: RankStatus, causes: list[RankStatus]) -> RankError:
     what, _, rest = cause.error.partition("\n")
-    others = [s for s in failed if s is not cause and s.kind != "consequence" and s.error != cause.error]
+    others = [status for status in causes if status is not cause and status.error != cause.error]
     fixes = [f"read the whole log: {log_file(run_folder, cause.number)}"]
     fixes += [
         f"also failed: rank {s.rank} on host {s.host}: {s.error.splitlines()[0][:200]}" for s in others[:3]
@@ -126,18 +125,36 @@ def _failed(
         fixes=fixes,
         rank=cause.rank,
         host=cause.host,
-        lost_ranks=len(lost) if cause.kind == "consequence" else 0,
         last_lines=cause.last_lines,
     )
 
 
+def _apart(run_folder: Path, failed: list[RankStatus]) -> RankError:
+    """Return the error of ranks that all met the end of a connection and nothing else."""
+    first = failed[0]
+    return RankError(
+        f"the ranks lost each other, first rank {first.rank} on host {first.host}: "
+        + first.error.partition("\n")[0],
+        where=f"rank {first.rank} on host {first.host}, pid {first.pid}",
+        fixes=[
+            "look at the network between the hosts: links, firewalls, names in /etc/hosts",
+            "raise train.process_group_timeout_seconds where a rank may keep the others waiting for so long",
+            f"read the whole log: {log_file(run_folder, first.number)}",
+            *_ways_on(run_folder),
+        ],
+        rank=first.rank,
+        host=first.host,
+        lost=True,
+        last_lines=first.last_lines,
+    )
+
+
 def _lost(run_folder: Path, launch: Launch, statuses: dict[int, RankStatus], lost: list[int]) -> RankError:
-    codes = _exit_codes(run_folder, launch)
+    codes = _exit_codes(run_folder, launch, statuses)
     # torchrun names the rank that ended first; those that it then ended itself are not to blame.
-    named = [number for number in lost if number in statuses and statuses[number].pid in codes]
+    named = [number for number in lost if number in codes]
     number = (named or lost)[0]
-    status = statuses.get(number)
-    code = codes.get(status.pid) if status is not None else None
+    status, code = statuses.get(number), codes.get(number)
     rank, host = (status.rank, status.host) if status is not None else (number, "")
     place = f"rank {rank} on host {host}" if status is not None else f"rank {rank}"
     lines = last_lines(log_file(run_folder, number), after=f"attempt {launch.attempt}:")
@@ -205,8 +222,16 @@ def _headline(failure: BaseException) -> str:
     return describe(failure).splitlines()[0][:300]
 
 
-def _exit_codes(run_folder: Path, launch: Launch) -> dict[int, int]:
-    """Return the exit codes by process id that torchrun has named in this launch's driver log."""
+def _exit_codes(run_folder: Path, launch: Launch, statuses: dict[int, RankStatus]) -> dict[int, int]:
+    """Return the exit codes that torchrun has named in this launch's driver log, by the launcher's number.
+
+    Ranks in two containers may have the same process id; torchrun's line above tells them apart, unless
+    another host's line has come between.
+    """
     lines = last_lines(driver_log(run_folder), count=2000, after=f"attempt {launch.attempt}:")
-    found = _EXIT_CODE.findall("\n".join(lines))
-    return {int(pid): int(code) for code, pid in found}
+    codes: dict[int, int] = {}
+    for number, code, pid in _EXIT_CODE.findall("\n".join(lines)):
+        bearers = [other for other, status in statuses.items() if status.pid == int(pid)]
+        told = [other for other in bearers if str(other) == number]
+        codes |= dict.fromkeys(told or bearers, int(code))
+    return codes

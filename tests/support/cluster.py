@@ -1,4 +1,4 @@
-"""A real Spark standalone cluster on loopback, from the pip package alone: a master and some workers.
+"""A real Spark standalone cluster from the pip package alone: on loopback, or on hosts of their own.
 
 ```python
 with standalone_cluster(tmp_path) as cluster:
@@ -7,7 +7,7 @@ with standalone_cluster(tmp_path) as cluster:
 ```
 
 Drivers are processes of their own: one process can hold one Spark context only, and the tests have theirs.
-`cluster.run` is the command line, as a person at a terminal of this host would type it.
+`cluster.run` is the command line, as a person at a terminal of the driver's host would type it.
 """
 
 from __future__ import annotations
@@ -17,16 +17,19 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+from tests.support.hosts import Host
 
 REPOSITORY = Path(__file__).parents[2]
 _START_SECONDS = 180.0
 _COMMAND_SECONDS = 400.0
 _PACKAGE = "org.apache.spark.deploy"
-_JAVA_OPTIONS = "-XX:TieredStopAtLevel=1"  # as in spark_conf/
+# As in spark_conf/; and JVMs of several hosts may have the same process id, which names a file in /tmp.
+_JAVA_OPTIONS = "-XX:TieredStopAtLevel=1 -XX:-UsePerfData"
 
 
 @dataclass(frozen=True)
@@ -38,12 +41,14 @@ class StandaloneCluster:
         folder: logs and work folders.
         workers: how many.
         cores_per_worker: slots of each.
+        host: where drivers run; None for this host.
     """
 
     url: str
     folder: Path
     workers: int
     cores_per_worker: int
+    host: Host | None = None
 
     def driver(
         self, job: str, *, ranks: int, run_folder: Path, conf: dict[str, str] | None = None
@@ -59,26 +64,30 @@ class StandaloneCluster:
         run_folder.mkdir(parents=True, exist_ok=True)
         settings = [f"{key}={value}" for key, value in (self.executor_settings() | (conf or {})).items()]
         arguments = ["spark", job, str(ranks), str(run_folder), self.url]
+        command = [sys.executable, "-m", "tests.support.driver", *arguments, *settings]
         return subprocess.Popen(
-            [sys.executable, "-m", "tests.support.driver", *arguments, *settings],
+            _on(self.host, command, REPOSITORY),
             cwd=REPOSITORY,
-            env=spark_environment(),
+            env=spark_environment(self.host),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
         )
 
-    def run(self, *command: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, *command: object, cwd: Path, conf: dict[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
         """Run a command to its end with the cluster's settings in `spark-defaults.conf` and nowhere else.
 
         Args:
             command: words of the command.
             cwd: working folder.
+            conf: Spark settings that win over `executor_settings`.
         """
         settings = self.folder / "conf" / "spark-defaults.conf"
         settings.parent.mkdir(exist_ok=True)
-        lines = [f"{key} {value}" for key, value in self.executor_settings().items()]
+        lines = [f"{key} {value}" for key, value in (self.executor_settings() | (conf or {})).items()]
         settings.write_text("\n".join(["# written by the tests", *lines, ""]))
         unset = ("JAVA_HOME", "SPARK_HOME", "SPARK_LOCAL_IP", "SPARK_NO_DAEMONIZE")
         environment = {key: value for key, value in spark_environment().items() if key not in unset}
@@ -87,9 +96,8 @@ class StandaloneCluster:
         ):  # A script of Spark's own: it knows no Java but JAVA_HOME's.
             environment["JAVA_HOME"] = spark_environment()["JAVA_HOME"]
         environment["SPARK_CONF_DIR"] = str(settings.parent)
-        words = [str(word) for word in command]
         return subprocess.run(
-            words,
+            _on(self.host, [str(word) for word in command], cwd),
             cwd=cwd,
             env=environment,
             capture_output=True,
@@ -98,9 +106,11 @@ class StandaloneCluster:
             check=False,
         )
 
-    def shardrec(self, *arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+    def shardrec(
+        self, *arguments: object, cwd: Path, conf: dict[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
         """Run the command line."""
-        return self.run(sys.executable, "-m", "jobs.cli", *arguments, cwd=cwd)
+        return self.run(sys.executable, "-m", "jobs.cli", *arguments, cwd=cwd, conf=conf)
 
     def spark_submit(self, *arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
         """Run the command line through pyspark's own `spark-submit`."""
@@ -122,7 +132,12 @@ class StandaloneCluster:
 
 @contextmanager
 def standalone_cluster(
-    folder: Path, workers: int = 2, cores_per_worker: int = 1, memory: str = "1g"
+    folder: Path,
+    workers: int = 2,
+    cores_per_worker: int = 1,
+    memory: str = "1g",
+    hosts: Sequence[Host] = (),
+    worker_options: Sequence[str] = (),
 ) -> Iterator[StandaloneCluster]:
     """Start a master and workers, wait until they know each other, and stop them by process id.
 
@@ -131,20 +146,25 @@ def standalone_cluster(
         workers: how many.
         cores_per_worker: slots of each worker.
         memory: of each worker.
+        hosts: where master and drivers run, then where each worker runs; default this host.
+        worker_options: further words of the command that starts a worker.
     """
+    first = hosts[0] if hosts else None
     with ExitStack() as stack:
         log = folder / "master.log"
-        stack.enter_context(_daemon(log, "master.Master", "--port", "0", "--webui-port", "0"))
+        stack.enter_context(_daemon(log, first, "master.Master", "--port", "0", "--webui-port", "0"))
         url = _wait_for(log, r"Starting Spark master at (spark://\S+)", 1)[0]
         for number in range(workers):
-            options = ["--webui-port", "0", "-c", str(cores_per_worker), "-m", memory]
+            options = ["--webui-port", "0", "-c", str(cores_per_worker), "-m", memory, *worker_options]
             work = ["-d", str(folder / f"worker_{number}"), url]
-            stack.enter_context(_daemon(folder / f"worker_{number}.log", "worker.Worker", *options, *work))
+            host = hosts[1 + number] if hosts else None
+            log_of_worker = folder / f"worker_{number}.log"
+            stack.enter_context(_daemon(log_of_worker, host, "worker.Worker", *options, *work))
         _wait_for(log, r"Registering worker (\S+)", workers)
-        yield StandaloneCluster(url, folder, workers, cores_per_worker)
+        yield StandaloneCluster(url, folder, workers, cores_per_worker, first)
 
 
-def spark_environment() -> dict[str, str]:
+def spark_environment(host: Host | None = None) -> dict[str, str]:
     """Return this process's environment with what Spark's start scripts need."""
     import pyspark
 
@@ -154,19 +174,27 @@ def spark_environment() -> dict[str, str]:
         "SPARK_HOME": str(Path(pyspark.__file__).parent),
         "JAVA_HOME": str(java_home(os.environ)),
         "PYSPARK_PYTHON": sys.executable,
-        "SPARK_LOCAL_IP": "127.0.0.1",
+        "SPARK_LOCAL_IP": _address(host),
         "SPARK_NO_DAEMONIZE": "1",
         "SPARK_DAEMON_JAVA_OPTS": _JAVA_OPTIONS,
     }
 
 
+def _address(host: Host | None) -> str:
+    return "127.0.0.1" if host is None else host.address
+
+
+def _on(host: Host | None, command: Sequence[str], cwd: Path) -> list[str]:
+    return list(command) if host is None else host.command(*command, cwd=cwd)
+
+
 @contextmanager
-def _daemon(log: Path, name: str, *arguments: str) -> Iterator[None]:
-    environment = spark_environment()
-    command = [f"{environment['SPARK_HOME']}/bin/spark-class", f"{_PACKAGE}.{name}", "--host", "127.0.0.1"]
+def _daemon(log: Path, host: Host | None, name: str, *arguments: str) -> Iterator[None]:
+    environment = spark_environment(host)
+    program = [f"{environment['SPARK_HOME']}/bin/spark-class", f"{_PACKAGE}.{name}"]
     with log.open("wb") as file:
         process = subprocess.Popen(
-            [*command, *arguments],
+            _on(host, [*program, "--host", _address(host), *arguments], log.parent),
             env=environment,
             stdout=file,
             stderr=subprocess.STDOUT,
@@ -175,7 +203,7 @@ def _daemon(log: Path, name: str, *arguments: str) -> Iterator[None]:
     try:
         yield
     finally:
-        process.terminate()  # The script has become the JVM by `exec`.
+        process.terminate()  # The script has become the JVM by `exec`; on a host, that host ends it.
         try:
             process.wait(30)
         except subprocess.TimeoutExpired:

@@ -27,7 +27,8 @@ def main() -> int:
             spark=_session(*sys.argv[5:]) if sys.argv[5:] else None,
             timeout_seconds=60,
         )
-        print(outcome)
+        # In one write: drivers under torchrun share a pipe.
+        sys.stdout.write(f"{outcome}\n")
     except ShardrecError as error:
         sys.stderr.write(error.message() + "\n")
         return error.exit_code

@@ -83,7 +83,7 @@ def test_hosts_are_counted_from_the_executors(
 def test_slots_are_counted_when_no_more_executors_come(
     monkeypatch: pytest.MonkeyPatch, no_waiting: list[float]
 ) -> None:
-    def registered(spark: Any) -> int:
+    def registered(spark: Any, per_task: int) -> int:
         return 0 if no_waiting[0] < 2 else 1 if no_waiting[0] < 5 else 3
 
     monkeypatch.setattr(slots, "spark_slots", registered)
@@ -96,7 +96,7 @@ def test_slots_are_counted_when_no_more_executors_come(
 def test_a_cluster_without_executors_is_an_error_after_a_while(
     monkeypatch: pytest.MonkeyPatch, no_waiting: list[float]
 ) -> None:
-    monkeypatch.setattr(slots, "spark_slots", lambda spark: 0)
+    monkeypatch.setattr(slots, "spark_slots", lambda spark, per_task: 0)
     with pytest.raises(UserError, match="no executor has registered within 60 s") as caught:
         Cluster.from_spark(Executors(master="spark://m:7077"))
     assert caught.value.got == "0 slots on spark://m:7077"
@@ -108,6 +108,16 @@ def test_spark_connect_needs_the_number_of_ranks() -> None:
     with pytest.raises(UserError, match="Spark Connect"):
         Cluster.from_spark(connect)
     assert from_spark(connect, ranks=4) == (4, 1)
+
+
+def test_tasks_with_several_gpus_hold_a_rank_for_each(
+    monkeypatch: pytest.MonkeyPatch, no_waiting: list[float]
+) -> None:
+    monkeypatch.setattr("pyspark.__version__", "4.2.0")
+    executors = Executors(("a", 1), ("b", 1), task__resource__gpu__amount="8")
+    assert from_spark(executors, gpu="h100") == (2, 8)
+    with pytest.raises(UserError, match="each Spark task starts 8 ranks"):
+        Cluster.from_spark(executors, ranks=12, gpu="h100")
 
 
 @pytest.mark.parametrize("gpu", [None, "a100-80"])

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from jobs.ranks import slots
-from jobs.ranks.slots import require_slots, spark_slots, wants_gpu
+from jobs.ranks.slots import require_slots, spark_slots
 from sharding.errors import UserError
 
 
@@ -35,32 +35,21 @@ def test_a_core_limit_below_the_ranks_is_refused_without_waiting() -> None:
     assert caught.value.fixes[0] == "--ranks 3"
 
 
+def test_a_core_limit_counts_the_ranks_that_each_task_starts() -> None:
+    require_slots(_session(cores__max="2"), 8, 0, io.StringIO(), ranks_per_task=4)
+    with pytest.raises(UserError, match="fewer slots than ranks"):
+        require_slots(_session(cores__max="2"), 12, 0, io.StringIO(), ranks_per_task=4)
+
+
 def test_executors_that_register_late_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     counts, said = iter([0, 1, 2]), io.StringIO()
-    monkeypatch.setattr(slots, "spark_slots", lambda spark: next(counts))
+    monkeypatch.setattr(slots, "spark_slots", lambda spark, per_task: next(counts))
     require_slots(_session(), 2, 60, said)
     assert said.getvalue() == "Waiting for executors: 0 of 2 slots are there.\n"
 
 
 def test_executors_that_never_register_are_not_waited_for_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(slots, "spark_slots", lambda spark: 0)
+    monkeypatch.setattr(slots, "spark_slots", lambda spark, per_task: 0)
     with pytest.raises(UserError, match="fewer slots than ranks") as caught:
         require_slots(_session(), 2, 0, io.StringIO())
     assert caught.value.allowed == "no executor has registered"
-
-
-@pytest.mark.parametrize(
-    ("device", "amount", "expected"),
-    [("auto", None, False), ("auto", "1", True), ("cpu", "1", False), ("cuda", "1", True)],
-)
-def test_ranks_take_the_gpus_that_spark_hands_out(device: str, amount: str | None, expected: bool) -> None:
-    settings = {} if amount is None else {"task__resource__gpu__amount": amount}
-    assert wants_gpu(_session(**settings), device) is expected
-
-
-@pytest.mark.parametrize(("device", "amount"), [("cuda", None), ("auto", "2"), ("cuda", "0.5")])
-def test_gpu_settings_that_cannot_work_are_named(device: str, amount: str | None) -> None:
-    settings = {} if amount is None else {"task__resource__gpu__amount": amount}
-    with pytest.raises(UserError) as caught:
-        wants_gpu(_session(**settings), device)
-    assert caught.value.where == "spark.task.resource.gpu.amount"

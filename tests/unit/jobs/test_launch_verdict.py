@@ -20,8 +20,15 @@ def launched(tmp_path: Path) -> Launch:
     return Launch.begin(tmp_path, "a.b:c", "local", 3, "cpu", 5.0)
 
 
-def _leave(folder: Path, launch: Launch, number: int, state: str, error: BaseException | None = None) -> None:
-    status = RankStatus(launch.attempt, number, number, f"h{number}", 100 + number)
+def _leave(
+    folder: Path,
+    launch: Launch,
+    number: int,
+    state: str,
+    error: BaseException | None = None,
+    pid: int | None = None,
+) -> None:
+    status = RankStatus(launch.attempt, number, number, f"h{number}", pid or 100 + number)
     changes: dict[str, Any] = {"state": state}
     if error is not None:
         changes |= {"kind": kind_of(error), "error": describe(error), "user_error": pack(error)}
@@ -108,6 +115,18 @@ def test_of_several_lost_ranks_the_one_that_torchrun_saw_first_is_blamed(
         _judge(tmp_path, launched)
 
 
+def test_ranks_in_containers_with_the_same_process_ids_are_told_apart(
+    tmp_path: Path, launched: Launch
+) -> None:
+    for number in range(3):
+        _leave(tmp_path, launched, number, "running", pid=42)
+    line = "  rank      : 1 (local_rank: 0)\n  exitcode  : -11 (pid: 42) (SIGSEGV)\n"
+    driver_log(tmp_path).write_text(f"attempt {launched.attempt}: x\n  host      : h1\n{line}")
+    with pytest.raises(RankError, match="rank 1 on host h1 ended without a word: SIGSEGV") as caught:
+        _judge(tmp_path, launched)
+    assert caught.value.lost_ranks == 1
+
+
 def test_exit_codes_of_an_earlier_launch_are_not_read(tmp_path: Path, launched: Launch) -> None:
     for number in range(3):
         _leave(tmp_path, launched, number, "running")
@@ -116,11 +135,13 @@ def test_exit_codes_of_an_earlier_launch_are_not_read(tmp_path: Path, launched: 
         _judge(tmp_path, launched)
 
 
-def test_only_echoes_name_the_first_of_them(tmp_path: Path, launched: Launch) -> None:
+def test_ranks_that_lost_each_other_may_start_again(tmp_path: Path, launched: Launch) -> None:
     for number in (1, 0, 2):
         _leave(tmp_path, launched, number, "failed", RuntimeError(CLOSED))
-    with pytest.raises(RankError, match="rank 1 of 3 on host h1 failed: RuntimeError"):
+    with pytest.raises(RankError, match="lost each other, first rank 1 on host h1: RuntimeError") as caught:
         _judge(tmp_path, launched)
+    assert (caught.value.rank, caught.value.host, caught.value.lost) == (1, "h1", True)
+    assert caught.value.last_lines == ("last line of 1",)
 
 
 def test_a_launch_without_any_rank_tells_what_the_starter_said(tmp_path: Path, launched: Launch) -> None:

@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 
 from sharding import network
-from sharding.errors import UserError
+from sharding.errors import PlanError, UserError
 from sharding.hosts import (
     Place,
     RankJoinError,
@@ -23,6 +23,8 @@ from sharding.hosts import (
     leave_ranks,
     restored_process,
 )
+from sharding.wrap import _check_local_world_size
+from tests.unit.sharding.planning import plan_of, tables_of
 
 
 def _places(*hosts: str) -> list[Place]:
@@ -51,6 +53,7 @@ def test_hosts_with_different_numbers_of_ranks_are_told_apart_from_even_ones() -
     places = _places("a", "a", "b")
     assert [place.local_world_size for place in places] == [2, 2, 1]
     assert not any(place.even for place in places)
+    assert {place.host_ranks for place in places} == {(("a", 2), ("b", 1))}
 
 
 def test_two_machines_of_one_name_are_two_hosts() -> None:
@@ -67,6 +70,16 @@ def test_ranks_that_see_one_gpu_each_take_their_first() -> None:
     seats = [Seat("a", visible_gpus="0"), Seat("a", visible_gpus="1")]
     assert [arrange(seats, number).gpu for number in (0, 1)] == [0, 0]
     assert [arrange(seats, number).local_rank for number in (0, 1)] == [0, 1]
+
+
+def test_ranks_that_share_a_task_take_its_gpus_and_are_numbered_with_those_of_the_host() -> None:
+    tasks = [("a", "0,1"), ("b", "2,3"), ("a", "2,3"), ("b", "0,1")]
+    seats = [Seat(host, visible_gpus=gpus) for host, gpus in tasks for _ in range(2)]
+    places = [arrange(seats, number) for number in range(len(seats))]
+    assert [place.gpu for place in places] == [0, 1] * 4
+    assert [place.rank for place in places] == [0, 1, 4, 5, 2, 3, 6, 7]
+    assert [place.local_rank for place in places] == [0, 1, 0, 1, 2, 3, 2, 3]
+    assert {place.local_world_size for place in places} == {4}
 
 
 def test_missing_ranks_are_named() -> None:
@@ -168,3 +181,17 @@ def test_a_chosen_gloo_interface_and_a_good_hosts_file_are_left_alone(
     monkeypatch.setattr(socket, "gethostbyname", lambda name: "10.77.0.11")
     assert network.use_reachable_interface("10.77.0.10") is None
     assert "GLOO_SOCKET_IFNAME" not in os.environ
+
+
+def test_a_plan_for_other_hosts_is_refused_with_hosts_and_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Hosts that hold different numbers of ranks are told to TorchRec as hosts of one rank.
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")
+    uneven = (("node-a", 3), ("node-b", 1))
+    inside = plan_of(tables_of(1, sharding_types=("table_row_wise",)), "2x2xcpu")
+    for plan in (inside, plan_of(tables_of(1), "4x1xh100")):
+        with pytest.raises(PlanError, match="spread over hosts otherwise") as error:
+            _check_local_world_size(plan, uneven)
+        assert error.value.got == "node-a: 3, node-b: 1"
+        assert "start the same number of ranks on each host" in error.value.fixes
+    # Table-wise tables on CPU lie on ranks, whatever hosts these are of.
+    _check_local_world_size(plan_of(tables_of(1, sharding_types=("table_wise",)), "2x2xcpu"), uneven)
