@@ -5,12 +5,29 @@ from __future__ import annotations
 import sys
 from argparse import ArgumentParser, Namespace
 from dataclasses import fields
+from pathlib import Path
 
-from jobs.commands.base import Command, Outcome, positive
+from jobs.commands.base import Command, Outcome, cluster_of, launch_arguments, positive
 
 
 def _bench_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("what", choices=["read"], help="read: the readers, rows to batches")
+    parser.add_argument(
+        "what",
+        choices=["read", "hardware"],
+        help="read: the readers, rows to batches; hardware: this machine, for the estimates of plans",
+    )
+    _hardware_arguments(parser)
+    _reading_arguments(parser)
+
+
+def _hardware_arguments(parser: ArgumentParser) -> None:
+    launch_arguments(parser)
+    parser.add_argument(
+        "--out", metavar="FILE", help="hardware: entry to write, for plan --hardware (default hardware.yaml)"
+    )
+
+
+def _reading_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--data", metavar="FOLDER", help="prepared data set (default: generated rows)")
     parser.add_argument("--split", default="train", help="split of the data set (default %(default)s)")
     parser.add_argument(
@@ -37,6 +54,19 @@ def _bench_arguments(parser: ArgumentParser) -> None:
 
 
 def _bench(arguments: Namespace) -> Outcome:
+    return _bench_hardware(arguments) if arguments.what == "hardware" else _bench_read(arguments)
+
+
+def _bench_hardware(arguments: Namespace) -> Outcome:
+    from jobs.benchmarks.calibrating import as_text, as_yaml, bench_hardware
+
+    path = Path(arguments.out or "hardware.yaml")
+    catalogue = bench_hardware(cluster_of(arguments), told=_on_stderr)
+    path.write_text(as_yaml(catalogue))
+    return Outcome(f"{as_text(catalogue)}\nwritten: {path}", {**catalogue, "file": str(path)})
+
+
+def _bench_read(arguments: Namespace) -> Outcome:
     from jobs.benchmarks.figures import as_json, as_text
     from jobs.benchmarks.reading import ReadingTask, bench_read
 
@@ -49,4 +79,4 @@ def _on_stderr(line: str) -> None:
     print(line, file=sys.stderr)  # noqa: T201
 
 
-COMMANDS = (Command("bench", "measure how fast the readers are", _bench_arguments, _bench),)
+COMMANDS = (Command("bench", "measure how fast readers or this machine are", _bench_arguments, _bench),)
