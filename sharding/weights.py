@@ -46,8 +46,25 @@ def uniform_block(
     Returns:
         float32 [len(rows), len(columns)], uniform in (-1/sqrt(num_embeddings), 1/sqrt(num_embeddings)).
     """
+    return uniform_rows(
+        seed, table, torch.arange(rows.start, rows.stop, device=device), columns, table_shape=table_shape
+    )
+
+
+def uniform_rows(
+    seed: int, table: str, rows_R: Tensor, columns: range, *, table_shape: tuple[int, int]
+) -> Tensor:
+    """Return chosen rows of a table's initial weights: float32 [R, len(columns)]; see `uniform_block`.
+
+    Args:
+        seed: of the run.
+        table: its name.
+        rows_R: int64, rows of the whole table; the result is on their device.
+        columns: columns of the whole table, step 1.
+        table_shape: rows and columns of the whole table.
+    """
     num_embeddings, dim = table_shape
-    row_R1 = torch.arange(rows.start, rows.stop, device=device)[:, None]
+    row_R1, device = rows_R[:, None], rows_R.device
     column_1C = torch.arange(columns.start, columns.stop, device=device)[None, :]
     bits_RC = row_R1 * dim + column_1C + _key(seed, table)
     splitmix64_(bits_RC)
@@ -88,8 +105,8 @@ def local_parts(weight: Tensor | ShardedTensor) -> Iterator[tuple[Tensor, int, i
         yield weight, 0, 0
         return
     for shard in weight.local_shards():
-        row, column = shard.metadata.shard_offsets
-        yield shard.tensor, row, column
+        row, *column = shard.metadata.shard_offsets
+        yield shard.tensor, row, column[0] if column else 0
 
 
 def _key(seed: int, table: str) -> int:
