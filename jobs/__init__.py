@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from jobs.cluster import Cluster as Cluster
     from jobs.copying import copy_dataset as copy_dataset
     from jobs.planning import plan as plan
+    from jobs.remapping import Remapped as Remapped
+    from jobs.remapping import remap as remap
     from jobs.results import Dataset as Dataset
     from jobs.results import Evaluation as Evaluation
     from jobs.results import TrainResult as TrainResult
@@ -33,6 +35,7 @@ _PLACES = {
     "Dataset": "jobs.results",
     "Evaluation": "jobs.results",
     "Plan": "sharding.plan",
+    "Remapped": "jobs.remapping",
     "RunConfig": "trainer.config",
     "Synthesis": "jobs.synthesis.pipeline",
     "TrainResult": "jobs.results",
@@ -42,6 +45,7 @@ _PLACES = {
     "plan": "jobs.planning",
     "prepare": "jobs.verbs",
     "recommend": "jobs.scoring.recommendation",
+    "remap": "jobs.remapping",
     "synthesize": "jobs.synthesis.pipeline",
     "train": "jobs.verbs",
 }
@@ -51,6 +55,7 @@ __all__ = [
     "Dataset",
     "Evaluation",
     "Plan",
+    "Remapped",
     "RunConfig",
     "Synthesis",
     "TrainResult",
@@ -60,6 +65,7 @@ __all__ = [
     "plan",
     "prepare",
     "recommend",
+    "remap",
     "synthesize",
     "train",
 ]

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from sharding.errors import PlanError
 from sharding.hardware import Hardware, find_hardware
 from sharding.machines import CATALOGUE, Catalogue, Machine
+from sharding.measured import Measured
 from trainer.config import GpuConfig, HardwareConfig, MachineConfig
 from trainer.config.messages import config_error
 from trainer.config.run import read_mapping
@@ -54,7 +55,7 @@ def _with_entries(catalogue: Catalogue, config: HardwareConfig, where: str) -> C
 
 def _given(config: GpuConfig | MachineConfig) -> dict[str, Any]:
     """Return the figures that are given, each with a source."""
-    given = config.model_dump(exclude_none=True, exclude={"like"})
+    given = config.model_dump(exclude_none=True, exclude={"like", "measured"})
     if "price_per_hour" in given:
         given.setdefault("price_source", _GIVEN)
     return given
@@ -72,7 +73,10 @@ def _gpu(name: str, config: GpuConfig, known: dict[str, Hardware], where: str) -
         )
     entry = find_hardware(base, known)
     source = f"{_GIVEN}; else {entry.name}: {entry.source}"
-    return replace(entry, name=name, **{"source": source, **_given(config)})
+    own = replace(entry, name=name, **{"source": source, **_given(config)})
+    if config.measured is None:
+        return own
+    return replace(own, measured=Measured.from_record(config.measured.model_dump()))
 
 
 def _machine(
@@ -93,6 +97,7 @@ def _machine(
         "host_memory_gib": gpu.host_memory_gib * config.gpus,
         "nvlink_gbps": gpu.nvlink_gbps,
         "nic_gbps": gpu.nic_gbps * config.gpus,
+        "ssd_gib": gpu.ssd_gib * config.gpus,
         "source": _GIVEN,
     }
     return Machine(name=name, **{**shared, **given, "gpu": gpu.name})

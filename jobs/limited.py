@@ -61,7 +61,7 @@ def run_limited(
             if said is None:
                 raise too_long()
             if not said:
-                raise _died(process.wait())
+                raise _died(function.__module__, process.wait())
         finally:
             os.close(reader)
             process.kill()
@@ -86,10 +86,10 @@ def _read(reader: int, seconds: float) -> bytes | None:
     return None
 
 
-def _died(exit_code: int) -> ShardrecError:
+def _died(where: str, exit_code: int) -> ShardrecError:
     return ShardrecError(
         "the process ended without a result",
-        where="planning",
+        where=where,
         got=f"exit code {exit_code}",
         fixes=["-9 means that it was killed, most often for want of memory: free some"],
     )

@@ -100,7 +100,7 @@ class Planning:
             # A warning says so; until the groups are mended the plan reckons with a copy on every rank.
             layout, no_groups = DenseLayout(cluster.world_size), error
         try:
-            made = self._plan(cluster, layout, _batch_size(self.run, cluster, batch_size_per_rank))
+            made = self._plan(cluster, layout, batch_size_of(self.run, cluster, batch_size_per_rank))
         except PlanError as error:
             if no_groups is None:
                 raise
@@ -113,7 +113,7 @@ class Planning:
 
     def refusals(self, cluster: topology.Cluster) -> list[str]:
         """Return why training on a cluster would be refused; a plan for it is worth having all the same."""
-        from trainer.assembly import dense_layout_of
+        from trainer.assembly import check_groups
         from trainer.data import check_ranks
 
         run, data = self.run, self.run.data
@@ -121,7 +121,7 @@ class Planning:
             if self.dataset is not None:
                 check_layout_of(run, self.dataset, cluster)
             else:
-                dense_layout_of(run, cluster.world_size, cluster.local_world_size)
+                check_groups(run, cluster.world_size, cluster.local_world_size)
                 rows = run.plan.rows_per_epoch or max(cluster.world_size, data.num_lanes)
                 check_ranks(rows, "train", data.num_lanes, cluster.world_size, run.train.global_batch_size)
         except UserError as error:
@@ -133,21 +133,26 @@ class Planning:
         """Refuse a cluster whose memory cannot hold the tables, by a count of bytes alone.
 
         Raises:
-            PlanError: it cannot, or the groups that share the dense part do not fit the ranks.
+            PlanError: it cannot, or the groups that share the dense part or the tables do not fit the ranks.
         """
-        from sharding.memory import memory_budget
+        from sharding.memory import id_slot_bytes, memory_budget
         from sharding.verdicts import check_bytes
-        from trainer.assembly import dense_layout_of
+        from trainer.assembly import dense_layout_of, table_groups_of
 
         layout = dense_layout_of(self.run, cluster.world_size, cluster.local_world_size)
-        dense = self._dense_part(cluster, layout, _batch_size(self.run, cluster, batch_size_per_rank))
-        budget = memory_budget(dense, cluster, self.run.plan.storage_reserve_share)
-        check_bytes(self.inputs.tables, cluster, budget, self.run.train.embedding_optimizer.name)
+        groups = table_groups_of(self.run, cluster.world_size, cluster.local_world_size)
+        dense = self._dense_part(cluster, layout, batch_size_of(self.run, cluster, batch_size_per_rank))
+        slots = id_slot_bytes(self.inputs.tables, cluster.world_size)
+        budget = memory_budget(dense, cluster, self.run.plan.storage_reserve_share, slots)
+        part = cluster.part(groups.shard_group_size)
+        check_bytes(self.inputs.tables, part, budget, self.run.train.embedding_optimizer.name)
 
     def _plan(self, cluster: topology.Cluster, layout: DenseLayout, batch_size: int) -> Plan:
         from sharding.planner import make_plan
+        from trainer.assembly import communication_of, table_groups_of
 
         run = self.run
+        groups = table_groups_of(run, cluster.world_size, cluster.local_world_size)
         check_optimizer_of(run, cluster)
         return make_plan(
             self.task,
@@ -158,7 +163,24 @@ class Planning:
             dense=self._dense_part(cluster, layout, batch_size),
             storage_reserve_share=run.plan.storage_reserve_share,
             timeout_seconds=run.plan.timeout_seconds,
+            groups=groups,
+            communication=communication_of(run),
+            takes=self._takes,
         )
+
+    def _takes(self, world_size: int) -> bool:
+        """Return whether training takes a number of ranks: it divides lanes and batch, and each gets rows."""
+        from trainer.data import check_ranks
+
+        data = self.run.data
+        rows = self.run.plan.rows_per_epoch or max(world_size, data.num_lanes)
+        if self.dataset is not None:
+            rows = self.dataset.manifest.split("train").rows
+        try:
+            check_ranks(rows, "train", data.num_lanes, world_size, self.run.train.global_batch_size)
+        except UserError:
+            return False
+        return True
 
     def _dense_part(self, cluster: topology.Cluster, layout: DenseLayout, batch_size: int) -> DensePart:
         """Return the dense part on a rank, with the work that it does in a step."""
@@ -179,7 +201,8 @@ class Planning:
         )
 
 
-def _batch_size(run: RunConfig, cluster: topology.Cluster, batch_size_per_rank: int | None = None) -> int:
+def batch_size_of(run: RunConfig, cluster: topology.Cluster, batch_size_per_rank: int | None = None) -> int:
+    """Return the rows that one rank reads per step: as given, else the config's share of a rank."""
     return batch_size_per_rank or max(1, run.train.global_batch_size // cluster.world_size)
 
 
@@ -196,50 +219,21 @@ def _without_groups(no_groups: PlanError, error: PlanError) -> PlanError:
     )
 
 
-def reckoning_warnings(layout: Plan, run: RunConfig, cluster: topology.Cluster) -> list[str]:
-    """Return where a plan reckoned with another dense part or batch size than the run has.
-
-    Training can follow such a plan, but its memory was not reckoned with this run.
-
-    Args:
-        layout: the plan.
-        run: the config.
-        cluster: the ranks.
-
-    Raises:
-        PlanError: `train.dense_shard_group_size` does not fit the ranks.
-    """
-    from trainer.assembly import dense_layout_of
-
-    pairs: list[tuple[str, object, object]] = [
-        ("batch_size_per_rank", layout.batch_size_per_rank, _batch_size(run, cluster))
-    ]
-    if (planned := layout.dense) is not None:
-        own, train = dense_layout_of(run, cluster.world_size, cluster.local_world_size), run.train
-        parallel = train.dense_parallel if own.is_sharded else "ddp"
-        pairs += [
-            ("dense_parallel", planned.parallel, parallel),
-            ("dense_shard_group_size", planned.shard_group_size, own.shard_group_size),
-            ("dense_optimizer", planned.optimizer_name, train.dense_optimizer.name),
-        ]
-    differing = [f"{name} {theirs} (run: {ours})" for name, theirs, ours in pairs if theirs != ours]
-    if not differing:
-        return []
-    return [f"the plan reckoned with {', '.join(differing)}: memory may run out; plan again to be sure"]
-
-
 def check_optimizer_of(run: RunConfig, cluster: topology.Cluster, layout: Plan | None = None) -> None:
-    """Check before any launch that the embedding optimizer is one of the device's, and of the plan.
+    """Check before any launch that the embedding optimizer is one of the device's, and that of the plan, and
+    that the plan reckoned with the run's precision of the exchange between ranks.
 
     Raises:
-        PlanError: it is not.
+        PlanError: it is not, or did not.
     """
     from sharding.sharders import check_optimizer
+    from trainer.assembly import communication_of
 
     optimizer = run.train.embedding_optimizer
     check_optimizer(optimizer.name, cluster.device, optimizer.weight_decay)
     if layout is not None:
         layout.check_optimizer(optimizer.name)
+        layout.check_communication(communication_of(run), batch_size_of(run, cluster))
 
 
 def check_layout_of(
@@ -259,11 +253,11 @@ def check_layout_of(
     Raises:
         UserError: they do not.
     """
-    from trainer.assembly import dense_layout_of
+    from trainer.assembly import check_groups
     from trainer.data import check_layout
 
     if evaluated is None:
-        dense_layout_of(run, cluster.world_size, cluster.local_world_size)
+        check_groups(run, cluster.world_size, cluster.local_world_size)
     return check_layout(
         dataset.manifest,
         evaluated or "train",

@@ -10,7 +10,7 @@ from trainer.errors import CheckpointError, ConfigError, DataError
 from trainer.run_folder import RunFolder
 
 # Settings that may change between the parts of a resumed run: how long, how often, where, how fast.
-# Checkpoints are read under any layout of the dense part.
+# Checkpoints are read under any layout of the dense part and any groups of the tables.
 _FREE_TRAIN_KEYS = frozenset(
     {
         "epochs",
@@ -24,10 +24,24 @@ _FREE_TRAIN_KEYS = frozenset(
         "max_restarts",
         "dense_parallel",
         "dense_shard_group_size",
+        "table_shard_group_size",
+        "table_sync_every_steps",
+        "table_communication",
     }
 )
 # Checkpoints are read under any plan.
-_FREE_TABLE_KEYS = frozenset({"sharding_types", "compute_kernels", "min_partition", "cache_load_factor"})
+_FREE_TABLE_KEYS = frozenset(
+    {
+        "sharding_types",
+        "compute_kernels",
+        "min_partition",
+        "cache_load_factor",
+        "lookup_group",
+        "ranks",
+        "enforce_hbm",
+        "bounds_check_mode",
+    }
+)
 _FIXED_DATA_KEYS = frozenset({"num_lanes", "reader", "shuffle_window_row_groups"})
 
 

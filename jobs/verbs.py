@@ -5,19 +5,14 @@ from __future__ import annotations
 import shutil
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from jobs.cluster import Cluster
-from jobs.planning import (
-    as_dataset,
-    check_layout_of,
-    check_optimizer_of,
-    check_preparation,
-    plan,
-    reckoning_warnings,
-)
+from jobs.given_plan import layout_of
+from jobs.planning import as_dataset, check_layout_of, check_preparation
 from jobs.rank_requests import chosen_checkpoint, job_folder, run_request
 from jobs.results import Dataset, Evaluation, TrainResult
 from jobs.resuming import check_resumable
@@ -29,6 +24,7 @@ from trainer.storage import Place, StorePath, as_local, as_place
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
+    from jobs.preparation.earlier_days import EarlierDays
     from sharding.plan import Plan
 
 
@@ -38,6 +34,8 @@ def prepare(
     out: str | Path | None = None,
     *,
     append: Literal["frozen", "grow"] | None = None,
+    append_to: Literal["train", "valid", "test"] | None = None,
+    history: DataFrame | str | Path | Sequence[str | Path] | None = None,
     staging: str | Path | None = None,
     spark: SparkSession | None = None,
 ) -> Dataset:
@@ -51,6 +49,9 @@ def prepare(
             before the new one is copied there.
         append: add the rows to the data set that is there: `frozen` leaves its vocabularies as they are,
             `grow` gives new values ids after the old ones. Not on a store.
+        append_to: split that all appended rows go to; default as the config deals them.
+        history: for `append`, the raw rows that the data set was made of, all of them: a DataFrame, or files
+            and folders, read like `source`. Histories, `earlier` features and duplicates need them.
         staging: folder to make a data set for a URL in, before it is copied; default the system's folder for
             temporary files, but none on a cluster, whose executors must all reach it.
         spark: session; default the active one, else a local one.
@@ -73,13 +74,15 @@ def prepare(
     spark = spark or (frame.sparkSession if frame is not None else None)
     master = spark.conf.get("spark.master", None) if spark is not None else None
     target = out if out is not None else Path("prepared") / run.name
+    _check_append(append, append_to, history)
     place = output_place(target, append=append, staging=staging, master=master)
     if isinstance(place, StorePath):
         return prepare_on_store(run, place, staging, frame=frame, spark=spark)
     if append is None:
         prepared = prepare_dataset(run, place, frame=frame, spark=spark)
     else:
-        prepared = append_rows(run, place, append, frame=frame, spark=spark)
+        earlier = _earlier_days(run, history)
+        prepared = append_rows(run, place, append, frame=frame, spark=spark, into=append_to, earlier=earlier)
     return Dataset(prepared.path, prepared.manifest, prepared.report_text, prepared.seconds)
 
 
@@ -88,6 +91,8 @@ def check_request(
     out: str | Path | None = None,
     *,
     append: Literal["frozen", "grow"] | None = None,
+    append_to: Literal["train", "valid", "test"] | None = None,
+    history: str | Path | Sequence[str | Path] | None = None,
     staging: str | Path | None = None,
     master: str | None = None,
 ) -> None:
@@ -97,22 +102,25 @@ def check_request(
         run: the config.
         out: see `prepare`, like `append` and `staging`.
         append: as above.
+        append_to: as above.
+        history: as above.
         staging: as above.
         master: Spark master, where it is known.
 
     Raises:
         ConfigError, DataError, StoreError: see `prepare`.
     """
-    from jobs.preparation.appending import appended_to
+    from jobs.preparation.appendable import appended_to
     from jobs.preparation.commit import output_folder
     from jobs.preparation.pipeline import check_run
     from jobs.store_output import output_place
 
     target = out if out is not None else Path("prepared") / run.name
+    _check_append(append, append_to, history)
     place = output_place(target, append=append, staging=staging, master=master)
     check_run(run)
     if append is not None:
-        appended_to(run, target)
+        appended_to(run, target, append_to, _earlier_days(run, history))
     elif not isinstance(place, StorePath):
         output_folder(place)
 
@@ -125,6 +133,7 @@ def train(
     *,
     out: str | Path | None = None,
     resume: bool = True,
+    replan: bool = False,
     show_progress: bool = True,
 ) -> TrainResult:
     """Train a run; an unfinished run in the same folder goes on from its newest checkpoint.
@@ -136,6 +145,8 @@ def train(
         layout: plan to use; default a new one.
         out: run folder; default `runs/<name>`.
         resume: False starts anew and refuses a folder that holds checkpoints.
+        replan: where `layout` is not for this run, plan again for what is there; False refuses it. The plan
+            that is used lies in the run folder either way.
         show_progress: show warnings, a progress bar and an early stop on stderr.
 
     Raises:
@@ -151,17 +162,18 @@ def train(
         _launch_with_restarts(folder, run, cluster, show_progress=False)
         return TrainResult(folder.path, folder.result())
     _check_training(run, dataset, cluster)
-    layout = plan(run, dataset, cluster) if layout is None else _checked(layout, run, dataset, cluster)
+    layout, told = layout_of(run, dataset, cluster, layout, replan=replan)
+    layout.check_trainable()
     check_resumable(folder, run, dataset, resume)
     if show_progress:
-        warnings = [*reckoning_warnings(layout, run, cluster), *_step_warnings(run, dataset, cluster)]
+        warnings = [*told, *_step_warnings(run, dataset, cluster)]
         _say(*(f"plan: {text}" for text in layout.warnings), *(f"train: {text}" for text in warnings))
     folder.create(run, dataset.manifest, dataset.path)
     layout.save(folder.plan_file)
     _launch_with_restarts(folder, run, cluster, show_progress)
     result = folder.result()
-    if show_progress and (told := early_stop_text(result)) is not None:
-        _say(f"train: {told}")
+    if show_progress and (stopped := early_stop_text(result)) is not None:
+        _say(f"train: {stopped}")
     if show_progress and (skipped := result.get("rows_skipped")):
         _say(
             f"train: {skipped:,} rows lay in damaged row groups and were skipped; log/rank_*.txt names these"
@@ -241,6 +253,31 @@ def with_input(run: RunConfig, source: str | Path) -> RunConfig:
     return run.with_source(str(source))
 
 
+def _earlier_days(
+    run: RunConfig, history: DataFrame | str | Path | Sequence[str | Path] | None
+) -> EarlierDays | None:
+    from jobs.preparation.earlier_days import EarlierDays
+
+    if history is None:
+        return None
+    if isinstance(history, (str, Path)):
+        history = [history]
+    if isinstance(history, Sequence):
+        return EarlierDays(runs=tuple(with_input(run, each) for each in history))
+    return EarlierDays(frame=history)
+
+
+def _check_append(append: str | None, append_to: str | None, history: object) -> None:
+    given = {"--append-to": append_to, "--history-input": history}
+    for option, value in given.items():
+        if append is None and value is not None:
+            raise ConfigError(
+                "this means nothing where no rows are added to a data set",
+                where=option,
+                fixes=["--append grow", f"leave {option} out"],
+            )
+
+
 def _check_training(run: RunConfig, dataset: Dataset, cluster: Cluster) -> None:
     check_preparation(run, dataset)
     check_layout_of(run, dataset, cluster)
@@ -262,16 +299,6 @@ def _step_warnings(run: RunConfig, dataset: Dataset, cluster: Cluster) -> list[s
 def _say(*lines: str) -> None:
     for line in lines:
         print(line, file=sys.stderr)  # noqa: T201
-
-
-def _checked(layout: Plan, run: RunConfig, dataset: Dataset, cluster: Cluster) -> Plan:
-    """Return the plan if it is one for these tables and ranks."""
-    from trainer.assembly import build_task
-
-    _, inputs = build_task(run, dataset.manifest)
-    layout.check(inputs.tables, world_size=cluster.world_size, device=cluster.device)
-    check_optimizer_of(run, cluster, layout)
-    return layout
 
 
 def _launch_with_restarts(folder: RunFolder, run: RunConfig, cluster: Cluster, show_progress: bool) -> None:

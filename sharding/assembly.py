@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from torchrec.distributed.planner.types import Perf, ShardingOption
 from torchrec.distributed.planner.types import Shard as TorchrecShard
 
 from sharding.candidates import ROW_MOMENT_OPTIMIZERS
+from sharding.communication import FULL_PRECISION, TableCommunication
+from sharding.measured import exchange_latency_ms
 from sharding.memory import MemoryBudget, gradient_bytes, optimizer_bytes, weight_bytes
 from sharding.rank_plan import RankMemory, RankStep
 from sharding.sharders import COLUMN_SPLITS
+from sharding.ssd import KEY_VALUE, key_value_bytes
+from sharding.table_groups import TableGroups
 from sharding.table_plan import Shard, TablePlan
 from sharding.tables import TableSpec
 from sharding.topology import Cluster
-from sharding.traffic import ShardUse, Traffic, TrafficCount
+from sharding.traffic import ShardUse, Traffic, TrafficCount, all_reduce_traffic
 
 _TABLE_PARTS = (
     "weights",
@@ -28,6 +32,8 @@ _TABLE_PARTS = (
     "pipeline_copies",
     "host_weights",
     "host_optimizer",
+    "host_buffers",
+    "ssd_weights",
 )
 
 
@@ -55,6 +61,9 @@ def _table_plan(option: ShardingOption, table: TableSpec, optimizer: str) -> Tab
         weight_bytes=sum(weight_bytes(table, s.rows, s.columns) for s in shards),
         optimizer_bytes=sum(optimizer_bytes(optimizer, s.rows, s.columns) for s in shards),
         relative_ms=round(max(shard.perf.total for shard in option.shards), 6),
+        enforce_hbm=table.enforce_hbm,
+        stochastic_rounding=table.stochastic_rounding,
+        bounds_check_mode=table.bounds_check_mode,
     )
 
 
@@ -64,11 +73,12 @@ def rank_memory(
     cluster: Cluster,
     budget: MemoryBudget,
     optimizer: str,
+    communication: TableCommunication = FULL_PRECISION,
 ) -> tuple[RankMemory, ...]:
     """Return what each rank holds and does, by what it is for."""
     specs = {table.name: table for table in tables}
-    sums = [_RankSums() for _ in range(cluster.world_size)]
-    traffic = TrafficCount(cluster, options[0].batch_size if options else 0)
+    sums = _fixed_costs(options, cluster)
+    traffic = TrafficCount(cluster, options[0].batch_size if options else 0, communication)
     for option in options:
         sizes: dict[tuple[int, ...], Counter[str]] = {}  # a table may have a shard of one size on every rank
         for shard in option.shards:
@@ -83,6 +93,18 @@ def rank_memory(
         _rank(rank, of_rank, sent, budget)
         for rank, (of_rank, sent) in enumerate(zip(sums, traffic.by_rank(), strict=True))
     )
+
+
+def _fixed_costs(options: Sequence[ShardingOption], cluster: Cluster) -> list[_RankSums]:
+    """Return for each rank what a step takes whatever its tables are, where that was measured."""
+    measured, ranks = cluster.rank_hardware.measured, cluster.world_size
+    groups = {(option.path, option.sharding_type): option.is_pooled for option in options}
+    uses = [(kind, pooled) for (_, kind), pooled in groups.items()]
+    exchange_ms, input_ms = exchange_latency_ms(uses, measured, ranks, cluster.nodes)
+    compute_ms = 0.0 if measured is None else measured.step_overhead_ms * len(groups)
+    return [
+        _RankSums(compute_ms=compute_ms, exchange_ms=exchange_ms, input_ms=input_ms) for _ in range(ranks)
+    ]
 
 
 def _use(option: ShardingOption, shard: TorchrecShard, size: Counter[str]) -> ShardUse:
@@ -102,13 +124,16 @@ def _bytes_of(
 ) -> Counter[str]:
     """Return the bytes of a shard by what they are for; `used` and `host` sum them up as the planner does."""
     rows, columns = shard.size
-    on_gpu, in_host = cluster.device == "cuda", "uvm" in option.compute_kernel
+    on_gpu = cluster.device == "cuda"
+    in_host = "uvm" in option.compute_kernel and not table.enforce_hbm
     used = shard.storage.hbm if on_gpu else shard.storage.ddr
+    on_ssd = option.compute_kernel == KEY_VALUE
     where = "host_" if in_host else ""
     size = Counter(
         {
-            f"{where}weights": weight_bytes(table, rows, columns),
+            f"{'ssd_' if on_ssd else where}weights": weight_bytes(table, rows, columns),
             f"{where}optimizer": optimizer_bytes(optimizer, rows, columns),
+            "host_buffers": shard.storage.ddr if on_ssd else 0,
             "gradients": gradient_bytes(table, option.sharding_type, rows, columns),
         }
     )
@@ -119,7 +144,10 @@ def _bytes_of(
         used - ids * (2 if on_gpu else 1) - sum(size[name] for name in ("weights", "optimizer", "gradients"))
     )
     output = rest
-    if in_host:
+    if on_ssd:
+        size["cache"] = key_value_bytes(table, rows, columns, size["ssd_weights"] // max(1, rows)).cache
+        output = rest - size["cache"]
+    elif "uvm" in option.compute_kernel:
         batches = 1 if not use.pooled and use.kind == "row_wise" else cluster.world_size
         output = min(rest, round(use.vector_bytes(option.batch_size) * batches))
         size["cache"] = max(0, rest - output)
@@ -154,11 +182,31 @@ def _rank(rank: int, sums: _RankSums, traffic: Traffic, budget: MemoryBudget) ->
         dense_optimizer=dense.optimizer,
         activations=dense.activations,
         reserve=int(budget.capacity_bytes * budget.reserve_share),
-        memory_used=size["used"] + dense.total + dense.activations,
+        memory_used=size["used"] + dense.total + dense.activations + budget.id_slots,
+        id_slots=budget.id_slots,
         step=RankStep(
             round(sums.compute_ms, 6), round(sums.exchange_ms, 6), round(sums.input_ms, 6), traffic
         ),
     )
+
+
+def over_groups(
+    memory: Sequence[RankMemory], groups: TableGroups, cluster: Cluster
+) -> tuple[RankMemory, ...]:
+    """Return the records of all ranks from those of one group: every group is like the first.
+
+    Only the gradients of data-parallel tables are summed over all ranks.
+    """
+    part = cluster.part(groups.shard_group_size)
+    if part == cluster:
+        return tuple(memory)
+    records = []
+    for rank in memory:
+        inside = all_reduce_traffic(rank.gradients, part.local_world_size, part.nodes)
+        over_all = all_reduce_traffic(rank.gradients, cluster.local_world_size, cluster.nodes)
+        traffic = rank.step.traffic.plus(over_all).plus(inside.times(-1))
+        records.append(replace(rank, step=replace(rank.step, traffic=traffic)))
+    return tuple(replace(records[rank % len(records)], rank=rank) for rank in range(cluster.world_size))
 
 
 def plan_warnings(planned: Sequence[TablePlan], optimizer: str) -> tuple[str, ...]:
@@ -169,10 +217,22 @@ def plan_warnings(planned: Sequence[TablePlan], optimizer: str) -> tuple[str, ..
         if table.sharding_type in COLUMN_SPLITS
         and any(shard.columns < table.embedding_dim for shard in table.shards)
     ]
+    warnings = _ssd_warnings(planned)
     if not split or optimizer not in ROW_MOMENT_OPTIMIZERS:
-        return ()
+        return warnings
     return (
+        *warnings,
         f"{optimizer} keeps one moment for each row of a shard, so with split columns "
         f"({', '.join(split)}) losses differ slightly from the unsharded model's, and the optimizer state "
         "of a checkpoint loads only into the same column widths; adagrad and sgd have neither limit",
+    )
+
+
+def _ssd_warnings(planned: Sequence[TablePlan]) -> tuple[str, ...]:
+    on_ssd = [table.name for table in planned if table.compute_kernel == KEY_VALUE]
+    if not on_ssd:
+        return ()
+    return (
+        f"tables on SSD ({', '.join(on_ssd[:5])}) can be planned, but not trained; their time takes "
+        "every row from the SSD at a guessed rate, whatever the cache holds",
     )

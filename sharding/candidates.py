@@ -12,8 +12,9 @@ from dataclasses import replace
 from typing import Literal
 
 from torchrec.distributed.planner.types import ParameterConstraints
-from torchrec.distributed.types import CacheParams
+from torchrec.distributed.types import BoundsCheckMode, CacheParams
 
+from sharding.constraints import ON_EVERY_RANK, keeps_to_ranks, ranks_of_a_host, whole_hosts
 from sharding.errors import PlanError
 from sharding.memory import MemoryBudget, total_bytes
 from sharding.sharders import COLUMN_SPLITS, HOST_TYPES, kernels_of, sharding_types_of
@@ -26,7 +27,6 @@ Effort = Literal["few", "all"]
 _ALL_SHARDS = 200_000
 # Up to this many of one sharding type are a matter of seconds and half a GiB.
 _MOST_SHARDS = 1_000_000
-_ON_EVERY_RANK = frozenset({"row_wise", "data_parallel"})
 # A larger share of a rank's memory is not worth spending on a copy of a table on every rank.
 _DATA_PARALLEL_SHARE = 1 / 8
 # TorchRec's least width of a column shard; narrower tables would be one shard, like table_wise.
@@ -37,7 +37,7 @@ ROW_MOMENT_OPTIMIZERS = frozenset({"rowwise_adagrad", "partial_rowwise_adam", "l
 
 def search_effort(tables: Sequence[TableSpec], cluster: Cluster) -> Effort:
     """Return how much of the space the planner can look at within seconds."""
-    shards = len(_ON_EVERY_RANK) * len(tables) * cluster.world_size
+    shards = len(ON_EVERY_RANK) * len(tables) * cluster.world_size
     return "all" if shards <= _ALL_SHARDS else "few"
 
 
@@ -54,7 +54,7 @@ def planner_constraints(
 
 def _trim(kind: str, names: Sequence[str], types: dict[str, tuple[str, ...]], cluster: Cluster) -> None:
     """Take a type with a shard on every rank from the last of the tables that have others to choose from."""
-    free = [name for name in names if kind in types[name] and not _ON_EVERY_RANK.issuperset(types[name])]
+    free = [name for name in names if kind in types[name] and not ON_EVERY_RANK.issuperset(types[name])]
     for name in free[_MOST_SHARDS // cluster.world_size :]:
         types[name] = tuple(other for other in types[name] if other != kind)
 
@@ -73,8 +73,10 @@ def candidate_types(
     """
     possible = [
         kind
-        for kind in sharding_types_of(table, cluster.device, optimizer)
-        if _has_kernel(kind, table, cluster) and fills_every_rank(kind, table.num_embeddings, cluster)
+        for kind in sharding_types_of(table, optimizer)
+        if _has_kernel(kind, table, cluster)
+        and keeps_to_ranks(kind, table, cluster)
+        and fills_every_rank(kind, table.num_embeddings, cluster)
     ]
     if table.sharding_types is not None:
         return tuple(kind for kind in possible if kind in table.sharding_types)
@@ -165,19 +167,26 @@ def _constraints(table: TableSpec, cluster: Cluster, types: Sequence[str]) -> Pa
         if table.cache_load_factor is None
         else CacheParams(load_factor=table.cache_load_factor),
         feature_names=list(table.features),
+        enforce_hbm=table.enforce_hbm,
+        stochastic_rounding=table.stochastic_rounding,
+        bounds_check_mode=None
+        if table.bounds_check_mode is None
+        else BoundsCheckMode[table.bounds_check_mode.upper()],
     )
 
 
 def _column_width(table: TableSpec, cluster: Cluster, types: Sequence[str]) -> int | None:
-    """Return the width of a column shard: as asked for, else so that every rank gets one."""
+    """Return the width of a column shard: as asked for, else so that every allowed rank gets one."""
     if table.min_partition is not None:
         return table.min_partition
     if table.sharding_types is None or not COLUMN_SPLITS & set(types):
         return None
     if "column_wise" in types:
-        parts = cluster.world_size
+        parts = cluster.world_size if table.ranks is None else len(table.ranks)
+    elif "table_column_wise" in types:
+        parts = ranks_of_a_host(table, cluster)
     else:
-        parts = cluster.local_world_size if "table_column_wise" in types else cluster.nodes
+        parts = len(whole_hosts(table, cluster))
     dim = table.embedding_dim
     widths = [width for width in range(4, dim + 1, 4) if dim % width == 0 and width * parts >= dim]
     return min(widths, default=dim)

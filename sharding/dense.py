@@ -19,12 +19,13 @@ from typing import Literal
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard
 from torchrec.modules.embedding_modules import EmbeddingBagCollection, EmbeddingCollection
 
 from sharding.errors import PlanError
+from sharding.mesh import replica_mesh
 
 DenseParallel = Literal["ddp", "fsdp", "hsdp"]
 
@@ -139,19 +140,7 @@ def _mesh(layout: DenseLayout, device: torch.device) -> DeviceMesh:
     if layout.replicas == 1:
         return DeviceMesh.from_group(world, device.type)
     ranks = torch.arange(layout.world_size).reshape(layout.replicas, layout.shard_group_size)
-    # Groups that DeviceMesh makes by itself wait for half an hour when a rank is lost.
-    timeout = timedelta(seconds=layout.timeout_seconds)
-    groups = [_own_group(rows, timeout) for rows in (ranks.T, ranks)]
-    names = ("replicate", "shard")
-    return DeviceMesh.from_group(groups, device.type, mesh=ranks, mesh_dim_names=names)
-
-
-def _own_group(rows: Tensor, timeout: timedelta) -> dist.ProcessGroup:
-    """Make a group of each row of ranks and return this rank's; every rank makes all of them."""
-    groups = {tuple(row): dist.new_group(row, timeout=timeout) for row in rows.tolist()}
-    (own,) = (group for row, group in groups.items() if dist.get_rank() in row)
-    assert isinstance(own, dist.ProcessGroup)
-    return own
+    return replica_mesh(ranks, device.type, timedelta(seconds=layout.timeout_seconds))
 
 
 def dense_units(model: nn.Module) -> Iterator[nn.Module]:

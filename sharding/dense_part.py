@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from sharding.dense import DenseLayout, dense_units, is_collection
+from sharding.hardware import Hardware
 from sharding.topology import Cluster
 from sharding.traffic import Traffic, all_reduce_traffic, group_traffic
 
@@ -21,15 +22,17 @@ _FSDP_EXCHANGES = 3
 
 @dataclass(frozen=True)
 class DenseWork:
-    """What the dense layers do with one row.
+    """What the dense layers do.
 
     Attributes:
-        forward_flops: of matrix products in the forward pass.
-        activation_bytes: kept for the backward pass.
+        forward_flops: of matrix products in the forward pass of one row.
+        activation_bytes: of one row, kept for the backward pass.
+        weight_copy_bytes: of bf16 copies of weights, kept for the backward pass whatever the rows.
     """
 
     forward_flops: float = 0.0
     activation_bytes: float = 0.0
+    weight_copy_bytes: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ class DensePart(DenseBytes):
         shard_group_size: ranks that hold one copy together.
         optimizer_name: of the dense optimizer.
         gathered: bytes of weights and gradients that are whole while units compute, under `fsdp` and `hsdp`.
-        activations: bytes kept for the backward pass.
+        activations: bytes kept for the backward pass, with the copies that autocast makes of weights.
         forward_flops: of one step's forward pass.
         peak_tflops: of matrix products in the precision of the run.
         efficiency: share of the peak that the dense layers are taken to reach.
@@ -82,6 +85,15 @@ class DensePart(DenseBytes):
     def total(self) -> int:
         """Return all bytes but the activations."""
         return self.held + self.gathered
+
+    def exchange_ms(self, cluster: Cluster) -> float:
+        """Return the time of exchanging weights and gradients: measured for `ddp`, else that of the links."""
+        measured = cluster.rank_hardware.measured
+        if measured is not None and self.parallel == "ddp":
+            rate = measured.collective("all_reduce", cluster.world_size, cluster.nodes)
+            if rate is not None:
+                return rate.milliseconds(self.gradients)
+        return self.traffic.milliseconds(cluster)
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> DensePart:
@@ -111,27 +123,36 @@ def dense_part(
         parallel: name of the layout.
         optimizer: dense optimizer.
         momentum: of `sgd`.
-        work: of one row; None counts neither activations nor time.
+        work: of the layers; None counts neither activations nor time.
         batch_size_per_rank: rows of a step.
         bf16: whether matrix products run in bf16.
-        efficiency: share of the peak that they are taken to reach.
+        efficiency: share of the peak that they are taken to reach, where nobody measured it.
     """
     parameters = list(dense_layers(model))
     held = dense_bytes(parameters, layout, optimizer, momentum)
     work = work or DenseWork()
-    figures = cluster.rank_hardware
+    peak_tflops, efficiency = _matrix_speed(cluster.rank_hardware, bf16, efficiency)
     return DensePart(
         **vars(held),
         parallel=parallel if layout.is_sharded else "ddp",
         shard_group_size=layout.shard_group_size,
         optimizer_name=optimizer,
         gathered=_whole_bytes(model, layout.shard_group_size) if layout.is_sharded else 0,
-        activations=round(work.activation_bytes * batch_size_per_rank),
+        activations=round(work.activation_bytes * batch_size_per_rank + work.weight_copy_bytes),
         forward_flops=work.forward_flops * batch_size_per_rank,
-        peak_tflops=figures.bf16_tflops if bf16 else figures.fp32_tflops,
+        peak_tflops=peak_tflops,
         efficiency=efficiency,
         traffic=dense_traffic(sum(_size(p) for p in parameters), layout, cluster),
     )
+
+
+def _matrix_speed(figures: Hardware, bf16: bool, efficiency: float) -> tuple[float, float]:
+    """Return TFLOPS and the share of them that dense layers reach: all of what was measured."""
+    if figures.measured is not None:
+        found = figures.measured.bf16_tflops if bf16 else figures.measured.fp32_tflops
+        if found is not None:
+            return found, 1.0
+    return (figures.bf16_tflops if bf16 else figures.fp32_tflops), efficiency
 
 
 def dense_bytes(

@@ -56,9 +56,10 @@ class DistinctShardEstimator(ShardEstimator):
         topology: Topology,
         constraints: dict[str, ParameterConstraints] | None = None,
         estimators: Sequence[ShardEstimator] = (),
+        config: ListedPerfConfig | None = None,
     ) -> None:
         self._estimators = [
-            EmbeddingPerfEstimator(topology, constraints, config=ListedPerfConfig()),
+            EmbeddingPerfEstimator(topology, constraints, config=config or ListedPerfConfig()),
             *estimators,
         ]
 

@@ -13,7 +13,8 @@ GPU figures are those of one GPU in the vendor's own 8-GPU server (or the cloud 
 `source`). Link speeds are per direction. Memory of a GPU is its nominal size, of which programs see slightly
 less; cards with GDDR memory lose 1/16 of it to ECC, and the entries say what is left. Bandwidth of host
 memory is sockets x channels x speed / GPUs with the fastest memory that the CPUs take, 8 bytes at a time:
-25.6 GB/s for a channel of DDR4-3200.
+25.6 GB/s for a channel of DDR4-3200. SSDs are the local NVMe drives, decimal TB in GiB. Their bandwidth for
+single rows is a guess: the 0.1 GiB/s that TorchRec's planner takes for the SSD kernel; nobody measured it.
 """
 
 from __future__ import annotations
@@ -21,9 +22,13 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from sharding.errors import PlanError
+from sharding.measured import Measured
+from sharding.units import GIB
+
+_SSD_GBPS = 0.105
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,9 @@ class Hardware:
         source: where the figures are from.
         price_per_hour: list price of one rank, USD; None where none is known.
         price_source: whose list, where and when.
+        measured: what `shardrec bench hardware` found, which estimates take before all of the above.
+        ssd_gib: local SSD per rank; 0 where there is none.
+        ssd_gbps: rate at which it gives single rows, GB/s.
     """
 
     name: str
@@ -61,6 +69,15 @@ class Hardware:
     source: str
     price_per_hour: float | None = None
     price_source: str | None = None
+    measured: Measured | None = None
+    ssd_gib: float = 0
+    ssd_gbps: float = _SSD_GBPS
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> Hardware:
+        """Return what `dataclasses.asdict` described."""
+        measured = record.get("measured")
+        return cls(**{**record, "measured": None if measured is None else Measured.from_record(measured)})
 
     @property
     def memory_gib(self) -> float:
@@ -75,9 +92,14 @@ def _gpu(
     links: tuple[float, float, float],
     tflops: tuple[float, float],
     source: str,
+    ssd_gb: float,
 ) -> Hardware:
-    """Build an entry from (GiB, GB/s) of HBM and of host memory, (PCIe, NVLink, NIC) and (fp32, bf16)."""
-    return Hardware(name, "cuda", *hbm, *host, *links, *tflops, source)
+    """Build an entry from (GiB, GB/s) of HBM and of host memory, links, (fp32, bf16) and GB of SSD.
+
+    Links are PCIe, NVLink and NIC.
+    """
+    ssd_gib = round(ssd_gb * 1e9 / GIB)
+    return Hardware(name, "cuda", *hbm, *host, *links, *tflops, source, ssd_gib=ssd_gib)
 
 
 _ENTRIES = (
@@ -88,7 +110,8 @@ _ENTRIES = (
         (32, 300, 25),
         (19.5, 312),
         "NVIDIA A100 data sheet (SXM4 40 GB); DGX A100 320 GB: 1 TB host memory (2 sockets x 8 channels x "
-        "DDR4-3200), 8 x 200 Gb/s",
+        "DDR4-3200), 8 x 200 Gb/s, 4 x 3.84 TB of SSD",
+        ssd_gb=1920,
     ),
     _gpu(
         "a100-80",
@@ -97,7 +120,8 @@ _ENTRIES = (
         (32, 300, 25),
         (19.5, 312),
         "NVIDIA A100 data sheet (SXM4 80 GB); DGX A100 640 GB: 2 TB host memory (2 sockets x 8 channels x "
-        "DDR4-3200), 8 x 200 Gb/s",
+        "DDR4-3200), 8 x 200 Gb/s, 8 x 3.84 TB of SSD",
+        ssd_gb=3840,
     ),
     _gpu(
         "h100",
@@ -106,7 +130,8 @@ _ENTRIES = (
         (64, 450, 50),
         (67, 989),
         "NVIDIA H100 data sheet (SXM5); DGX H100: 2 TB host memory (2 sockets x 8 channels x DDR5-4800), "
-        "8 x 400 Gb/s",
+        "8 x 400 Gb/s, 8 x 3.84 TB of SSD",
+        ssd_gb=3840,
     ),
     _gpu(
         "h200",
@@ -115,7 +140,8 @@ _ENTRIES = (
         (64, 450, 50),
         (67, 989),
         "NVIDIA H200 data sheet (SXM5); DGX H200: 2 TB host memory (2 sockets x 8 channels x DDR5-4800), "
-        "8 x 400 Gb/s",
+        "8 x 400 Gb/s, 8 x 3.84 TB of SSD",
+        ssd_gb=3840,
     ),
     _gpu(
         "b200",
@@ -124,8 +150,9 @@ _ENTRIES = (
         (64, 900, 50),
         (75, 2250),
         "NVIDIA DGX B200 data sheet: 1,440 GB and 64 TB/s over 8 GPUs, 2 TB host memory (2 sockets x 8 "
-        "channels x DDR5-5600), 8 x 400 Gb/s; NVIDIA HGX B200: 600 and (without sparsity) 18,000 TFLOPS over "
-        "8 GPUs",
+        "channels x DDR5-5600), 8 x 400 Gb/s, 8 x 3.84 TB of SSD; NVIDIA HGX B200: 600 and (without "
+        "sparsity) 18,000 TFLOPS over 8 GPUs",
+        ssd_gb=3840,
     ),
     _gpu(
         "l40s",
@@ -134,7 +161,8 @@ _ENTRIES = (
         (32, 32, 6.25),
         (91.6, 362),
         "NVIDIA L40S data sheet (48 GB less ECC, no NVLink); Amazon EC2 g6e.48xlarge: 1,536 GiB (AMD EPYC of "
-        "the 3rd generation: 2 sockets x 8 channels x DDR4-3200), 400 Gb/s",
+        "the 3rd generation: 2 sockets x 8 channels x DDR4-3200), 400 Gb/s, 4 x 1.9 TB of SSD",
+        ssd_gb=950,
     ),
     _gpu(
         "a10g",
@@ -143,7 +171,8 @@ _ENTRIES = (
         (32, 32, 1.56),
         (31.5, 70),
         "NVIDIA A10G (24 GB less ECC, no NVLink); Amazon EC2 g5.48xlarge: 768 GiB (AMD EPYC of the 2nd "
-        "generation: 2 sockets x 8 channels x DDR4-3200), 100 Gb/s",
+        "generation: 2 sockets x 8 channels x DDR4-3200), 100 Gb/s, 2 x 3.8 TB of SSD",
+        ssd_gb=950,
     ),
     _gpu(
         "t4",
@@ -152,7 +181,8 @@ _ENTRIES = (
         (16, 16, 1.56),
         (8.1, 8.1),
         "NVIDIA T4 data sheet (16 GB less ECC, no NVLink, no bf16 units); Amazon EC2 g4dn.metal: 384 GiB "
-        "(Intel Cascade Lake: 2 sockets x 6 channels x DDR4-2933), 100 Gb/s",
+        "(Intel Cascade Lake: 2 sockets x 6 channels x DDR4-2933), 100 Gb/s, 2 x 0.9 TB of SSD",
+        ssd_gb=225,
     ),
     Hardware(
         name="cpu",
@@ -192,11 +222,12 @@ def find_hardware(name: str, entries: Mapping[str, Hardware] = HARDWARE) -> Hard
 
 def no_such_entry(name: str, known: Sequence[str]) -> PlanError:
     """Return the error for a name that the catalogue does not have."""
-    near = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.3)
+    near = [entry for entry in known if entry.startswith(name.lower())]
+    near = near or difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.3)
     return PlanError(
         "the hardware catalogue has no such entry",
         where="cluster",
         got=name,
         allowed=list(known),
-        fixes=[f"did you mean {near[0]!r}?"] if near else [],
+        fixes=[f"did you mean {' or '.join(repr(entry) for entry in near[:3])}?"] if near else [],
     )

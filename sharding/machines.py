@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from sharding.hardware import HARDWARE, Hardware, no_such_entry
+from sharding.units import GIB
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class Machine:
         source: where the figures are from.
         price_per_hour: list price on demand, USD; None where none is known.
         price_source: whose list, where and when.
+        ssd_gib: local SSD of the whole machine; 0 where there is none.
     """
 
     name: str
@@ -39,6 +41,7 @@ class Machine:
     price_per_hour: float | None = None
     price_source: str | None = None
     hbm_gib: float | None = None
+    ssd_gib: float = 0
 
     def rank_hardware(self, gpu: Hardware) -> Hardware:
         """Return what one of its ranks has: a GPU and an even share of the rest."""
@@ -49,6 +52,7 @@ class Machine:
             host_memory_gib=self.host_memory_gib / self.gpus,
             nvlink_gbps=self.nvlink_gbps,
             nic_gbps=self.nic_gbps / self.gpus,
+            ssd_gib=self.ssd_gib / self.gpus,
             source=f"{self.source}; GPU: {gpu.source}",
             price_per_hour=None if self.price_per_hour is None else self.price_per_hour / self.gpus,
             price_source=self.price_source,
@@ -66,23 +70,24 @@ def _ec2(
     *,
     host: float,
     links: tuple[float, float],
+    ssd_gb: float,
     price: float,
     hbm_gib: float | None = None,
 ) -> Machine:
-    """Build an entry of 8 GPUs from host memory (GiB), (NVLink, network) in GB/s and USD per hour."""
+    """Build an entry of 8 GPUs from host memory (GiB), (NVLink, network) in GB/s, SSD in GB, USD per hour."""
     source = f"Amazon EC2 instance types: {name}"
-    return Machine(name, gpu, 8, host, *links, source, price, _AWS_PRICES, hbm_gib)
+    return Machine(name, gpu, 8, host, *links, source, price, _AWS_PRICES, hbm_gib, round(ssd_gb * 1e9 / GIB))
 
 
 _ENTRIES = (
-    _ec2("p4d.24xlarge", "a100-40", host=1152, links=(300, 50), price=21.957642),
-    _ec2("p4de.24xlarge", "a100-80", host=1152, links=(300, 50), price=27.44705),
-    _ec2("p5.48xlarge", "h100", host=2048, links=(450, 400), price=55.04),
-    _ec2("p5en.48xlarge", "h200", host=2048, links=(450, 400), price=63.296),
-    _ec2("p6-b200.48xlarge", "b200", host=2048, links=(900, 400), price=113.9328, hbm_gib=179),
-    _ec2("g6e.48xlarge", "l40s", host=1536, links=(32, 50), price=30.13118),
-    _ec2("g5.48xlarge", "a10g", host=768, links=(32, 12.5), price=16.288),
-    _ec2("g4dn.metal", "t4", host=384, links=(16, 12.5), price=7.824),
+    _ec2("p4d.24xlarge", "a100-40", host=1152, links=(300, 50), ssd_gb=8000, price=21.957642),
+    _ec2("p4de.24xlarge", "a100-80", host=1152, links=(300, 50), ssd_gb=8000, price=27.44705),
+    _ec2("p5.48xlarge", "h100", host=2048, links=(450, 400), ssd_gb=30720, price=55.04),
+    _ec2("p5en.48xlarge", "h200", host=2048, links=(450, 400), ssd_gb=30720, price=63.296),
+    _ec2("p6-b200.48xlarge", "b200", host=2048, links=(900, 400), ssd_gb=30720, price=113.9328, hbm_gib=179),
+    _ec2("g6e.48xlarge", "l40s", host=1536, links=(32, 50), ssd_gb=7600, price=30.13118),
+    _ec2("g5.48xlarge", "a10g", host=768, links=(32, 12.5), ssd_gb=7600, price=16.288),
+    _ec2("g4dn.metal", "t4", host=384, links=(16, 12.5), ssd_gb=1800, price=7.824),
 )
 MACHINES: dict[str, Machine] = {entry.name: entry for entry in _ENTRIES}
 """The machines by name."""

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from torchrec.distributed.planner.shard_estimators import EmbeddingStorageEstimator
 from torchrec.distributed.planner.types import ParameterConstraints, ShardingOption, Storage, Topology
 
 from sharding.dense_part import DensePart
 from sharding.errors import PlanError
+from sharding.ssd import KEY_VALUE, key_value_bytes
 from sharding.tables import TableSpec
 from sharding.topology import Cluster
 from sharding.units import GIB
@@ -28,6 +29,9 @@ _STATE_WORDS = {
     "adam": (2, 0),
     "lamb": (2, 0),
 }
+
+# Id, count and step of a slot's owner and of a candidate, 8 bytes each: `sharding.id_buckets`.
+_SLOT_BYTES = 48
 
 
 def weight_bytes(table: TableSpec, rows: int, columns: int) -> int:
@@ -47,6 +51,11 @@ def gradient_bytes(table: TableSpec, sharding_type: str, rows: int, columns: int
     return weight_bytes(table, rows, columns) if sharding_type == "data_parallel" else 0
 
 
+def id_slot_bytes(tables: Sequence[TableSpec], ranks: int) -> int:
+    """Return the bytes on a rank of the slots of ids that come and go, which all ranks share out."""
+    return -(-sum(_SLOT_BYTES * table.num_embeddings for table in tables if table.ids is not None) // ranks)
+
+
 def total_bytes(table: TableSpec, optimizer: str) -> int:
     """Return the bytes of the whole table, weights and optimizer state."""
     return table.weight_bytes + optimizer_bytes(optimizer, table.num_embeddings, table.embedding_dim)
@@ -60,8 +69,10 @@ class MemoryBudget:
         capacity_bytes: memory where tables live by default (HBM, or host memory on CPU).
         reserve_share: share of it that stays free for the framework and what nobody reckoned with.
         dense: the dense part of a rank, with its activations.
+        id_slots: bytes of the slots of ids that come and go.
         left_bytes: what is left for tables and their buffers.
         host_left_bytes: host memory left for the UVM kernels of a GPU rank.
+        ssd_left_bytes: SSD left for the kernel `key_value` of a GPU rank.
     """
 
     capacity_bytes: int
@@ -69,6 +80,8 @@ class MemoryBudget:
     dense: DensePart
     left_bytes: int
     host_left_bytes: int
+    ssd_left_bytes: int = 0
+    id_slots: int = 0
 
     @property
     def dense_bytes(self) -> int:
@@ -76,25 +89,31 @@ class MemoryBudget:
         return self.dense.total + self.dense.activations
 
 
-def memory_budget(dense: DensePart, cluster: Cluster, reserve_share: float) -> MemoryBudget:
-    """Return what one rank has left for tables beside its dense part.
+def memory_budget(
+    dense: DensePart, cluster: Cluster, reserve_share: float, id_slots: int = 0
+) -> MemoryBudget:
+    """Return what one rank has left for tables beside its dense part and its slots of ids.
 
     Raises:
-        PlanError: the dense layers alone do not fit.
+        PlanError: the dense layers and the slots alone do not fit.
     """
     capacity = int(cluster.rank_hardware.memory_gib * GIB)
     host = int(cluster.rank_hardware.host_memory_gib * GIB)
-    left = int(capacity * (1 - reserve_share)) - dense.total - dense.activations
+    left = int(capacity * (1 - reserve_share)) - dense.total - dense.activations - id_slots
     if left <= 0:
+        ids = " and the slots of ids that come and go" if id_slots else " alone"
         raise PlanError(
-            "the dense layers alone do not fit one rank",
+            f"the dense layers{ids} do not fit one rank",
             where=f"cluster {cluster}",
             got=f"{dense.total / GIB:.2f} GiB (weights, gradients, optimizer, gathered layers), "
-            f"{dense.activations / GIB:.2f} GiB of activations",
+            f"{dense.activations / GIB:.2f} GiB of activations"
+            + (f", {id_slots / GIB:.2f} GiB of slots" if id_slots else ""),
             allowed=f"{capacity * (1 - reserve_share) / GIB:.2f} GiB",
             fixes=_dense_fixes(dense),
         )
-    return MemoryBudget(capacity, reserve_share, dense, left, int(host * (1 - reserve_share)))
+    free = 1 - reserve_share
+    ssd = int(cluster.rank_hardware.ssd_gib * GIB * free) if cluster.device == "cuda" else 0
+    return MemoryBudget(capacity, reserve_share, dense, left, int(host * free), ssd, id_slots)
 
 
 def _dense_fixes(dense: DensePart) -> list[str]:
@@ -131,7 +150,10 @@ class TableStorageEstimator(EmbeddingStorageEstimator):
         for option in sharding_options:
             assert not hasattr(option.tensor, "_optimizer_classes")
             for shard in option.shards:
-                shard.storage = shard.storage + self._extra(option, shard.size)
+                if option.compute_kernel == KEY_VALUE:
+                    shard.storage = self._key_value(option, shard.size, shard.storage.hbm)
+                else:
+                    shard.storage = self._in_hbm(option, shard.storage + self._extra(option, shard.size))
 
     def _extra(self, option: ShardingOption, size: Sequence[int]) -> Storage:
         rows, columns = size
@@ -142,25 +164,65 @@ class TableStorageEstimator(EmbeddingStorageEstimator):
         in_hbm = self._on_gpu and option.compute_kernel in ("fused", "dense")
         return Storage(hbm=extra if in_hbm else 0, ddr=0 if in_hbm else extra)
 
+    def _key_value(self, option: ShardingOption, size: Sequence[int], in_and_out: int) -> Storage:
+        """Return the bytes of a shard on SSD; of HBM TorchRec has counted what goes in and out alone."""
+        rows, columns = size
+        table = self._tables[option.name]
+        weights = weight_bytes(table, rows, columns)
+        held = key_value_bytes(table, rows, columns, weights // max(1, rows))
+        state = optimizer_bytes(self._optimizer, rows, columns)
+        return Storage(hbm=in_and_out + held.cache + state, ddr=held.buffers, ssd=weights)
+
+    def _in_hbm(self, option: ShardingOption, storage: Storage) -> Storage:
+        """Return the bytes where `enforce_hbm` puts them: beside the cache, which there is all the same."""
+        if not self._tables[option.name].enforce_hbm or "uvm" not in option.compute_kernel:
+            return storage
+        return Storage(hbm=storage.hbm + storage.ddr, ddr=0, ssd=storage.ssd)
+
+
+Tier = Literal["hbm", "host", "ssd"]
+
+
+def tiers(table: TableSpec) -> frozenset[Tier]:
+    """Return where the kernels that a table may have keep its weights; `hbm` is host memory on CPU."""
+    places: dict[str, Tier] = {KEY_VALUE: "ssd"}
+    if not table.enforce_hbm:
+        places |= {"fused_uvm": "host", "fused_uvm_caching": "host"}
+    return frozenset(places.get(kernel, "hbm") for kernel in table.compute_kernels or ("fused",))
+
 
 def least_bytes(tables: Sequence[TableSpec], optimizer: str) -> int:
     """Return the bytes that all tables need over all ranks, at the very least, where tables live by default.
 
-    A table that may use a UVM kernel counts nothing: it can leave HBM. Buffers count nothing either, so
-    that a sum above the capacity proves that no plan exists.
+    A table that may use a UVM kernel counts nothing: it can leave HBM; on SSD its optimizer state stays.
+    Buffers and caches count nothing either, so that a sum above the capacity proves that no plan exists.
     """
-    return sum(total_bytes(table, optimizer) for table in tables if not _may_leave(table))
+    return sum(_least_in_hbm(table, optimizer) for table in tables)
 
 
-def _may_leave(table: TableSpec) -> bool:
-    return table.compute_kernels is not None and any("uvm" in kernel for kernel in table.compute_kernels)
+def _least_in_hbm(table: TableSpec, optimizer: str) -> int:
+    places = tiers(table)
+    if "host" in places:
+        return 0
+    if "ssd" in places:
+        return optimizer_bytes(optimizer, table.num_embeddings, table.embedding_dim)
+    return total_bytes(table, optimizer)
+
+
+def least_bytes_within(tables: Sequence[TableSpec], optimizer: str, within: frozenset[Tier]) -> int:
+    """Return the least bytes of the tables that some kinds of memory must hold together."""
+    return sum(
+        table.weight_bytes if "ssd" in tiers(table) else total_bytes(table, optimizer)
+        for table in tables
+        if tiers(table) <= within
+    )
 
 
 def smallest_shard_bytes(
     table: TableSpec, sharding_types: Sequence[str], cluster: Cluster, optimizer: str
 ) -> int:
     """Return the size of the largest shard under the type that splits the table most finely."""
-    if _may_leave(table):
+    if tiers(table) != {"hbm"}:
         return 0
     return min(
         weight_bytes(table, *shape) + optimizer_bytes(optimizer, *shape)

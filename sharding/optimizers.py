@@ -61,6 +61,9 @@ def fused_arguments(optimizer: FusedOptimizer, table: TableSpec) -> dict[str, An
     arguments: dict[str, Any] = {"lr": optimizer.learning_rate_of(table), "eps": optimizer.eps}
     if optimizer.name in ("adam", "partial_rowwise_adam", "lamb"):
         arguments.update(beta1=optimizer.betas[0], beta2=optimizer.betas[1])
+    if table.lookup_group is not None:
+        # TorchRec looks up together what has equal arguments; the kernel never sees this one.
+        arguments["_batch_key"] = table.lookup_group
     if optimizer.weight_decay:
         arguments["weight_decay"] = optimizer.weight_decay
         if optimizer.name == "rowwise_adagrad":

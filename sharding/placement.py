@@ -14,7 +14,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from torchrec.distributed.planner.types import ShardingOption, Topology
+from torchrec.distributed.planner.types import ShardingOption, Storage, Topology
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -32,7 +32,7 @@ class Block:
     Attributes:
         scope: on every rank, on every rank of some host, or on some rank.
         perf: milliseconds of each shard, [n].
-        memory: bytes of each shard in HBM and in host memory, [2, n].
+        memory: bytes of each shard in HBM, in host memory and on SSD, [3, n].
     """
 
     scope: Literal["all", "host", "rank"]
@@ -47,7 +47,7 @@ class Block:
     @cached_property
     def kinds(self) -> tuple[int, ...]:
         """Return the kinds of memory that the block needs."""
-        return tuple(kind for kind in (0, 1) if self.memory[kind].any())
+        return tuple(kind for kind in range(len(self.memory)) if self.memory[kind].any())
 
     @cached_property
     def kind(self) -> int:
@@ -63,11 +63,13 @@ class Choice:
         option: TorchRec's option.
         blocks: in the order of its shards.
         on_one_host: whether all blocks must share a host (table_column_wise).
+        allowed: ranks that the table may live on, [world size]; None for all.
     """
 
     option: ShardingOption
     blocks: tuple[Block, ...]
     on_one_host: bool = False
+    allowed: BoolArray | None = None
 
     @cached_property
     def work(self) -> float:
@@ -90,16 +92,21 @@ class Choice:
         return int(max(block.memory.max() for block in self.blocks))
 
 
-def choice_of(option: ShardingOption, local_world_size: int) -> Choice:
-    """Return an estimated option of TorchRec's in arrays."""
+def choice_of(option: ShardingOption, local_world_size: int, allowed: BoolArray | None = None) -> Choice:
+    """Return an estimated option of TorchRec's in arrays.
+
+    Args:
+        option: with its estimates.
+        local_world_size: ranks of a host.
+        allowed: ranks that the table may live on, [world size]; None for all.
+    """
     # Shards of one size share their estimate.
     totals = {id(shard.perf): shard.perf.total for shard in option.shards}
     perf = np.array([totals[id(shard.perf)] for shard in option.shards])
-    storages = [shard.storage for shard in option.shards]
-    memory = np.array([[s.hbm for s in storages], [s.ddr for s in storages]], dtype=np.int64)
+    memory = _by_kind([shard.storage for shard in option.shards])
     kind = option.sharding_type
     if kind in ("row_wise", "data_parallel"):
-        return Choice(option, (Block("all", perf, memory),))
+        return Choice(option, (Block("all", perf, memory),), allowed=allowed)
     if kind in ("table_row_wise", "grid_shard"):
         scope: Literal["host", "rank"] = "host"
         step = local_world_size
@@ -109,13 +116,18 @@ def choice_of(option: ShardingOption, local_world_size: int) -> Choice:
         Block(scope, perf[first : first + step], memory[:, first : first + step])
         for first in range(0, len(perf), step)
     )
-    return Choice(option, blocks, on_one_host=kind == "table_column_wise")
+    return Choice(option, blocks, on_one_host=kind == "table_column_wise", allowed=allowed)
 
 
 def memory_left(topology: Topology) -> IntArray:
-    """Return the bytes that each rank has, [2, world size]."""
-    storages = [device.storage for device in topology.devices]
-    return np.array([[s.hbm for s in storages], [s.ddr for s in storages]], dtype=np.int64)
+    """Return the bytes that each rank has, [3, world size]."""
+    return _by_kind([device.storage for device in topology.devices])
+
+
+def _by_kind(storages: Sequence[Storage]) -> IntArray:
+    return np.array(
+        [[s.hbm for s in storages], [s.ddr for s in storages], [s.ssd for s in storages]], np.int64
+    )
 
 
 class Ranks:
@@ -123,7 +135,7 @@ class Ranks:
 
     Attributes:
         perf: milliseconds, [world size].
-        left: bytes left in HBM and in host memory, [2, world size].
+        left: bytes left in HBM, in host memory and on SSD, [3, world size].
         local: ranks of a host.
     """
 
@@ -172,7 +184,7 @@ class Ranks:
     def _add_blocks(self, choice: Choice, by_memory: bool, start: int, end: int) -> Places | None:
         places: list[int] = []
         for block in choice.blocks:
-            place = self._find(block, places, by_memory, start, end)
+            place = self._find(block, places, by_memory, start, end, choice.allowed)
             if place is None:
                 self.remove(choice, places)
                 return None
@@ -181,19 +193,31 @@ class Ranks:
             places.append(place)
         return tuple(places)
 
-    def _find(self, block: Block, taken: Sequence[int], by_memory: bool, start: int, end: int) -> int | None:
+    def _find(
+        self,
+        block: Block,
+        taken: Sequence[int],
+        by_memory: bool,
+        start: int,
+        end: int,
+        allowed: BoolArray | None,
+    ) -> int | None:
         if block.scope == "all":
             return 0 if all((self.left[kind] >= block.memory[kind]).all() for kind in block.kinds) else None
         if block.scope == "rank":
             fits = [self.left[kind, start:end] >= block.memory[kind] for kind in block.kinds]
+            fits += [] if allowed is None else [allowed[start:end]]
             place = _lowest(self.perf[start:end], fits, self.left[block.kind, start:end], by_memory)
             return None if place is None else start + place
         hosts = (self.hosts, self.local)
         after = (self.perf.reshape(hosts) + block.perf).max(axis=1)
+        whole = None if allowed is None else allowed.reshape(hosts).all(axis=1)
+        in_turn = self.hosts if whole is None else int(whole.sum())
         # The column blocks of a grid take hosts in turn.
-        round_ = taken[len(taken) // self.hosts * self.hosts :]
+        round_ = taken[len(taken) // in_turn * in_turn :]
         after[[first // self.local for first in round_]] = np.inf
         fits = [(self.left[kind].reshape(hosts) >= block.memory[kind]).all(axis=1) for kind in block.kinds]
+        fits += [] if whole is None else [whole]
         host = _lowest(after, fits, self.left[block.kind].reshape(hosts).min(axis=1), by_memory)
         return None if host is None else host * self.local
 

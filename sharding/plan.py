@@ -13,10 +13,15 @@ from typing import Any, Literal
 from torchrec.distributed.types import EmbeddingModuleShardingPlan, ShardingPlan
 
 from sharding import plan_file
+from sharding.communication import FULL_PRECISION, TableCommunication
 from sharding.dense_part import DensePart
 from sharding.errors import PlanError
+from sharding.plan_differences import plan_differences
 from sharding.rank_plan import RankMemory, RankStep
-from sharding.step_time import BASIS, StepTime, step_time
+from sharding.sharders import HOST_TYPES
+from sharding.ssd import KEY_VALUE
+from sharding.step_time import StepTime, basis, step_time
+from sharding.table_groups import TableGroups
 from sharding.table_plan import Shard, TablePlan, rank_range
 from sharding.tables import TableSpec
 from sharding.topology import Cluster
@@ -34,17 +39,8 @@ _PLAIN = (
     "seconds",
     "versions",
 )
-_ESTIMATES = (
-    "hbm_max_gib",
-    "host_memory_max_gib",
-    "step_ms",
-    "samples_per_second",
-    "imbalance",
-    "nvlink_max_mib",
-    "nic_max_mib",
-    "price_per_hour",
-    "price_per_epoch",
-)
+# Plans made before there were groups do not have these.
+_GROUPS = ("table_shard_group_size", "table_sync_every_steps")
 
 
 @dataclass(frozen=True)
@@ -52,7 +48,7 @@ class Plan:
     """A sharding plan that fits, with the cluster it was made for.
 
     Attributes:
-        tables: in the order of the table list.
+        tables: in the order of the table list, on the ranks of the first group.
         cluster: what it was made for; training needs the same device and world size.
         batch_size_per_rank: what buffers and times were reckoned with.
         embedding_optimizer: what optimizer state was reckoned with.
@@ -63,6 +59,10 @@ class Plan:
         warnings: what a user of this plan should know.
         dense: the dense part on each rank; None where the planner was not told.
         rows_per_epoch: training rows, for time and price of an epoch.
+        table_shard_group_size: ranks that hold one copy of the tables; None for all. Every group is like the
+            first, its ranks counted from 0.
+        table_sync_every_steps: steps from one averaging of the copies to the next.
+        communication: precision in which embeddings travel between ranks.
         verdict: always `fits`; the errors of `make_plan` bear the other verdicts.
     """
 
@@ -77,16 +77,35 @@ class Plan:
     warnings: tuple[str, ...] = ()
     dense: DensePart | None = None
     rows_per_epoch: int | None = None
+    table_shard_group_size: int | None = None
+    table_sync_every_steps: int = 1
+    communication: TableCommunication = FULL_PRECISION
     verdict: Verdict = "fits"
+
+    @property
+    def groups(self) -> TableGroups:
+        """Return the groups of ranks that hold a copy of the tables each."""
+        ranks, local = self.cluster.world_size, self.cluster.local_world_size
+        size = self.table_shard_group_size or ranks
+        return TableGroups(ranks, local, size, self.table_sync_every_steps)
+
+    @property
+    def sync_traffic(self) -> Traffic:
+        """Return what a rank sends when the copies of the tables are averaged, at most."""
+        copies = [table for table in self.tables if table.sharding_type == "data_parallel"]
+        averaged_by_ddp = sum((t.weight_bytes + t.optimizer_bytes) // len(t.shards) for t in copies)
+        most = max(rank.weights + rank.optimizer for rank in self.memory)
+        return self.groups.sync_traffic(most - averaged_by_ddp)
 
     @property
     def step(self) -> StepTime:
         """Return the estimated step, part by part."""
-        return step_time(self.memory, self.cluster, self.dense)
+        sync_ms = self.sync_traffic.milliseconds(self.cluster) / self.table_sync_every_steps
+        return step_time(self.memory, self.cluster, self.dense, sync_ms)
 
     @property
     def estimate(self) -> dict[str, Any]:
-        """Return what the plan costs: memory, traffic, and a time and a price that nobody calibrated."""
+        """Return what the plan costs: memory, traffic, a time and a price, and where the speeds are from."""
         on_gpu = self.cluster.device == "cuda"
         used = max(rank.memory_used for rank in self.memory) / GIB
         host = max(rank.host_used for rank in self.memory) / GIB
@@ -98,10 +117,12 @@ class Plan:
             hours = self.rows_per_epoch / samples * step_ms / 3.6e6
         price = self.cluster.price_per_hour
         dense = Traffic(0, 0) if self.dense is None else self.dense.traffic
-        sent = [rank.step.traffic.plus(dense) for rank in self.memory]
+        shared = dense.plus(self.sync_traffic.times(1 / self.table_sync_every_steps))
+        sent = [rank.step.traffic.plus(shared) for rank in self.memory]
         return {
             "hbm_max_gib": _rounded(used if on_gpu else 0.0),
             "host_memory_max_gib": _rounded(host if on_gpu else used),
+            "ssd_max_gib": _rounded(max(rank.ssd_weights for rank in self.memory) / GIB),
             "step_ms": _rounded(step_ms),
             "step_parts": {name: _rounded(value) for name, value in asdict(self.step).items()},
             "samples_per_second": _rounded(samples / step_ms * 1e3) if step_ms > 0 else None,
@@ -111,22 +132,33 @@ class Plan:
             "epoch_hours": None if hours is None else _rounded(hours),
             "price_per_hour": None if price is None else _rounded(price),
             "price_per_epoch": None if hours is None or price is None else _rounded(hours * price),
-            "basis": BASIS,
+            "basis": basis(self.cluster),
         }
 
     def summary(self) -> dict[str, Any]:
         """Return the `--json` form of the plan verb, but for `plan`, the path it is saved under."""
         estimate = self.estimate
-        basis = estimate.pop("basis")
+        speeds = estimate.pop("basis")
         return {
             "verdict": self.verdict,
             "cluster": str(self.cluster),
             "ranks": self.cluster.world_size,
+            "table_groups": self._group_facts(),
             **estimate,
-            "estimate_basis": basis,
+            "estimate_basis": speeds,
             "seconds": round(self.seconds, 3),
             "warnings": list(self.warnings),
             "plan": None,
+        }
+
+    def _group_facts(self) -> dict[str, Any]:
+        groups, sent = self.groups, self.sync_traffic
+        return {
+            "groups": groups.count,
+            "shard_group_size": groups.shard_group_size,
+            "sync_every_steps": groups.sync_every_steps,
+            "sync_nvlink_mib": _rounded(sent.nvlink / MIB),
+            "sync_nic_mib": _rounded(sent.nic / MIB),
         }
 
     def save(self, path: str | Path) -> Path:
@@ -151,7 +183,8 @@ class Plan:
         return {
             "verdict": self.verdict,
             "cluster": self.cluster.as_dict(),
-            **{key: getattr(self, key) for key in _PLAIN},
+            **{key: getattr(self, key) for key in (*_PLAIN, *_GROUPS)},
+            "table_communication": asdict(self.communication),
             "warnings": list(self.warnings),
             "estimate": self.estimate,
             "dense": None if self.dense is None else asdict(self.dense),
@@ -167,49 +200,49 @@ class Plan:
             memory=tuple(RankMemory.from_record(rank) for rank in raw["memory"]),
             warnings=tuple(raw["warnings"]),
             dense=None if raw["dense"] is None else DensePart.from_record(raw["dense"]),
+            # Plans of before have no such key: they reckon with fp32.
+            communication=TableCommunication(**raw.get("table_communication", {})),
             verdict=raw["verdict"],
             **{key: raw[key] for key in _PLAIN},
+            **{key: raw[key] for key in _GROUPS if key in raw},
         )
         if [rank.rank for rank in plan.memory] != list(range(plan.cluster.world_size)):
             raise ValueError(f"memory of {len(plan.memory)} ranks for {plan.cluster.world_size} ranks")
+        if plan.groups.count * plan.groups.shard_group_size != plan.cluster.world_size:
+            raise ValueError(f"groups of {plan.table_shard_group_size} ranks of {plan.cluster.world_size}")
         return plan
 
     def diff(self, other: Plan) -> list[str]:
         """Return one line for each thing that differs, `this -> other`; an empty list for equal plans."""
-        pairs = [
-            ("cluster", str(self.cluster), str(other.cluster)),
-            ("batch_size_per_rank", self.batch_size_per_rank, other.batch_size_per_rank),
-            ("embedding_optimizer", self.embedding_optimizer, other.embedding_optimizer),
-            ("storage_reserve_share", self.storage_reserve_share, other.storage_reserve_share),
-            ("rows_per_epoch", self.rows_per_epoch, other.rows_per_epoch),
-            ("dense_parallel", _dense_parallel(self.dense), _dense_parallel(other.dense)),
-        ]
-        lines = [f"{name}: {a} -> {b}" for name, a, b in pairs if a != b]
-        if str(self.cluster) == str(other.cluster) and self.cluster != other.cluster:
-            mine, theirs = (plan.cluster.as_dict()["hardware"] for plan in (self, other))
-            lines += [f"hardware.{k}: {mine[k]} -> {theirs[k]}" for k in mine if mine[k] != theirs[k]]
-        before, after = self.estimate, other.estimate
-        lines += [
-            f"{name}: {before[name]} -> {after[name]}" for name in _ESTIMATES if before[name] != after[name]
-        ]
-        mine_by, theirs_by = ({t.name: t for t in plan.tables} for plan in (self, other))
-        lines += [f"table {name}: only in the first" for name in mine_by if name not in theirs_by]
-        lines += [f"table {name}: only in the second" for name in theirs_by if name not in mine_by]
-        for name in [name for name in mine_by if name in theirs_by]:
-            lines += mine_by[name].differences(theirs_by[name])
-        return lines
+        return plan_differences(self, other)
 
-    def check(self, tables: Sequence[TableSpec], *, world_size: int, device: Literal["cuda", "cpu"]) -> None:
+    def check(
+        self,
+        tables: Sequence[TableSpec],
+        *,
+        world_size: int,
+        device: Literal["cuda", "cpu"],
+        table_shard_group_size: int | None = None,
+    ) -> None:
         """Refuse a plan that was made for another run.
 
+        Args:
+            tables: of the run.
+            world_size: its ranks.
+            device: of the ranks.
+            table_shard_group_size: ranks that hold one copy of the tables; default all.
+
         Raises:
-            PlanError: device, world size or tables differ; each difference is named.
+            PlanError: device, world size, groups or tables differ; each difference is named.
         """
         lines = []
         if device != self.cluster.device:
             lines.append(f"device: plan {self.cluster.device}, run {device}")
         if world_size != self.cluster.world_size:
             lines.append(f"ranks: plan {self.cluster.world_size}, run {world_size}")
+        group, planned_group = table_shard_group_size or world_size, self.groups.shard_group_size
+        if group != planned_group and (group, planned_group) != (world_size, self.cluster.world_size):
+            lines.append(f"table_shard_group_size: plan {planned_group}, run {group}")
         planned, present = {t.name: t for t in self.tables}, {t.name: t for t in tables}
         lines += [f"table {name}: in the plan, not in the model" for name in planned if name not in present]
         lines += [f"table {name}: in the model, not in the plan" for name in present if name not in planned]
@@ -229,7 +262,37 @@ class Plan:
                 "the plan was made for another run",
                 where=f"plan for {self.cluster}",
                 got="\n           ".join(lines[:20] + [f"and {len(lines) - 20} more"] * (len(lines) > 20)),
-                fixes=["make the plan again for this config, data set and number of ranks: shardrec plan"],
+                fixes=[
+                    "make the plan again for this config, data set and number of ranks: shardrec plan",
+                    "let train do it: --replan",
+                ],
+            )
+
+    def against_constraints(self, tables: Sequence[TableSpec]) -> list[str]:
+        """Return one line for each table that lies otherwise than its own constraints allow."""
+        planned = {table.name: table for table in self.tables}
+        return [
+            line for table in tables if table.name in planned for line in planned[table.name].against(table)
+        ]
+
+    def inside_hosts(self) -> list[str]:
+        """Return the tables that need as many ranks on each host as planned."""
+        return [table.name for table in self.tables if table.sharding_type in HOST_TYPES]
+
+    def check_trainable(self) -> None:
+        """Refuse tables on SSD, whose initial weights and checkpoints nobody has written.
+
+        Raises:
+            PlanError: a table lies on SSD.
+        """
+        on_ssd = [table.name for table in self.tables if table.compute_kernel == KEY_VALUE]
+        if on_ssd:
+            raise PlanError(
+                "tables on SSD (key_value) can be planned, but not trained",
+                where=f"tables.{on_ssd[0]}.compute_kernels",
+                got=f"key_value for {', '.join(on_ssd[:5])}",
+                allowed="fused, fused_uvm, fused_uvm_caching" if self.cluster.device == "cuda" else "fused",
+                fixes=[f"tables.{on_ssd[0]}.compute_kernels: [fused_uvm_caching]", "train on more nodes"],
             )
 
     def check_optimizer(self, name: str) -> None:
@@ -244,17 +307,44 @@ class Plan:
                 where="train.embedding_optimizer.name",
                 got=name,
                 allowed=self.embedding_optimizer,
-                fixes=["plan again: memory and the sharding types on offer depend on the optimizer"],
+                fixes=[
+                    "plan again: memory and the sharding types on offer depend on the optimizer",
+                    "let train do it: --replan",
+                ],
             )
 
+    def check_communication(self, communication: TableCommunication, batch_size_per_rank: int) -> None:
+        """Refuse a plan that was reckoned with another precision of exchanges, or that a run's batch breaks.
+
+        Args:
+            communication: of the run.
+            batch_size_per_rank: of the run.
+
+        Raises:
+            PlanError: it was, or vectors are not to be packed into `int8`.
+        """
+        if communication != self.communication:
+            raise PlanError(
+                "the plan reckoned with another precision of the exchange between ranks",
+                where="train.table_communication",
+                got=str(communication),
+                allowed=str(self.communication),
+                fixes=["plan again: times and bytes depend on the precision"],
+            )
+        communication.check_tables(self.tables, batch_size_per_rank)
+
     def sharding_plan(
-        self, device: Literal["cuda", "cpu"], modules: Mapping[str, str] | None = None
+        self,
+        device: Literal["cuda", "cpu"],
+        modules: Mapping[str, str] | None = None,
+        first_rank: int = 0,
     ) -> ShardingPlan:
         """Return the plan as DistributedModelParallel takes it.
 
         Args:
             device: of the run; the plan's own.
             modules: path of each table's collection in the model, where it differs from the planned one.
+            first_rank: of the group that the plan is for.
 
         Raises:
             PlanError: the plan was made for the other device.
@@ -268,13 +358,9 @@ class Plan:
         for table in self.tables:
             path = table.module if modules is None else modules[table.name]
             result.setdefault(path, EmbeddingModuleShardingPlan())[table.name] = table.parameter_sharding(
-                device, local
+                device, local, first_rank
             )
         return ShardingPlan(result)
-
-
-def _dense_parallel(dense: DensePart | None) -> str | None:
-    return None if dense is None else dense.parallel
 
 
 def _rounded(value: float) -> float:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -20,21 +20,25 @@ from torchrec.distributed.planner.storage_reservations import FixedPercentageSto
 from torchrec.distributed.planner.types import ParameterConstraints, PlannerError, ShardingOption, Topology
 from torchrec.distributed.types import PipelineType
 
-from sharding.assembly import plan_warnings, rank_memory, table_plans
+from sharding.assembly import over_groups, plan_warnings, rank_memory, table_plans
 from sharding.candidates import Effort, check_candidates, planner_constraints, search_effort
+from sharding.communication import FULL_PRECISION, TableCommunication
+from sharding.constraints import check_constraints
 from sharding.dense import DenseLayout
 from sharding.dense_part import DensePart, dense_part
 from sharding.errors import PlanError
 from sharding.estimates import DistinctShardEstimator
 from sharding.locate import locate_tables
-from sharding.memory import MemoryBudget, TableStorageEstimator, memory_budget
+from sharding.measured_estimates import MeasuredPerfConfig
+from sharding.memory import MemoryBudget, TableStorageEstimator, id_slot_bytes, memory_budget
 from sharding.plan import Plan
 from sharding.proposing import OrderedEnumerator, SearchPartitioner, SearchProposer
 from sharding.quiet import quiet_torchrec
 from sharding.sharders import check_tables, sharders
+from sharding.table_groups import TableGroups, check_kernels, in_groups, table_groups
 from sharding.tables import TableSpec
 from sharding.topology import Cluster, topology
-from sharding.verdicts import check_bytes, no_plan_found
+from sharding.verdicts import any_ranks, check_bytes, no_plan_found
 
 
 def make_plan(
@@ -47,8 +51,11 @@ def make_plan(
     dense: DensePart | None = None,
     storage_reserve_share: float = 0.15,
     timeout_seconds: int = 60,
+    groups: TableGroups | None = None,
+    communication: TableCommunication = FULL_PRECISION,
+    takes: Callable[[int], bool] = any_ranks,
 ) -> Plan:
-    """Place the model's tables on the cluster's ranks.
+    """Place the model's tables on the cluster's ranks, or a copy of them on each group of ranks.
 
     Args:
         model: with unsharded embedding collections, tables on any device.
@@ -59,13 +66,17 @@ def make_plan(
         dense: the dense part on each rank; by default a copy with Adam, and no word of the time it takes.
         storage_reserve_share: share of each rank's memory left free.
         timeout_seconds: after which no better plan is sought; the first one is, for as long as it takes.
+        groups: of ranks that hold a copy of the tables each; default one copy.
+        communication: precision in which embeddings travel between ranks.
+        takes: whether training takes a number of ranks; larger clusters that an error suggests are of these.
 
     Returns:
         A plan that fits.
 
     Raises:
-        PlanError: a table's constraint or the optimizer is not offered on the device, or there is no plan:
-            then a `NoPlanError`, whose `verdict` is `cannot_fit` or `no_plan_found`.
+        PlanError: a table's constraint or the optimizer is not offered on the device, `int8` cannot pack
+            vectors, or there is no plan: then a `NoPlanError`, whose `verdict` is `cannot_fit` or
+            `no_plan_found`.
     """
     start = time.perf_counter()
     if not tables:
@@ -73,41 +84,78 @@ def make_plan(
     check_tables(tables, cluster.device, embedding_optimizer)
     locate_tables(model, tables)
     held = dense or dense_part(model, cluster, DenseLayout(cluster.world_size))
-    budget = memory_budget(held, cluster, storage_reserve_share)
-    check_candidates(tables, cluster, budget, embedding_optimizer)
-    check_bytes(tables, cluster, budget, embedding_optimizer)
-    best = None
-    for effort in _efforts(tables, cluster):
-        best = best or _search(
+    slots = id_slot_bytes(tables, cluster.world_size)
+    budget = memory_budget(held, cluster, storage_reserve_share, slots)
+    groups = groups or table_groups(cluster.world_size, cluster.local_world_size)
+    check_kernels(tables, groups)
+    part = cluster.part(groups.shard_group_size)
+    with in_groups(groups):
+        best = _best(
             model,
             tables,
-            cluster,
+            part,
             budget,
             batch_size_per_rank,
             embedding_optimizer,
             timeout_seconds,
-            effort,
-        )
-    if best is None:
-        raise no_plan_found(
-            tables,
-            cluster,
-            budget,
-            embedding_optimizer,
-            batch_size_per_rank=batch_size_per_rank,
+            communication,
+            takes,
         )
     planned = table_plans(best, tables, embedding_optimizer)
+    communication.check_tables(planned, batch_size_per_rank)
+    memory = rank_memory(best, tables, part, budget, embedding_optimizer, communication)
     return Plan(
         tables=planned,
         cluster=cluster,
         batch_size_per_rank=batch_size_per_rank,
         embedding_optimizer=embedding_optimizer,
         storage_reserve_share=storage_reserve_share,
-        memory=rank_memory(best, tables, cluster, budget, embedding_optimizer),
+        memory=over_groups(memory, groups, cluster),
         dense=dense,
+        table_shard_group_size=groups.shard_group_size if groups.count > 1 else None,
+        table_sync_every_steps=groups.sync_every_steps,
+        communication=communication,
         seconds=round(time.perf_counter() - start, 3),
         versions={"torch": torch.__version__, "torchrec": torchrec.__version__},
         warnings=plan_warnings(planned, embedding_optimizer),
+    )
+
+
+def _best(
+    model: nn.Module,
+    tables: Sequence[TableSpec],
+    cluster: Cluster,
+    budget: MemoryBudget,
+    batch_size_per_rank: int,
+    optimizer: str,
+    timeout_seconds: int,
+    communication: TableCommunication,
+    takes: Callable[[int], bool],
+) -> list[ShardingOption]:
+    """Return the options of the best plan on the ranks that hold one copy.
+
+    Raises:
+        PlanError: a constraint cannot be met, or there is no plan.
+    """
+    check_constraints(tables, cluster, optimizer)
+    check_candidates(tables, cluster, budget, optimizer)
+    check_bytes(tables, cluster, budget, optimizer, takes)
+    for effort in _efforts(tables, cluster):
+        found = _search(
+            model,
+            tables,
+            cluster,
+            budget,
+            batch_size_per_rank,
+            optimizer,
+            timeout_seconds,
+            effort,
+            communication,
+        )
+        if found is not None:
+            return found
+    raise no_plan_found(
+        tables, cluster, budget, optimizer, batch_size_per_rank=batch_size_per_rank, takes=takes
     )
 
 
@@ -138,8 +186,10 @@ def _search(
     optimizer: str,
     timeout_seconds: int,
     effort: Effort,
+    communication: TableCommunication,
 ) -> list[ShardingOption] | None:
     constraints = planner_constraints(tables, cluster, budget, optimizer, effort)
+    ranks = {table.name: table.ranks for table in tables if table.ranks is not None}
     found: list[ShardingOption] = []
 
     def keep(options: list[ShardingOption]) -> list[ShardingOption]:
@@ -147,15 +197,22 @@ def _search(
         return options
 
     with quiet_torchrec(), _no_collection():
-        left = topology(cluster, memory_left_bytes=budget.left_bytes, host_left_bytes=budget.host_left_bytes)
+        left = topology(
+            cluster,
+            memory_left_bytes=budget.left_bytes,
+            host_left_bytes=budget.host_left_bytes,
+            ssd_left_bytes=budget.ssd_left_bytes,
+        )
+        measured = cluster.rank_hardware.measured
+        config = None if measured is None else MeasuredPerfConfig(measured)
         planner = EmbeddingShardingPlanner(
             topology=left,
             batch_size=batch_size_per_rank,
-            enumerator=_enumerator(left, constraints, tables, batch_size_per_rank, optimizer),
+            enumerator=_enumerator(left, constraints, tables, batch_size_per_rank, optimizer, config),
             # The budget has already taken everything off.
             storage_reservation=FixedPercentageStorageReservation(0.0),
-            proposer=SearchProposer(left, timeout_seconds),
-            partitioner=SearchPartitioner(),
+            proposer=SearchProposer(left, timeout_seconds, ranks),
+            partitioner=SearchPartitioner(ranks),
             stats=[NoopEmbeddingStats()],
             constraints=constraints,
             debug=False,
@@ -163,7 +220,7 @@ def _search(
             timeout_seconds=timeout_seconds,
         )
         try:
-            planner.plan(model, sharders())
+            planner.plan(model, sharders(communication))
         except PlannerError:
             # Its message and type mislead (a timeout reads as lack of storage); ours is made from bytes.
             return None
@@ -176,6 +233,7 @@ def _enumerator(
     tables: Sequence[TableSpec],
     batch_size_per_rank: int,
     optimizer: str,
+    config: MeasuredPerfConfig | None,
 ) -> OrderedEnumerator:
     storage = TableStorageEstimator(
         left,
@@ -190,5 +248,5 @@ def _enumerator(
         topology=left,
         batch_size=batch_size_per_rank,
         constraints=constraints,
-        estimator=DistinctShardEstimator(left, constraints, [storage]),
+        estimator=DistinctShardEstimator(left, constraints, [storage], config),
     )

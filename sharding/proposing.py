@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from torchrec.distributed.planner.enumerators import EmbeddingEnumerator
 from torchrec.distributed.planner.types import (
     Partitioner,
@@ -35,16 +37,20 @@ class SearchProposer(Proposer):
     Args:
         topology: the memory left on each rank.
         seconds: after which no better plan is sought.
+        ranks: that a table may live on, by name of the table; those without an entry may live on all.
     """
 
-    def __init__(self, topology: Topology, seconds: float = math.inf) -> None:
+    def __init__(
+        self, topology: Topology, seconds: float = math.inf, ranks: Mapping[str, Sequence[int]] | None = None
+    ) -> None:
         self._topology = topology
         self._seconds = seconds
+        self._ranks = ranks or {}
         self._layout: Layout | None = None
 
     def load(self, search_space: list[ShardingOption], *_: Any, **__: Any) -> None:
         """Search among estimated options."""
-        self._layout = _layout(search_space, self._topology, self._seconds)
+        self._layout = _layout(search_space, self._topology, self._ranks, self._seconds)
 
     def propose(self) -> list[ShardingOption] | None:
         """Return the plan found, then nothing."""
@@ -56,7 +62,14 @@ class SearchProposer(Proposer):
 
 
 class SearchPartitioner(Partitioner):
-    """Keeps the ranks that a proposal comes with, and searches for those of any other proposal."""
+    """Keeps the ranks that a proposal comes with, and searches for those of any other proposal.
+
+    Args:
+        ranks: that a table may live on, by name of the table.
+    """
+
+    def __init__(self, ranks: Mapping[str, Sequence[int]] | None = None) -> None:
+        self._ranks = ranks or {}
 
     def partition(self, proposal: list[ShardingOption], storage_constraint: Topology) -> list[ShardingOption]:
         """Return the proposal with the rank of every shard.
@@ -65,7 +78,7 @@ class SearchPartitioner(Partitioner):
             PlannerError: no layout within the memory of the ranks.
         """
         if any(shard.rank is None for option in proposal for shard in option.shards):
-            layout = _layout(proposal, storage_constraint)
+            layout = _layout(proposal, storage_constraint, self._ranks)
             if layout is None:
                 raise PlannerError("the options fit no ranks", PlannerErrorType.PARTITION)
             proposal = _with_ranks(layout)
@@ -73,12 +86,18 @@ class SearchPartitioner(Partitioner):
         return proposal
 
 
-def _layout(options: list[ShardingOption], topology: Topology, seconds: float = math.inf) -> Layout | None:
+def _layout(
+    options: list[ShardingOption],
+    topology: Topology,
+    ranks: Mapping[str, Sequence[int]],
+    seconds: float = math.inf,
+) -> Layout | None:
     tables: dict[str, list[ShardingOption]] = {}
     for option in options:
         tables.setdefault(option.fqn, []).append(option)
     local = topology.intra_group_size
-    choices = [[choice_of(o, local) for o in found] for found in tables.values()]
+    masks = {name: np.isin(np.arange(topology.world_size), list(allowed)) for name, allowed in ranks.items()}
+    choices = [[choice_of(o, local, masks.get(o.name)) for o in found] for found in tables.values()]
     return find_layout(choices, memory_left(topology), local, seconds)
 
 

@@ -11,7 +11,7 @@ from sharding.traffic import Traffic
 
 @dataclass(frozen=True)
 class RankStep:
-    """What a rank does for the tables in one step; times are the planner's, from data-sheet speeds."""
+    """What a rank does for the tables in one step; times are estimates."""
 
     compute_ms: float
     """Looking rows up and updating them."""
@@ -33,7 +33,7 @@ class RankMemory:
     gradients: int
     """Of data-parallel tables."""
     cache: int
-    """Rows that `fused_uvm_caching` keeps in HBM, with its bookkeeping."""
+    """Rows that `fused_uvm_caching` and `key_value` keep in HBM, with their bookkeeping."""
     input_buffers: int
     """Ids of the step."""
     output_buffers: int
@@ -54,6 +54,12 @@ class RankMemory:
     """Host memory of a GPU rank under the UVM kernels."""
     host_optimizer: int
     step: RankStep
+    host_buffers: int = 0
+    """Host memory of a GPU rank for rows that leave the cache of `key_value`."""
+    ssd_weights: int = 0
+    """On SSD, under `key_value`."""
+    id_slots: int = 0
+    """Of ids that come and go."""
 
     @property
     def buffers(self) -> int:
@@ -67,12 +73,12 @@ class RankMemory:
 
     @property
     def host_used(self) -> int:
-        """Return the host memory of a GPU rank that the UVM kernels use."""
-        return self.host_weights + self.host_optimizer
+        """Return the host memory of a GPU rank that the UVM and SSD kernels use."""
+        return self.host_weights + self.host_optimizer + self.host_buffers
 
     @property
     def relative_ms(self) -> float:
-        """Return the planner's figure for the tables of the rank, forward and backward; uncalibrated."""
+        """Return the estimated time of the rank's tables, forward and backward."""
         return round(self.step.compute_ms + self.step.exchange_ms, 6)
 
     def as_record(self) -> dict[str, Any]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from sharding.communication import FULL_PRECISION
 from sharding.plan import Plan, RankMemory, rank_range
 from sharding.units import MIB, byte_size
 
-_MAX_RANK_ROWS = 16
 _RANK_COLUMNS = {
     "weights": "weights",
     "optimizer": "optimizer",
@@ -21,12 +21,13 @@ _RANK_COLUMNS = {
 }
 
 
-def plan_report(plan: Plan, *, max_tables: int = 60) -> str:
+def plan_report(plan: Plan, *, max_tables: int = 60, max_ranks: int = 16) -> str:
     """Return the plan as text.
 
     Args:
         plan: the plan.
         max_tables: rows of the table list; the largest tables are shown, the others summed up.
+        max_ranks: rows of the rank list; of more ranks the fullest are shown.
     """
     memory = "HBM" if plan.cluster.device == "cuda" else "host memory"
     used = max(rank.memory_used for rank in plan.memory)
@@ -37,10 +38,11 @@ def plan_report(plan: Plan, *, max_tables: int = 60) -> str:
         f"fits: fullest rank {byte_size(used)} of {capacity:g} GiB {memory}, "
         f"{plan.storage_reserve_share:.0%} kept free",
         *_costs(plan),
+        *([] if plan.communication == FULL_PRECISION else [f"embeddings travel in {plan.communication}"]),
         "",
         *_tables(plan, max_tables),
         "",
-        *_ranks(plan.memory),
+        *_ranks(plan.memory, max_ranks, plan.estimate["basis"]),
         *(f"warning: {text}" for text in plan.warnings),
         f"hardware: {plan.cluster.rank_hardware.source}",
         *([f"price: {plan.cluster.rank_hardware.price_source}"] if plan.cluster.price_per_hour else []),
@@ -51,15 +53,17 @@ def plan_report(plan: Plan, *, max_tables: int = 60) -> str:
 def _costs(plan: Plan) -> list[str]:
     """Return what a step and an epoch take, and what the dense part holds."""
     estimate, step = plan.estimate, plan.step
+    sync = f" + their sync {step.table_sync_ms:.3g}" if plan.groups.count > 1 else ""
     lines = [
         f"step: {estimate['step_ms']:g} ms = tables {step.table_compute_ms:.3g} + their exchange "
-        f"{step.table_exchange_ms:.3g} + dense {step.dense_ms:.3g} + exposed dense exchange "
+        f"{step.table_exchange_ms:.3g}{sync} + dense {step.dense_ms:.3g} + exposed dense exchange "
         f"{step.exposed_dense_ms:.3g} + exposed ids {step.exposed_input_ms:.3g}",
-        f"      {estimate['samples_per_second'] or 0:,.0f} samples/s, imbalance {estimate['imbalance']:g} "
-        f"({estimate['basis']})",
+        f"      {estimate['samples_per_second'] or 0:,.0f} samples/s, imbalance {estimate['imbalance']:g}",
         f"sent by a rank in a step, at most: {byte_size(estimate['nvlink_max_mib'] * MIB)} inside its node, "
         f"{byte_size(estimate['nic_max_mib'] * MIB)} to other nodes",
     ]
+    if plan.groups.count > 1:
+        lines.append(_groups(plan))
     if plan.rows_per_epoch is not None:
         price = estimate["price_per_epoch"]
         paid = "" if price is None else f", {price:,g} USD at {estimate['price_per_hour']:,g} USD an hour"
@@ -73,6 +77,16 @@ def _costs(plan: Plan) -> list[str]:
             f"{byte_size(part.gathered)}, activations {byte_size(part.activations)}"
         )
     return lines
+
+
+def _groups(plan: Plan) -> str:
+    groups, sent = plan.groups, plan.sync_traffic
+    often = "step" if groups.sync_every_steps == 1 else f"{groups.sync_every_steps} steps"
+    return (
+        f"tables: {groups.count} copies, each on a group of {groups.shard_group_size} ranks, averaged every "
+        f"{often}: a rank then sends at most {byte_size(sent.nvlink)} inside its node, {byte_size(sent.nic)} "
+        "to other nodes; the list below is that of the first group"
+    )
 
 
 def _tables(plan: Plan, max_tables: int) -> list[str]:
@@ -112,18 +126,23 @@ def _tables(plan: Plan, max_tables: int) -> list[str]:
     return lines
 
 
-def _ranks(memory: Sequence[RankMemory]) -> list[str]:
+def _ranks(memory: Sequence[RankMemory], max_ranks: int, basis: str) -> list[str]:
     shown = list(memory)
-    if len(memory) > _MAX_RANK_ROWS:
+    if len(memory) > max_ranks:
         # The fullest ranks are those that decide whether the plan fits.
-        shown = sorted(memory, key=lambda rank: (-rank.memory_used, rank.rank))[:_MAX_RANK_ROWS]
-    head = ("rank", "used", *_RANK_COLUMNS, "host", "nvlink", "nic", "ms*")
+        shown = sorted(memory, key=lambda rank: (-rank.memory_used, rank.rank))[:max_ranks]
+    sometimes = {"id slots": "id_slots", "ssd": "ssd_weights"}
+    columns = {
+        **_RANK_COLUMNS,
+        "host": "host_used",
+        **{title: name for title, name in sometimes.items() if any(getattr(rank, name) for rank in memory)},
+    }
+    head = ("rank", "used", *columns, "nvlink", "nic", "ms*")
     rows = [
         (
             str(rank.rank),
             byte_size(rank.memory_used),
-            *(byte_size(getattr(rank, name)) for name in _RANK_COLUMNS.values()),
-            byte_size(rank.host_used),
+            *(byte_size(getattr(rank, name)) for name in columns.values()),
             byte_size(rank.step.traffic.nvlink),
             byte_size(rank.step.traffic.nic),
             f"{rank.relative_ms:.3g}",
@@ -136,7 +155,8 @@ def _ranks(memory: Sequence[RankMemory]) -> list[str]:
         lines.append(f"the {len(shown)} fullest of {len(memory)} ranks; the emptiest uses {byte_size(least)}")
     return [
         *lines,
-        "* lookups and exchanges of the tables; nvlink and nic: what they send in a step. Uncalibrated.",
+        "* lookups and exchanges of the tables; nvlink and nic: what they send in a step.",
+        f"times: {basis}",
     ]
 
 

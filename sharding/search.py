@@ -60,7 +60,7 @@ def find_layout(
 
     Args:
         tables: choices of each table.
-        left: bytes of HBM and host memory of each rank, [2, world size].
+        left: bytes of HBM, host memory and SSD of each rank, [3, world size].
         local: ranks of a host.
         seconds: after which no better layout is sought; the first one is, for as long as it takes.
     """

@@ -1,7 +1,8 @@
 """Which sharding types and kernels there are for a table on a device, and the sharders that offer them.
 
 TorchRec's own EmbeddingBagCollection sharder holds back the row-wise types on CPU although FBGEMM's CPU
-kernels carry them; the subclass here offers them. Everything else is TorchRec's.
+kernels carry them; the subclass here offers them. That of EmbeddingCollection offers data_parallel there
+although FBGEMM's kernel fails; `sharding.sequences` has one that does not. Everything else is TorchRec's.
 """
 
 from __future__ import annotations
@@ -9,11 +10,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
+import torch
 from torchrec.distributed.embedding import EmbeddingCollectionSharder
 from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
-from torchrec.distributed.types import ModuleSharder
+from torchrec.distributed.types import ModuleSharder, ParameterSharding, ShardingEnv
+from torchrec.modules.embedding_modules import EmbeddingCollection
 
+from sharding.communication import FULL_PRECISION, TableCommunication
 from sharding.errors import PlanError
+from sharding.sequences import ShardedSequences
 from sharding.tables import TableSpec
 
 Device = Literal["cuda", "cpu"]
@@ -30,11 +35,11 @@ COLUMN_SPLITS = frozenset({"column_wise", "table_column_wise", "grid_shard"})
 """Types that may split a row over shards."""
 HOST_TYPES = frozenset({"table_row_wise", "table_column_wise", "grid_shard"})
 """Types that keep a table, or a column block of it, inside one host."""
-_SEQUENCE_CPU = ("table_wise", "row_wise", "column_wise")
-_SEQUENCE_CUDA = ("data_parallel", "table_wise", "row_wise", "column_wise")
+SEQUENCE_TYPES = ("data_parallel", "table_wise", "row_wise", "column_wise")
+"""Types of sequence tables."""
 _FUSED_KERNELS: dict[Device, tuple[str, ...]] = {
     "cpu": ("fused",),
-    "cuda": ("fused", "fused_uvm", "fused_uvm_caching"),
+    "cuda": ("fused", "fused_uvm", "fused_uvm_caching", "key_value"),
 }
 _DATA_TYPES: dict[Device, tuple[str, ...]] = {"cpu": ("fp32", "fp16"), "cuda": ("fp32", "fp16", "bf16")}
 _OPTIMIZERS: dict[Device, tuple[str, ...]] = {
@@ -60,11 +65,37 @@ class PooledSharder(EmbeddingBagCollectionSharder):
 
 
 class SequenceSharder(EmbeddingCollectionSharder):
-    """EmbeddingCollection sharder; on CPU without data_parallel, whose kernel pools there."""
+    """EmbeddingCollection sharder whose data_parallel tables work on CPU too."""
+
+    def shard(
+        self,
+        module: EmbeddingCollection,
+        params: dict[str, ParameterSharding],
+        env: ShardingEnv,
+        device: torch.device | None = None,
+        module_fqn: str | None = None,
+    ) -> ShardedSequences:
+        """Return the sharded collection."""
+        return ShardedSequences(
+            module,
+            params,
+            env,
+            self.fused_params,
+            device,
+            qcomm_codecs_registry=self.qcomm_codecs_registry,
+            use_index_dedup=self._use_index_dedup,
+            module_fqn=module_fqn,
+        )
+
+    @property
+    def sharded_module_type(self) -> type[ShardedSequences]:
+        """Return what `shard` makes."""
+        return ShardedSequences
 
     def sharding_types(self, compute_device_type: str) -> list[str]:
-        """Return table_wise, row_wise and column_wise, and data_parallel on GPU."""
-        return list(_SEQUENCE_CPU if compute_device_type == "cpu" else _SEQUENCE_CUDA)
+        """Return the four types of sequences, whatever the device."""
+        assert compute_device_type in ("cpu", "cuda")
+        return list(SEQUENCE_TYPES)
 
     def compute_kernels(self, sharding_type: str, compute_device_type: str) -> list[str]:
         """Return `dense` for data_parallel, else the fused kernels of the device."""
@@ -77,16 +108,19 @@ def _kernels(sharding_type: str, device: str) -> list[str]:
     return list(_FUSED_KERNELS["cpu" if device == "cpu" else "cuda"])
 
 
-def sharders() -> list[ModuleSharder]:
-    """Return the sharders that planning and training share."""
-    return [PooledSharder(), SequenceSharder()]
+def sharders(communication: TableCommunication = FULL_PRECISION) -> list[ModuleSharder]:
+    """Return the sharders that planning and training share.
+
+    Args:
+        communication: precision in which embeddings travel.
+    """
+    codecs = communication.codecs()
+    return [PooledSharder(qcomm_codecs_registry=codecs), SequenceSharder(qcomm_codecs_registry=codecs)]
 
 
-def sharding_types_of(table: TableSpec, device: Device, optimizer: str) -> tuple[str, ...]:
-    """Return the sharding types that a table can have on a device with an embedding optimizer."""
-    types: tuple[str, ...] = SHARDING_TYPES
-    if table.pooling == "none":
-        types = _SEQUENCE_CPU if device == "cpu" else _SEQUENCE_CUDA
+def sharding_types_of(table: TableSpec, optimizer: str) -> tuple[str, ...]:
+    """Return the sharding types that a table can have with an embedding optimizer, on any device."""
+    types: tuple[str, ...] = SEQUENCE_TYPES if table.pooling == "none" else SHARDING_TYPES
     if optimizer not in _DATA_PARALLEL_OPTIMIZERS:
         types = tuple(kind for kind in types if kind != "data_parallel")
     return types
@@ -135,7 +169,7 @@ def check_tables(tables: Sequence[TableSpec], device: Device, optimizer: str) ->
     """
     check_optimizer(optimizer, device)
     for table in tables:
-        offered = sharding_types_of(table, device, optimizer)
+        offered = sharding_types_of(table, optimizer)
         kind = "sequence" if table.pooling == "none" else "pooled"
         place = f"{kind} tables on {device} with {optimizer}"
         _check_known(table, "sharding_types", table.sharding_types, offered, place)
@@ -147,6 +181,7 @@ def check_tables(tables: Sequence[TableSpec], device: Device, optimizer: str) ->
                 where=f"tables.{table.name}.data_type",
                 got=table.data_type,
                 allowed=_DATA_TYPES[device],
+                fixes=[f"--set tables.{table.name}.data_type=fp16"],
             )
         _check_shape(table, device)
 

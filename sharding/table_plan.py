@@ -8,7 +8,10 @@ from typing import Any
 
 import torch
 from torch.distributed._shard.metadata import ShardMetadata
-from torchrec.distributed.types import CacheParams, EnumerableShardingSpec, ParameterSharding
+from torchrec.distributed.types import BoundsCheckMode, CacheParams, EnumerableShardingSpec, ParameterSharding
+
+from sharding.ssd import KEY_VALUE
+from sharding.tables import TableSpec
 
 _COMPARED = (
     "num_embeddings",
@@ -18,6 +21,9 @@ _COMPARED = (
     "sharding_type",
     "compute_kernel",
     "cache_load_factor",
+    "enforce_hbm",
+    "stochastic_rounding",
+    "bounds_check_mode",
     "ranks",
 )
 
@@ -46,11 +52,14 @@ class TablePlan:
         pooling: `sum`, `mean` or `none`.
         sharding_type: TorchRec's name.
         compute_kernel: TorchRec's name.
-        cache_load_factor: share of the rows in HBM under `fused_uvm_caching`.
+        cache_load_factor: share of the rows in HBM under `fused_uvm_caching` and `key_value`.
         shards: one for each block; a data-parallel table has a whole one on every rank.
         weight_bytes: over all ranks.
         optimizer_bytes: over all ranks.
-        relative_ms: planner's figure of the slowest shard, forward and backward; uncalibrated.
+        relative_ms: estimated time of the slowest shard, forward and backward.
+        enforce_hbm: whether the UVM kernels keep weights and optimizer state in HBM all the same.
+        stochastic_rounding: whether GPU kernels round by chance; None for FBGEMM's default.
+        bounds_check_mode: `fatal`, `warning` or `ignore` ids beyond the table; None for FBGEMM's default.
     """
 
     name: str
@@ -66,6 +75,9 @@ class TablePlan:
     weight_bytes: int
     optimizer_bytes: int
     relative_ms: float
+    enforce_hbm: bool | None = None
+    stochastic_rounding: bool | None = None
+    bounds_check_mode: str | None = None
 
     @property
     def ranks(self) -> tuple[int, ...]:
@@ -107,26 +119,49 @@ class TablePlan:
             lines.append(f"table {self.name}: the same ranks hold other blocks")
         return lines
 
-    def parameter_sharding(self, device: str, local_world_size: int) -> ParameterSharding:
-        """Return TorchRec's form of the table's plan."""
+    def against(self, table: TableSpec) -> list[str]:
+        """Return one line for each thing that the table's own constraints do not allow."""
+        lines = []
+        pairs = (
+            ("sharding_type", self.sharding_type, table.sharding_types),
+            ("compute_kernel", self.compute_kernel, table.compute_kernels),
+        )
+        for key, planned, allowed in pairs:
+            if allowed is not None and planned not in allowed:
+                lines.append(f"table {self.name}: {key} {planned} (allowed: {', '.join(allowed)})")
+        if table.ranks is not None and not set(self.ranks) <= set(table.ranks):
+            lines.append(
+                f"table {self.name}: ranks {rank_range(self.ranks)} (allowed: {rank_range(table.ranks)})"
+            )
+        return lines
+
+    def parameter_sharding(
+        self, device: str, local_world_size: int, first_rank: int = 0
+    ) -> ParameterSharding:
+        """Return TorchRec's form of the table's plan, on ranks from `first_rank` on."""
         spec = None
         if self.sharding_type != "data_parallel":
             blocks = [
                 ShardMetadata(
                     shard_offsets=[shard.row, shard.column],
                     shard_sizes=[shard.rows, shard.columns],
-                    placement=_placement(shard.rank, device, local_world_size),
+                    placement=_placement(first_rank + shard.rank, device, local_world_size),
                 )
                 for shard in self.shards
             ]
             spec = EnumerableShardingSpec(blocks)
-        cached = self.compute_kernel == "fused_uvm_caching"
+        cached = self.compute_kernel in ("fused_uvm_caching", KEY_VALUE)
         return ParameterSharding(
             sharding_type=self.sharding_type,
             compute_kernel=self.compute_kernel,
-            ranks=[shard.rank for shard in self.shards],
+            ranks=[first_rank + shard.rank for shard in self.shards],
             sharding_spec=spec,
             cache_params=CacheParams(load_factor=self.cache_load_factor) if cached else None,
+            enforce_hbm=self.enforce_hbm,
+            stochastic_rounding=self.stochastic_rounding,
+            bounds_check_mode=None
+            if self.bounds_check_mode is None
+            else BoundsCheckMode[self.bounds_check_mode.upper()],
         )
 
 

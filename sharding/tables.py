@@ -13,6 +13,7 @@ from torchrec.modules.embedding_modules import EmbeddingBagCollection, Embedding
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
 
 from sharding.errors import UserError
+from sharding.id_buckets import IdPolicy
 
 Pooling = Literal["sum", "mean", "none"]
 _DATA_TYPES = {"fp32": DataType.FP32, "fp16": DataType.FP16, "bf16": DataType.BF16, "int8": DataType.INT8}
@@ -36,6 +37,12 @@ class TableSpec:
         min_partition: least width of a column-wise shard.
         cache_load_factor: share of rows in HBM under `fused_uvm_caching`.
         learning_rate: of this table; None for the optimizer's.
+        lookup_group: tables of different groups have kernel calls of their own; None is a group too.
+        ids: how the ids of the data get its rows (`sharding.ids`); None where the ids are rows themselves.
+        ranks: that it may live on, sorted; None for all.
+        enforce_hbm: whether the UVM kernels keep weights and optimizer state in HBM all the same.
+        stochastic_rounding: whether GPU kernels round fp16 and bf16 by chance; None for FBGEMM's default.
+        bounds_check_mode: what the kernels do about ids beyond the table; None for FBGEMM's default.
     """
 
     name: str
@@ -50,6 +57,12 @@ class TableSpec:
     min_partition: int | None = None
     cache_load_factor: float | None = None
     learning_rate: float | None = None
+    lookup_group: str | None = None
+    ids: IdPolicy | None = None
+    ranks: tuple[int, ...] | None = None
+    enforce_hbm: bool | None = None
+    stochastic_rounding: bool | None = None
+    bounds_check_mode: str | None = None
 
     @property
     def weight_bytes(self) -> int:

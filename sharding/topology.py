@@ -12,6 +12,7 @@ from torchrec.distributed.planner.types import Topology
 from sharding.errors import PlanError
 from sharding.hardware import HARDWARE, Hardware, find_hardware
 from sharding.machines import CATALOGUE, Catalogue, Machine
+from sharding.measured_estimates import MeasuredBandwidths
 from sharding.units import GIB
 
 _RANKS = re.compile(r"^(\d+)x(\d+)x([A-Za-z0-9_.-]+)$")
@@ -70,6 +71,8 @@ class Cluster:
         Raises:
             PlanError: another form, or hardware that the catalogue does not have.
         """
+        if "+" in text or "," in text:
+            raise _unequal_hosts(text, catalogue)
         by_ranks, by_machine = _RANKS.match(text.strip()), _MACHINES.match(text.strip())
         if by_ranks is not None:
             return cls._of_ranks(int(by_ranks[1]), int(by_ranks[2]), catalogue.find(by_ranks[3]), text)
@@ -160,6 +163,15 @@ class Cluster:
         """Return as many nodes of the same kind."""
         return replace(self, nodes=nodes)
 
+    def part(self, ranks: int) -> Cluster:
+        """Return as many neighbouring ranks: whole nodes, or a part of one."""
+        nodes, rest = divmod(ranks, self.local_world_size)
+        if not rest:
+            return self.with_nodes(nodes)
+        if self.gpu is None:
+            return replace(self, nodes=1, ranks_per_node=ranks)
+        return replace(self, nodes=1, gpus_per_node=ranks, machine=None, hardware=self.rank_hardware)
+
     def __str__(self) -> str:
         if self.machine is not None:
             return f"{self.nodes}x{self.machine}"
@@ -173,12 +185,16 @@ class Cluster:
     def from_dict(cls, values: dict[str, Any]) -> Cluster:
         """Return the cluster that `as_dict` described."""
         kept = {key: value for key, value in values.items() if key not in ("name", "hardware")}
-        figures = Hardware(**values["hardware"])
+        figures = Hardware.from_record(values["hardware"])
         return cls(**kept, hardware=None if HARDWARE.get(figures.name) == figures else figures)
 
 
 def topology(
-    cluster: Cluster, *, memory_left_bytes: int | None = None, host_left_bytes: int | None = None
+    cluster: Cluster,
+    *,
+    memory_left_bytes: int | None = None,
+    host_left_bytes: int | None = None,
+    ssd_left_bytes: int | None = None,
 ) -> Topology:
     """Describe a cluster to TorchRec's planner. Needs neither CUDA nor a process group.
 
@@ -186,10 +202,12 @@ def topology(
         cluster: the cluster.
         memory_left_bytes: memory for tables on each rank, where they live by default; default all of it.
         host_left_bytes: host memory for tables on each GPU rank; default all of it.
+        ssd_left_bytes: SSD for tables on each GPU rank; default all of it.
     """
     figures = cluster.rank_hardware
     memory = int(figures.memory_gib * GIB) if memory_left_bytes is None else memory_left_bytes
     host = int(figures.host_memory_gib * GIB) if host_left_bytes is None else host_left_bytes
+    ssd = int(figures.ssd_gib * GIB) if ssd_left_bytes is None else ssd_left_bytes
     on_gpu = figures.device == "cuda"
     return Topology(
         world_size=cluster.world_size,
@@ -197,12 +215,43 @@ def topology(
         compute_device=figures.device,
         hbm_cap=max(0, memory) if on_gpu else None,
         ddr_cap=max(0, host if on_gpu else memory),
+        ssd_cap=max(0, ssd) if on_gpu else 0,
         hbm_mem_bw=_bytes_per_ms(figures.hbm_gbps or figures.host_memory_gbps),
         ddr_mem_bw=_bytes_per_ms(figures.host_memory_gbps),
         hbm_to_ddr_mem_bw=_bytes_per_ms(figures.pcie_gbps),
+        ssd_mem_bw=_bytes_per_ms(figures.ssd_gbps),
         intra_host_bw=_bytes_per_ms(figures.nvlink_gbps),
         inter_host_bw=_bytes_per_ms(figures.nic_gbps),
+        generalized_comms_bandwidths=None if figures.measured is None else MeasuredBandwidths(figures),
     )
+
+
+def _unequal_hosts(text: str, catalogue: Catalogue) -> PlanError:
+    """Return the error for hosts of several kinds; hosts with equally many ranks have a way out."""
+    parts = [part.strip() for part in re.split(r"[+,]", text)]
+    fixes = ["plan for the hosts of one kind alone"]
+    try:
+        # `8xh100` is one host of eight ranks here.
+        kinds = [Cluster.parse(part if _names_hosts(part) else f"1x{part}", catalogue) for part in parts]
+    except PlanError as error:
+        fixes += [f"{error.got}: {fix}" for fix in error.fixes]
+    else:
+        weakest = min(kinds, key=lambda kind: (kind.rank_hardware.memory_gib, kind.rank_hardware.bf16_tflops))
+        if len({kind.local_world_size for kind in kinds}) == 1:
+            nodes = sum(kind.nodes for kind in kinds)
+            fixes.insert(0, f"plan as if all were the smallest: --cluster {weakest.with_nodes(nodes)}")
+    return PlanError(
+        "all hosts of a cluster must be of one kind, with the same number of ranks",
+        where="--cluster",
+        got=text,
+        allowed="for instance 2x8xh100",
+        fixes=fixes,
+    )
+
+
+def _names_hosts(text: str) -> bool:
+    ranks = _RANKS.match(text)
+    return ranks is not None or "." in text
 
 
 def _bytes_per_ms(gigabytes_per_second: float) -> float:

@@ -2,10 +2,12 @@
 
 Every byte is counted once, at its sender, as if each rank sent each other rank its share directly; sums over
 all ranks go through the nodes first (reduce-scatter inside, all-reduce across, all-gather inside). Embeddings
-and their gradients travel in fp32, ids as 8 bytes; lengths of lists are left out.
+and their gradients travel in the precision of `TableCommunication`, ids as 8 bytes; lengths of lists are left
+out.
 
 For a shard that rank r holds, with batch size B per rank, W ranks, L of them on a node, N = W / L nodes, n
-ids a row, and v = 4 * B * features * columns, or v = 4 * B * n * columns for sequences:
+ids a row, and v = b * B * features * columns, or v = b * B * n * columns for sequences, where b is the bytes
+of a number, forward and backward each its own (4 in fp32):
 
 - table-wise and column-wise types: each rank sends 8 * B * n of ids to r, r sends v to each rank, and in the
   backward pass each rank sends v to r;
@@ -22,6 +24,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from sharding.communication import FULL_PRECISION, TableCommunication, is_summed
 from sharding.topology import Cluster
 
 ID_BYTES = 8
@@ -84,7 +87,7 @@ class ShardUse:
     gradient_bytes: int = 0
 
     def vector_bytes(self, batch_size: int) -> float:
-        """Return the bytes of the embeddings that one rank's batch takes from the table's columns."""
+        """Return the bytes, in fp32, of the embeddings that one rank's batch takes from the columns."""
         vectors = self.features if self.pooled else self.ids
         return EMBEDDING_BYTES * batch_size * vectors * self.columns
 
@@ -107,9 +110,16 @@ class TrafficCount:
     Args:
         cluster: the ranks.
         batch_size_per_rank: rows of a rank's batch.
+        communication: precision in which embeddings travel.
     """
 
-    def __init__(self, cluster: Cluster, batch_size_per_rank: int) -> None:
+    def __init__(
+        self,
+        cluster: Cluster,
+        batch_size_per_rank: int,
+        communication: TableCommunication = FULL_PRECISION,
+    ) -> None:
+        self._communication = communication
         self._local, self._nodes = cluster.local_world_size, cluster.nodes
         self._batch_size = batch_size_per_rank
         shape = (self._nodes, self._local)
@@ -122,20 +132,25 @@ class TrafficCount:
     def add(self, shard: ShardUse) -> None:
         """Count a shard."""
         ranks, here = self._local * self._nodes, divmod(shard.rank, self._local)
-        vectors, ids = shard.vector_bytes(self._batch_size), shard.id_bytes(self._batch_size)
+        ids, summed = shard.id_bytes(self._batch_size), is_summed(shard.kind, shard.pooled)
+        numbers = shard.vector_bytes(self._batch_size) / EMBEDDING_BYTES
+        # Where parts are added up inside a node, what crosses to other nodes is not.
+        inside, across = (numbers * self._communication.forward_bytes(summed=s) for s in (summed, False))
+        backward = numbers * self._communication.backward_bytes
         if shard.kind == "data_parallel":
             shared = all_reduce_traffic(shard.gradient_bytes, self._local, self._nodes)
             self._send(here, shared.nvlink, shared.nic)
         elif shard.kind in ("table_row_wise", "grid_shard"):
             # Forward and backward alike: sums inside the node for the rows of all ranks.
-            self._send(here, 2 * (self._local - 1) * self._nodes * vectors, (self._nodes - 1) * vectors)
-            self._from_peers_NL[here] += vectors
+            both = (self._local - 1) * self._nodes * (inside + backward)
+            self._send(here, both, (self._nodes - 1) * across)
+            self._from_peers_NL[here] += backward
             self._taken_NL[here] += ids / self._local
         else:
             parts = ranks if shard.kind == "row_wise" else 1
-            to_each = vectors if shard.pooled else vectors / parts
-            self._send(here, (self._local - 1) * to_each, (ranks - self._local) * to_each)
-            self._taken_NL[here] += to_each + ids / parts
+            share = 1 if shard.pooled else 1 / parts
+            self._send(here, (self._local - 1) * share * inside, (ranks - self._local) * share * inside)
+            self._taken_NL[here] += share * backward + ids / parts
 
     def _send(self, here: tuple[int, int], nvlink: float, nic: float) -> None:
         self._nvlink_NL[here] += nvlink

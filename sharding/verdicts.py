@@ -7,15 +7,40 @@ ended without a plan.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import combinations
 from typing import Any, ClassVar
 
 from sharding.candidates import candidate_types
 from sharding.errors import PlanError
-from sharding.memory import MemoryBudget, least_bytes, smallest_shard_bytes, total_bytes
+from sharding.memory import (
+    MemoryBudget,
+    Tier,
+    least_bytes,
+    least_bytes_within,
+    optimizer_bytes,
+    smallest_shard_bytes,
+    tiers,
+    total_bytes,
+)
+from sharding.ssd import can_use_ssd
+from sharding.table_plan import rank_range
 from sharding.tables import TableSpec
 from sharding.topology import Cluster
 from sharding.units import GIB, byte_size
+
+_TIERS: dict[Tier, str] = {"hbm": "HBM", "host": "host memory", "ssd": "SSD"}
+# HBM alone has a message of its own.
+_COMBINED: list[frozenset[Tier]] = [
+    frozenset(kinds) for size in (1, 2, 3) for kinds in combinations(_TIERS, size) if kinds != ("hbm",)
+]
+# Numbers of nodes beyond the least one, as a multiple of it, among which training may take one.
+_FURTHER = 8
+
+
+def any_ranks(_: int) -> bool:
+    """Take any number of ranks."""
+    return True
 
 
 class NoPlanError(PlanError):
@@ -38,22 +63,42 @@ class CannotFitError(NoPlanError):
     verdict: ClassVar[str] = "cannot_fit"
 
 
-def check_bytes(tables: Sequence[TableSpec], cluster: Cluster, budget: MemoryBudget, optimizer: str) -> None:
+def check_bytes(
+    tables: Sequence[TableSpec],
+    cluster: Cluster,
+    budget: MemoryBudget,
+    optimizer: str,
+    takes: Callable[[int], bool] = any_ranks,
+) -> None:
     """Refuse tables that no plan can hold.
+
+    Args:
+        tables: with their constraints.
+        cluster: the ranks.
+        budget: memory of a rank.
+        optimizer: of the tables.
+        takes: whether training takes a number of ranks, for larger clusters that the message suggests.
 
     Raises:
         CannotFitError: all tables together, or the smallest shard of one, exceed what is left.
     """
     need, left = least_bytes(tables, optimizer), budget.left_bytes * cluster.world_size
     if need > left:
+        held = [table for table in tables if tiers(table) == {"hbm"}] or tables
+        nodes = _nodes(need, budget.left_bytes, cluster)
         raise CannotFitError(
             f"{_heading(tables, cluster)} "
             f"(need {byte_size(need)}, {byte_size(left)} left after {_taken(budget)})"
-            f"\n  largest: {_largest(tables, optimizer)}",
+            f"\n  largest: {_largest(held, optimizer, left)}",
             where=f"cluster {cluster}",
-            fixes=_fixes(tables, cluster, budget, optimizer),
+            fixes=[
+                _more_nodes(cluster, nodes, budget.left_bytes, takes),
+                *_leaner(held, cluster, budget, optimizer),
+            ],
         )
+    _check_other_memory(tables, cluster, budget, optimizer, takes)
     for table in tables:
+        _check_own_ranks(table, cluster, budget, optimizer)
         types = candidate_types(table, cluster, budget, optimizer, "all")
         shard = smallest_shard_bytes(table, types, cluster, optimizer)
         if shard > budget.left_bytes:
@@ -63,8 +108,56 @@ def check_bytes(tables: Sequence[TableSpec], cluster: Cluster, budget: MemoryBud
                 where=f"tables.{table.name}.sharding_types",
                 got=", ".join(types),
                 allowed="types that split the table further: row_wise, table_row_wise",
-                fixes=_fixes([table], cluster, budget, optimizer),
+                fixes=_fixes([table], cluster, budget, optimizer, takes),
             )
+
+
+def _check_other_memory(
+    tables: Sequence[TableSpec],
+    cluster: Cluster,
+    budget: MemoryBudget,
+    optimizer: str,
+    takes: Callable[[int], bool],
+) -> None:
+    """Refuse tables that the kinds of memory their kernels name cannot hold together."""
+    rank_has: dict[Tier, int] = {
+        "hbm": budget.left_bytes,
+        "host": budget.host_left_bytes,
+        "ssd": budget.ssd_left_bytes,
+    }
+    for within in _COMBINED:
+        need = least_bytes_within(tables, optimizer, within)
+        a_rank = sum(rank_has[tier] for tier in within)
+        if need <= a_rank * cluster.world_size:
+            continue
+        held, left = [t for t in tables if tiers(t) <= within], a_rank * cluster.world_size
+        what = f"{len(held)} tables do" if len(held) > 1 else f"table {held[0].name} does"
+        raise CannotFitError(
+            f"{what} not fit the {' and '.join(_TIERS[tier] for tier in _TIERS if tier in within)} of "
+            f"{cluster.world_size} ranks (need {byte_size(need)}, {byte_size(left)} left "
+            f"after the {budget.reserve_share:.0%} reserve)"
+            f"\n  largest: {_largest(held, optimizer, left)}",
+            where=f"cluster {cluster}",
+            fixes=[
+                _more_nodes(cluster, _nodes(need, a_rank, cluster), a_rank, takes),
+                *_leaner(held, cluster, budget, optimizer),
+            ],
+        )
+
+
+def _check_own_ranks(table: TableSpec, cluster: Cluster, budget: MemoryBudget, optimizer: str) -> None:
+    if table.ranks is None:
+        return
+    need, left = least_bytes([table], optimizer), budget.left_bytes * len(table.ranks)
+    if need > left:
+        raise CannotFitError(
+            f"table {table.name} does not fit ranks {rank_range(table.ranks)} (needs {byte_size(need)}, "
+            f"{byte_size(left)} left after {_taken(budget)})",
+            where=f"tables.{table.name}.ranks",
+            got=rank_range(table.ranks),
+            allowed=f"{math.ceil(need / budget.left_bytes)} ranks or more",
+            fixes=["name more ranks, or leave `ranks` out", *_leaner([table], cluster, budget, optimizer)],
+        )
 
 
 def no_plan_found(
@@ -74,8 +167,9 @@ def no_plan_found(
     optimizer: str,
     *,
     batch_size_per_rank: int,
+    takes: Callable[[int], bool] = any_ranks,
 ) -> NoPlanFoundError:
-    """Return the error for a search that ended without a plan."""
+    """Return the error for a search that ended without a plan; the arguments are those of `check_bytes`."""
     need, left = least_bytes(tables, optimizer), budget.left_bytes * cluster.world_size
     fixes = []
     constrained = [table.name for table in tables if table.sharding_types is not None]
@@ -88,11 +182,11 @@ def no_plan_found(
         fixes.append(
             f"plan.storage_reserve_share: {share / 2:.3g} (leaves {byte_size(_freed(budget))} more a rank)"
         )
-    fixes += _fixes(tables, cluster, budget, optimizer)
+    fixes += _fixes(tables, cluster, budget, optimizer, takes)
     return NoPlanFoundError(
         f"no plan found for {len(tables)} tables on {cluster.world_size} ranks, although their bytes fit "
         f"(need {byte_size(need)} without buffers, {byte_size(left)} left after {_taken(budget)})"
-        f"\n  largest: {_largest(tables, optimizer)}",
+        f"\n  largest: {_largest(tables, optimizer, left)}",
         where=f"cluster {cluster}",
         fixes=fixes,
     )
@@ -116,33 +210,53 @@ def _freed(budget: MemoryBudget) -> float:
     return budget.capacity_bytes * budget.reserve_share / 2
 
 
-def _largest(tables: Sequence[TableSpec], optimizer: str) -> str:
+def _largest(tables: Sequence[TableSpec], optimizer: str, left: int) -> str:
     top = sorted(tables, key=lambda table: -total_bytes(table, optimizer))[:3]
     return "; ".join(
         f"{t.name} {t.num_embeddings:.3g} x {t.embedding_dim} {t.data_type} = "
         f"{byte_size(total_bytes(t, optimizer))} with {optimizer}"
+        f"{', too large by itself' if total_bytes(t, optimizer) > left else ''}"
         for t in top
     )
 
 
-def _fixes(tables: Sequence[TableSpec], cluster: Cluster, budget: MemoryBudget, optimizer: str) -> list[str]:
+def _nodes(need: int, a_rank: int, cluster: Cluster) -> int:
+    """Return the nodes whose ranks have so many bytes, at least one more than there are."""
+    return max(cluster.nodes + 1, math.ceil(need / max(1, a_rank * cluster.local_world_size)))
+
+
+def _more_nodes(cluster: Cluster, nodes: int, left_bytes: int, takes: Callable[[int], bool]) -> str:
+    """Return the fix of more nodes: as many as training takes, where it takes any."""
+    local = cluster.local_world_size
+    good = next((n for n in range(nodes, _FURTHER * nodes + 1) if takes(n * local)), None)
+    larger = cluster.with_nodes(good or nodes)
+    note = "" if good else "; training takes so many ranks with another data.num_lanes or global_batch_size"
+    left = byte_size(larger.world_size * left_bytes)
+    return f"--cluster {larger} ({larger.world_size} ranks, {left} left{note})"
+
+
+def _fixes(
+    tables: Sequence[TableSpec],
+    cluster: Cluster,
+    budget: MemoryBudget,
+    optimizer: str,
+    takes: Callable[[int], bool] = any_ranks,
+) -> list[str]:
     """Return fixes with what each saves, most effective first where they compare."""
-    need = least_bytes(tables, optimizer)
-    nodes = max(cluster.nodes + 1, math.ceil(need / (budget.left_bytes * cluster.local_world_size)))
-    ranks = nodes * cluster.local_world_size
-    fixes = [
-        f"--cluster {cluster.with_nodes(nodes)} ({ranks} ranks, {byte_size(ranks * budget.left_bytes)} left)"
-    ]
+    nodes = _nodes(least_bytes(tables, optimizer), budget.left_bytes, cluster)
+    more = _more_nodes(cluster, nodes, budget.left_bytes, takes)
+    return [more, *_leaner(tables, cluster, budget, optimizer)]
+
+
+def _leaner(tables: Sequence[TableSpec], cluster: Cluster, budget: MemoryBudget, optimizer: str) -> list[str]:
+    """Return fixes that make tables smaller or bring them elsewhere."""
+    fixes = []
     biggest = max(tables, key=lambda table: total_bytes(table, optimizer))
     size = total_bytes(biggest, optimizer)
     if biggest.embedding_dim >= 8:
         dim = biggest.embedding_dim // 2
         fixes.append(f"tables.{biggest.name}.embedding_dim: {dim} (saves about {byte_size(size / 2)})")
-    if cluster.device == "cuda":
-        fixes.append(
-            f"tables.{biggest.name}.compute_kernels: [fused_uvm_caching] "
-            f"(needs {byte_size(size)} of host memory)"
-        )
+    fixes += _out_of_hbm(biggest, cluster, budget, optimizer)
     wide = sum(table.weight_bytes for table in tables if table.data_type == "fp32")
     if wide:
         fixes.append(f"tables.*.data_type: fp16 (saves {byte_size(wide / 2)})")
@@ -150,6 +264,26 @@ def _fixes(tables: Sequence[TableSpec], cluster: Cluster, budget: MemoryBudget, 
     if lean > 0:
         fixes.append(f"train.embedding_optimizer.name: rowwise_adagrad (saves {byte_size(lean)})")
     return fixes
+
+
+def _out_of_hbm(table: TableSpec, cluster: Cluster, budget: MemoryBudget, optimizer: str) -> list[str]:
+    """Return the fix of host memory where it holds the table, else that of SSD where that does."""
+    if cluster.device != "cuda" or tiers(table) != {"hbm"}:
+        return []
+    size, ranks, where = total_bytes(table, optimizer), cluster.world_size, f"tables.{table.name}"
+    if size <= budget.host_left_bytes * ranks:
+        return [f"{where}.compute_kernels: [fused_uvm_caching] (needs {byte_size(size)} of host memory)"]
+    state = optimizer_bytes(optimizer, table.num_embeddings, table.embedding_dim)
+    # Half of the HBM that is left, and a quarter of the host memory, for rows in HBM and those that leave.
+    room = min((budget.left_bytes * ranks - state) // 2, budget.host_left_bytes * ranks // 4)
+    fits = table.weight_bytes <= budget.ssd_left_bytes * ranks and room > 0
+    if not (fits and can_use_ssd(table, optimizer)):
+        return []
+    share = f"{min(0.2, room / table.weight_bytes):.1g}"
+    return [
+        f"{where}: {{compute_kernels: [key_value], cache_load_factor: {share}}} "
+        f"(a plan alone: needs {byte_size(table.weight_bytes)} of SSD)"
+    ]
 
 
 def _some(names: Sequence[str]) -> str:

@@ -23,6 +23,7 @@ from torchrec.optim.keyed import CombinedOptimizer
 
 from sharding.dense import REPLICATED, DenseLayout, shard_dense
 from sharding.errors import PlanError
+from sharding.grouped_model import GroupedModelParallel
 from sharding.locate import locate_tables
 from sharding.optimizers import (
     FusedOptimizer,
@@ -32,7 +33,8 @@ from sharding.optimizers import (
 )
 from sharding.plan import Plan
 from sharding.quiet import quiet_torchrec
-from sharding.sharders import HOST_TYPES, Device, check_optimizer, sharders
+from sharding.sharders import Device, check_optimizer, sharders
+from sharding.table_groups import TableGroups
 from sharding.tables import TableSpec
 from sharding.weights import fill_table
 
@@ -55,6 +57,8 @@ def shard_model(
     device: torch.device,
     process_group: dist.ProcessGroup | None = None,
     dense: DenseLayout = REPLICATED,
+    groups: TableGroups | None = None,
+    host_ranks: Sequence[tuple[str, int]] = (),
 ) -> DistributedModelParallel:
     """Shard the model's tables by the plan and wrap its dense part in DDP, or share it out by FSDP2.
 
@@ -68,9 +72,13 @@ def shard_model(
         device: of this rank.
         process_group: default the world.
         dense: who holds the dense part; default a copy on every rank. A sharded one needs the world.
+        groups: of ranks that hold a copy of the tables each; default one copy. They need the world.
+        host_ranks: name and number of ranks of each host, for an error that names them.
 
     Returns:
-        The wrapper. Table weights are arbitrary until `initialise_tables` or a checkpoint fills them.
+        The wrapper. Table weights are arbitrary until `initialise_tables` or a checkpoint fills them. With
+        more than one group it is a `GroupedModelParallel`, whose copies of the tables drift apart until its
+        `sync`.
 
     Raises:
         PlanError: plan, model, optimizer and ranks do not belong together; each difference is named.
@@ -81,37 +89,55 @@ def shard_model(
             "no process group: call torch.distributed.init_process_group first", where="shard_model"
         )
     kind: Device = "cuda" if device.type == "cuda" else "cpu"
-    plan.check(tables, world_size=dist.get_world_size(group), device=kind)
+    ranks = dist.get_world_size(group)
+    size = ranks if groups is None else groups.shard_group_size
+    plan.check(tables, world_size=ranks, device=kind, table_shard_group_size=size)
     check_optimizer(optimizer.name, kind, optimizer.weight_decay)
     plan.check_optimizer(optimizer.name)
-    _check_local_world_size(plan)
+    plan.check_trainable()
+    _check_local_world_size(plan, host_ranks)
     paths = locate_tables(model, tables)
     _attach_optimizer(model, plan, tables, optimizer)
     # DDP cannot hold what FSDP2 has sharded: FSDP2 reduces those gradients, and comes first.
     if dense.is_sharded:
         shard_dense(model, dense, device)
     with quiet_torchrec():
+        if groups is not None and groups.count > 1:
+            own = plan.sharding_plan(kind, paths, first_rank=groups.first_rank(dist.get_rank()))
+            return GroupedModelParallel(
+                model,
+                groups,
+                device,
+                own,
+                sharders(plan.communication),
+                init_data_parallel=not dense.is_sharded,
+            )
         return DistributedModelParallel(
             module=model,
             env=ShardingEnv.from_process_group(group),
             device=device,
             plan=plan.sharding_plan(kind, paths),
-            sharders=sharders(),
+            sharders=sharders(plan.communication),
             init_data_parallel=not dense.is_sharded,
         )
 
 
-def _check_local_world_size(plan: Plan) -> None:
+def _check_local_world_size(plan: Plan, host_ranks: Sequence[tuple[str, int]]) -> None:
     """GPU numbers and the types inside a host need as many ranks on each host as planned."""
-    inside = [table.name for table in plan.tables if table.sharding_type in HOST_TYPES]
+    inside = plan.inside_hosts()
     local = get_local_size(plan.cluster.world_size)
-    if (inside or plan.cluster.device == "cuda") and local != plan.cluster.local_world_size:
+    uneven = len({count for _, count in host_ranks}) > 1
+    on_gpu = plan.cluster.device == "cuda"
+    otherwise = (inside or on_gpu) and local != plan.cluster.local_world_size
+    if otherwise or (on_gpu and uneven):
+        there = ", ".join(f"{host}: {count}" for host, count in host_ranks)
         raise PlanError(
             "the ranks are spread over hosts otherwise than in the plan",
             where=f"table {inside[0]}" if inside else f"plan for {plan.cluster}",
-            got=f"{local} ranks on this host (LOCAL_WORLD_SIZE)",
+            got=there or f"{local} ranks on this host (LOCAL_WORLD_SIZE)",
             allowed=f"{plan.cluster.local_world_size} ranks on each of {plan.cluster.nodes} hosts",
-            fixes=["plan for this cluster", "allow only table_wise, row_wise and column_wise"],
+            fixes=["start the same number of ranks on each host"] * uneven
+            + ["plan for this cluster", "allow only table_wise, row_wise and column_wise"],
         )
 
 

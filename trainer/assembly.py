@@ -9,13 +9,19 @@ from typing import Any, Literal
 import torch
 from torchrec.distributed.model_parallel import DistributedModelParallel
 
+from sharding.communication import TableCommunication
 from sharding.dense import DenseLayout, dense_layout
+from sharding.fresh_rows import FreshRows
+from sharding.grouped_model import GroupedModelParallel
 from sharding.hosts import RankContext
+from sharding.ids import IdMap
 from sharding.optimizers import FusedOptimizer
 from sharding.plan import Plan
+from sharding.table_groups import TableGroups, table_groups
 from sharding.wrap import build_table_optimizer, dense_parameters, initialise_tables, shard_model
+from trainer.batch_ids import BatchIds
 from trainer.checkpoint import load_checkpoint
-from trainer.config import EmbeddingOptimizerConfig, RunConfig
+from trainer.config import EmbeddingOptimizerConfig, RunConfig, TableCommunicationConfig
 from trainer.data import BatchReader, ReadPolicy, open_reader
 from trainer.inputs import model_inputs
 from trainer.optimizers import Optimizers
@@ -27,10 +33,16 @@ from trainer.tasks import TrainingTask
 
 @dataclass
 class Assembly:
-    """A sharded model with its optimizers."""
+    """A sharded model with its optimizers and ids."""
 
     task: DistributedModelParallel
     optimizers: Optimizers
+    ids: BatchIds
+
+    def sync_tables(self) -> None:
+        """Average the copies of the tables over groups of ranks, where there are any; every rank calls it."""
+        if isinstance(self.task, GroupedModelParallel):
+            self.task.sync()
 
     def load(self, checkpoint: Path, *, weights_only: bool = False) -> None:
         """Load a checkpoint that may come from another world size or plan.
@@ -47,8 +59,11 @@ class Assembly:
             self.optimizers.load_state_dict(state["optimizer"])
 
     def state(self, *, weights_only: bool = False) -> dict[str, dict[str, Any]]:
-        """Return the sharded state dicts of model and optimizers."""
+        """Return the sharded state dicts of model, optimizers and ids."""
         state: dict[str, dict[str, Any]] = {"model": self.task.state_dict()}
+        # Left out where no table has such ids: torch takes an empty state for a key that the file lacks.
+        if ids := self.ids.map.state_dict():
+            state["ids"] = ids
         if not weights_only:
             state["optimizer"] = self.optimizers.state_dict()
         return state
@@ -93,8 +108,9 @@ def scoring_config(run: RunConfig, device: str) -> RunConfig:
     """Return the config of a job that only reads a run's weights, on whatever ranks and device it has.
 
     Such a job keeps no optimizer state, so it takes the optimizer without one. Its ranks share one copy of
-    the dense part where groups of them did, since their number may fit no such group. On CPU the tables lie
-    as the planner likes, with a data type that its kernels have: a run of GPUs can be evaluated on a laptop.
+    the tables, and of the dense part where groups of them did, since their number may fit no such group.
+    Embeddings travel in fp32, so that scores do not depend on the ranks. On CPU the tables lie as the planner
+    likes, with a data type that its kernels have: a run of GPUs can be evaluated on a laptop.
 
     Args:
         run: the config that the weights were trained with.
@@ -107,11 +123,21 @@ def scoring_config(run: RunConfig, device: str) -> RunConfig:
             "embedding_optimizer": sgd,
             "dense_parallel": parallel,
             "dense_shard_group_size": None,
+            "table_shard_group_size": None,
+            "table_communication": TableCommunicationConfig(),
         }
     )
-    changes: dict[str, Any] = {"train": train}
+    # Ranks are those of the training.
+    anywhere = {glob: table.model_copy(update={"ranks": None}) for glob, table in run.tables.items()}
+    changes: dict[str, Any] = {"train": train, "tables": anywhere}
     if device == "cpu":
-        places = {"sharding_types": None, "compute_kernels": None, "min_partition": None}
+        places = {
+            "sharding_types": None,
+            "compute_kernels": None,
+            "min_partition": None,
+            "enforce_hbm": None,
+            "stochastic_rounding": None,
+        }
         changes["plan"] = run.plan.model_copy(update={"sharding_types": None})
         changes["tables"] = {
             glob: table.model_copy(
@@ -121,7 +147,7 @@ def scoring_config(run: RunConfig, device: str) -> RunConfig:
                     "data_type": "fp16" if table.data_type == "fp16" else None,
                 }
             )
-            for glob, table in run.tables.items()
+            for glob, table in anywhere.items()
         }
     return run.model_copy(update=changes)
 
@@ -134,14 +160,32 @@ def assemble(run: RunConfig, manifest: Manifest, plan: Plan, context: RankContex
     task, inputs = build_task(run, manifest)
     fused = FusedOptimizer(**run.train.embedding_optimizer.model_dump())
     dense = dense_layout_of(run, context.world_size, context.local_world_size)
-    sharded = shard_model(task, plan, inputs.tables, fused, device=context.device, dense=dense)
+    groups = table_groups_of(run, context.world_size, context.local_world_size)
+    sharded = shard_model(
+        task,
+        plan,
+        inputs.tables,
+        fused,
+        device=context.device,
+        dense=dense,
+        groups=groups,
+        host_ranks=context.host_ranks,
+    )
     initialise_tables(sharded, inputs.tables, seed=run.seed)
+    table_optimizer = build_table_optimizer(sharded, inputs.tables, fused)
     optimizers = Optimizers(
-        build_table_optimizer(sharded, inputs.tables, fused),
+        table_optimizer,
         dict(dense_parameters(sharded)),
         run.train.dense_optimizer,
     )
-    return Assembly(sharded, optimizers)
+    ids = IdMap(inputs.tables, context.device)
+    fresh = FreshRows(sharded, table_optimizer, ids.tables, run.seed)
+    return Assembly(sharded, optimizers, BatchIds(ids, fresh))
+
+
+def communication_of(run: RunConfig) -> TableCommunication:
+    """Return the precision in which the embeddings of a run travel between ranks."""
+    return TableCommunication(**run.train.table_communication.model_dump())
 
 
 def dense_layout_of(run: RunConfig, world_size: int, local_world_size: int) -> DenseLayout:
@@ -157,6 +201,31 @@ def dense_layout_of(run: RunConfig, world_size: int, local_world_size: int) -> D
         shard_group_size=run.train.dense_shard_group_size,
         timeout_seconds=run.train.process_group_timeout_seconds,
     )
+
+
+def table_groups_of(run: RunConfig, world_size: int, local_world_size: int) -> TableGroups:
+    """Return which ranks hold a copy of a run's tables.
+
+    Raises:
+        PlanError: `train.table_shard_group_size` does not fit the ranks.
+    """
+    return table_groups(
+        world_size,
+        local_world_size,
+        run.train.table_shard_group_size,
+        sync_every_steps=run.train.table_sync_every_steps,
+        timeout_seconds=run.train.process_group_timeout_seconds,
+    )
+
+
+def check_groups(run: RunConfig, world_size: int, local_world_size: int) -> None:
+    """Refuse ranks that the groups of a run do not make up.
+
+    Raises:
+        PlanError: `train.dense_shard_group_size` or `train.table_shard_group_size` does not fit the ranks.
+    """
+    dense_layout_of(run, world_size, local_world_size)
+    table_groups_of(run, world_size, local_world_size)
 
 
 def open_split(

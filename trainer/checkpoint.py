@@ -12,11 +12,14 @@ import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch.distributed as dist
 from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.filesystem import FileSystemReader
+from torch.distributed.checkpoint.metadata import Metadata
 
 from trainer.errors import CheckpointError
 from trainer.run_folder import STATE_FILE, RunFolder, read_json, write_json
@@ -158,6 +161,18 @@ def _on_rank_0(action: Callable[[], None]) -> None:
     dist.broadcast_object_list(outcome, src=0)
     if outcome[0] is not None:
         raise outcome[0]
+
+
+def read_metadata(checkpoint: Path) -> Metadata:
+    """Read which tensors a checkpoint holds, and how large they are.
+
+    Raises:
+        CheckpointError: the file with it is missing or damaged.
+    """
+    try:
+        return FileSystemReader(checkpoint).read_metadata()
+    except (OSError, RuntimeError, ValueError, EOFError, UnpicklingError) as error:
+        raise _unreadable(checkpoint, error) from error
 
 
 def load_checkpoint(checkpoint: Path, state: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""What the dense layers do with one row: counted in a forward pass of tensors that have no memory."""
+"""What the dense layers do: counted in a forward pass of tensors that have no memory."""
 
 from __future__ import annotations
 
@@ -22,11 +22,12 @@ _SMALL, _LARGE = 8, 16
 
 
 def dense_work(inputs: ModelInputs, section: ModelSection, *, bf16: bool = False) -> DenseWork:
-    """Count the dense layers' work on one row.
+    """Count the dense layers' work on one row, and the copies of weights that it needs.
 
     FLOPs are those of matrix products in the forward pass (a multiply-add is two); activations are the
     tensors that autograd keeps for the backward pass, but for ids and their offsets. Lists of ids have the
-    mean length of their feature.
+    mean length of their feature. Under autocast autograd keeps, in place of a weight, its copy in bf16,
+    where the layer's input needs a gradient; what does not grow with the rows is those copies.
 
     Args:
         inputs: features and tables.
@@ -43,7 +44,9 @@ def dense_work(inputs: ModelInputs, section: ModelSection, *, bf16: bool = False
             model = _off_meta(build_from_inputs(small, section, 0, "cpu"))
             (flops, kept), (more_flops, more_kept) = (_forward(model, batch, bf16) for batch in batches)
     rows = _LARGE - _SMALL
-    return DenseWork((more_flops - flops) / rows, max(0, more_kept - kept) / rows)
+    per_row = max(0, more_kept - kept) / rows
+    copies = max(0.0, kept - per_row * _SMALL) if bf16 else 0.0
+    return DenseWork((more_flops - flops) / rows, per_row, copies)
 
 
 def _forward(model: nn.Module, batch: Batch, bf16: bool) -> tuple[int, int]:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Mapping, Sequence
 
+from sharding.id_buckets import IdPolicy
 from sharding.tables import Pooling, TableSpec
 from trainer.config import FeatureGroup, RunConfig, TableConfig
 from trainer.config.messages import did_you_mean
+from trainer.config.plan import IdsConfig
 from trainer.errors import ConfigError
 from trainer.registry import ModelInputs
 from trainer.schema import Feature, FeatureSpec, FeatureStatistics
+
+_LARGEST_TABLE = 2**48
 
 
 def model_inputs(
@@ -34,7 +38,7 @@ def model_inputs(
     Raises:
         ConfigError: no sparse feature; a feature that the config does not name; features of one table that
             ask for different widths or poolings; a table's name with a dot; a `tables` glob that matches no
-            table.
+            table; an unbounded hash without `ids`, or `ids` where rows cannot be written.
     """
     groups = {feature.name: _group_of(feature, run) for feature in spec.sparse}
     if not groups:
@@ -62,10 +66,21 @@ def _table(
     statistics: Mapping[str, FeatureStatistics],
     embedding_dim: int,
 ) -> TableSpec:
+    rows = max(feature.num_embeddings or 1 for feature in features)
+    if rows > _LARGEST_TABLE and run.table_config(name).ids is None:
+        raise ConfigError(
+            "ids of an unbounded hash need a table that gives them rows of their own",
+            where=f"tables.{name}",
+            got=f"{rows:,} ids",
+            fixes=[
+                f"tables.{name}.ids: {{num_embeddings: 1000000}}",
+                "a hash of that many buckets: `hash: 1000000` instead of `hash: unbounded`",
+            ],
+        )
     return table_spec(
         run,
         name,
-        num_embeddings=max(feature.num_embeddings or 1 for feature in features),
+        num_embeddings=rows,
         embedding_dim=_width(name, features, groups, run.table_config(name)) or embedding_dim,
         pooling=_pooling(name, features, groups),
         pooling_factors={
@@ -89,16 +104,17 @@ def table_spec(
     Args:
         run: the run config.
         name: of the table.
-        num_embeddings: rows.
+        num_embeddings: rows, where `tables` has no `ids` for the table.
         embedding_dim: columns.
         pooling: of its features.
         pooling_factors: mean ids per row by feature.
     """
     config = run.table_config(name)
     sharding_types = config.sharding_types or run.plan.sharding_types
+    _check_ids(name, config)
     return TableSpec(
         name=name,
-        num_embeddings=num_embeddings,
+        num_embeddings=config.ids.num_embeddings if config.ids else num_embeddings,
         embedding_dim=embedding_dim,
         features=tuple(pooling_factors),
         pooling=pooling,
@@ -109,6 +125,42 @@ def table_spec(
         min_partition=config.min_partition,
         cache_load_factor=config.cache_load_factor,
         learning_rate=config.learning_rate,
+        lookup_group=config.lookup_group,
+        ids=_policy(config.ids) if config.ids else None,
+        ranks=config.rank_numbers(),
+        enforce_hbm=config.enforce_hbm,
+        stochastic_rounding=config.stochastic_rounding,
+        bounds_check_mode=config.bounds_check_mode,
+    )
+
+
+def _check_ids(name: str, config: TableConfig) -> None:
+    """Refuse rows that a new owner's weights cannot be written to."""
+    if config.ids is None:
+        return
+    if config.data_type == "int8":
+        raise ConfigError(
+            "a table with `ids` cannot hold int8 rows",
+            where=f"tables.{name}.data_type",
+            got="int8",
+            allowed=["fp32", "fp16", "bf16"],
+        )
+    # What is written past the cache would be overwritten by the rows in it.
+    if "fused_uvm_caching" in (config.compute_kernels or ()):
+        raise ConfigError(
+            "a table with `ids` cannot lie behind a cache",
+            where=f"tables.{name}.compute_kernels",
+            got=config.compute_kernels,
+            allowed=["dense", "fused", "fused_uvm"],
+        )
+
+
+def _policy(ids: IdsConfig) -> IdPolicy:
+    return IdPolicy(
+        ids.evict,
+        ids.min_count,
+        ids.ttl_steps,
+        1.0 if ids.decay_exponent is None else ids.decay_exponent,
     )
 
 

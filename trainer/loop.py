@@ -58,9 +58,10 @@ class _Training:
         self.assembly: Assembly = assemble(self.config, self.manifest, self.plan, context)
         self.progress = self._restore()
         self.total_steps = steps_of_run(self.config.train, self.reader.steps_per_epoch)
-        self.first_step = self.saved_step = self.progress.step
+        self.first_step = self.saved_step = self.synced_step = self.progress.step
         self.skipped_before = self.progress.rows_skipped
         self.meter = Meter(context.device)
+        self.id_figures: dict[str, dict[str, float]] = {}
 
     def run(self) -> str:
         """Train to the end and write the result."""
@@ -117,7 +118,7 @@ class _Training:
         optimizers = self.assembly.optimizers
         optimizers.begin_step(self.factor)
         weights_B, rows_B = batch.weights_B, batch.rows_B
-        batch = batch.to(self.context.device, non_blocking=True)
+        batch = self.assembly.ids.train(batch.to(self.context.device, non_blocking=True))
         with torch.autocast(
             self.context.device.type, dtype=torch.bfloat16, enabled=train.precision == "bf16"
         ):
@@ -131,6 +132,8 @@ class _Training:
         progress, train = self.progress, self.config.train
         end_of_epoch = progress.step_in_epoch == 0
         last = progress.step >= self.total_steps
+        if progress.step % train.table_sync_every_steps == 0:
+            self._sync_tables()
         # The last step too, before it is saved: a run that goes on with more steps knows its best by that.
         evaluate = self.validation is not None and (
             last or self._due(train.evaluate_every_steps, end_of_epoch)
@@ -142,6 +145,12 @@ class _Training:
         if stop or improved or save:
             self._save()
         return stop and not self._finished()
+
+    def _sync_tables(self) -> None:
+        """Make the copies of the tables one, unless this step has done so."""
+        if self.synced_step != self.progress.step:
+            self.assembly.sync_tables()
+            self.synced_step = self.progress.step
 
     def _due(self, every: int | None, end_of_epoch: bool) -> bool:
         return end_of_epoch if every is None else self.progress.step % every == 0
@@ -170,6 +179,9 @@ class _Training:
             learning_rate=rate,
             **told,
         )
+        for table, figures in self.assembly.ids.figures().items():
+            self.id_figures[table] = figures
+            self.recorder.write("ids", step, table=table, **figures)
         return stop
 
     def _diverged(self, what: str, got: float | None) -> TrainingError:
@@ -191,9 +203,11 @@ class _Training:
     def _evaluate(self) -> bool:
         """Evaluate the validation split; return whether its checkpoint must be kept as the best."""
         assert self.validation is not None
+        self._sync_tables()
         self.meter.pause()
         pin = self.context.device.type == "cuda"
         batches = prefetched(self.validation.batches(0), self.config.data.prefetch_batches, pin)
+        batches = self.assembly.ids.looked_up(batches, self.context.device)
         shift = self.manifest.logit_shift("valid", self.manifest)
         predictions = predict(self.assembly.task, batches, self.context.device, shift)
         metrics: dict[str, Any] = {}
@@ -213,6 +227,7 @@ class _Training:
         return improved
 
     def _save(self) -> None:
+        self._sync_tables()
         self.meter.pause()
         state = self.assembly.state()
         # The loss in the log is that of the weights before the last update.
@@ -270,6 +285,7 @@ class _Training:
                 "checkpoint": checkpoint_path(self.folder, chosen).name,
                 "metrics": progress.best_metrics if chosen == progress.best_step else newest,
                 "rows_skipped": progress.rows_skipped,
+                **({"ids": self.id_figures} if self.id_figures else {}),
                 "samples_per_second": round(self.meter.overall(), 1),
                 "seconds": round(time.monotonic() - self.meter.started, 2),
                 "world_size": self.context.world_size,

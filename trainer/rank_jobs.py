@@ -5,21 +5,25 @@ A job has its own folder with a `request.json`; the run folder that it names sta
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
+from torch import nn
 
 from sharding.hosts import RankContext
 from sharding.plan import Plan
 from trainer.assembly import assemble, open_split, read_policy, scoring_config
+from trainer.batch import Batch
 from trainer.checkpoint import read_progress
 from trainer.config import RunConfig
 from trainer.data import prefetched
 from trainer.data.kept import KeptColumns
-from trainer.evaluation import Predictions, metrics_by_value, predict
+from trainer.evaluation import Predictions, metrics_by_value, predict, predictions_by_batch
 from trainer.metrics import sigmoid
 from trainer.run_folder import RunFolder, read_json, write_json
 from trainer.schema import Manifest
@@ -29,6 +33,7 @@ REQUEST_FILE = "request.json"
 RESULT_FILE = "result.json"
 PLAN_FILE = "plan.json"
 SCORES_FILE = "scores.parquet"
+SCORES_FOLDER = "scores"
 
 
 @dataclass(frozen=True)
@@ -109,9 +114,30 @@ def score_rank(job_folder: Path, context: RankContext) -> str:
     return "finished"
 
 
+def score_parts_rank(job_folder: Path, context: RankContext) -> str:
+    """Do the same as `score_rank`, however many rows there are: each rank writes its own to `scores/`."""
+    request = Request.load(job_folder)
+    run = replace(request, on_corrupt="fail").config()
+    manifest = Manifest.load(as_place(request.dataset))
+    folder = job_folder / SCORES_FOLDER
+    folder.mkdir(exist_ok=True)
+    schema = pa.schema({"row": pa.int64(), "probability": pa.float64()})
+    with pq.ParquetWriter(folder / f"part-{context.rank:05d}.parquet", schema) as writer:
+        for found in predictions_by_batch(*_task_and_batches(job_folder, request, run, manifest, context)):
+            writer.write_table(pa.table([found.rows_N, sigmoid(found.logits_N)], schema=schema))
+    return "finished"
+
+
 def _predictions(
     job_folder: Path, request: Request, run: RunConfig, manifest: Manifest, context: RankContext
 ) -> Predictions | None:
+    return predict(*_task_and_batches(job_folder, request, run, manifest, context))
+
+
+def _task_and_batches(
+    job_folder: Path, request: Request, run: RunConfig, manifest: Manifest, context: RankContext
+) -> tuple[nn.Module, Iterator[Batch], torch.device, float]:
+    """Return what `predict` takes."""
     folder, run = RunFolder(Path(request.run)), scoring_config(run, context.device.type)
     trained_on = folder.manifest()
     trained_on.require_spec(manifest.spec, request.dataset)
@@ -120,5 +146,6 @@ def _predictions(
     assembly.load(folder.checkpoints / request.checkpoint, weights_only=True)
     pin = context.device.type == "cuda"
     batches = prefetched(reader.batches(0), run.data.prefetch_batches, pin)
+    batches = assembly.ids.looked_up(batches, context.device)
     shift = manifest.logit_shift(request.split, trained_on)
-    return predict(assembly.task, batches, context.device, shift)
+    return assembly.task, batches, context.device, shift

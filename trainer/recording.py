@@ -54,10 +54,11 @@ class Recorder:
             return
         self._file.write(_line(kind, step, values))
         self._file.flush()
-        if kind in {"train", "evaluation"}:
+        if kind in {"train", "evaluation", "ids"}:
+            group = f"{kind}/{values['table']}" if kind == "ids" else kind
             for name, value in values.items():
                 if isinstance(value, (int, float)):
-                    self._board.add_scalar(f"{kind}/{name}", value, step)
+                    self._board.add_scalar(f"{group}/{name}", value, step)
         if kind == "checkpoint":
             # A run that is killed goes on from here and does not write the steps before again.
             self._board.flush()

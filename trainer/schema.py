@@ -201,6 +201,10 @@ class Appended(_Record):
     """Digest of the set of raw rows."""
     raw: dict[str, Any] | None = None
     """As the manifest's own."""
+    into: SplitName | None = None
+    """Split of all its rows, where one was named; else the config dealt them."""
+    until: tuple[str | int | float, ...] | None = None
+    """`data.split.until` by which they were dealt."""
 
 
 class Manifest(_Record):
@@ -212,7 +216,7 @@ class Manifest(_Record):
     """UTC time, ISO 8601."""
     seed: int
     config_hash: str
-    """`RunConfig.preparation_hash()` of the config that prepared it."""
+    """`RunConfig.preparation_hash()` of the config that prepared it, or added the newest rows."""
     preparation: dict[str, Any] = Field(default_factory=dict)
     """`RunConfig.preparation()` of that config, to name what differs."""
     spec: FeatureSpec

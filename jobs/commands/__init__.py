@@ -1,6 +1,6 @@
 """What each verb of the command line takes and does; `jobs.cli` parses and prints."""
 
-from jobs.commands import benchmarks, overview, planning, preparation, results, synthesis, training
+from jobs.commands import benchmarks, overview, planning, preparation, remapping, results, synthesis, training
 from jobs.commands.base import Command, Outcome, cluster_of, load_config
 
 # In the order of --help: the way that data takes.
@@ -11,6 +11,7 @@ _ORDER = (
     "copy",
     "plan",
     "train",
+    "remap",
     "evaluate",
     "recommend",
     "mine",
@@ -19,7 +20,7 @@ _ORDER = (
     "models",
     "config",
 )
-_MODULES = (overview, synthesis, preparation, planning, training, results, benchmarks)
+_MODULES = (overview, synthesis, preparation, planning, training, remapping, results, benchmarks)
 _BY_NAME = {command.name: command for module in _MODULES for command in module.COMMANDS}
 COMMANDS = tuple(_BY_NAME[name] for name in _ORDER)
 

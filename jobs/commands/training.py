@@ -16,8 +16,10 @@ from jobs.commands.base import (
     load_config,
     number_text,
 )
+from trainer.errors import PlanError, UserError
 
 if TYPE_CHECKING:
+    from sharding.plan import Plan
     from trainer.config import RunConfig
 
 
@@ -27,23 +29,51 @@ def _train_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--data", help="data set folder or URL, s3://... (default prepared/<name>)")
     parser.add_argument("--out", help="run folder (default runs/<name>)")
     parser.add_argument("--plan", help="plan.json to train with (default: a new plan)")
+    parser.add_argument(
+        "--replan",
+        action="store_true",
+        help="plan again, in the run folder, where the plan of --plan is not for this run",
+    )
     parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint")
 
 
 def _train(arguments: Namespace) -> Outcome | None:
     from jobs.launch import torchrun_rank
     from jobs.verbs import dataset_folder, train
-    from sharding.plan import Plan
 
     run = load_config(arguments)
     data = dataset_folder(run, arguments.data)
-    layout = Plan.load(Path(arguments.plan)) if arguments.plan else None
+    layout = _given_plan(arguments)
     cluster = cluster_of(arguments)
     _say_where_it_starts(arguments, run)
-    result = train(run, data, cluster, layout, out=arguments.out, resume=arguments.resume)
+    result = train(
+        run, data, cluster, layout, out=arguments.out, resume=arguments.resume, replan=arguments.replan
+    )
     if cluster.on == "torchrun" and torchrun_rank():
         return None
     return Outcome(_result_text(result.as_json()), result.as_json())
+
+
+def _given_plan(arguments: Namespace) -> Plan | None:
+    """Return the plan of `--plan`; with `--replan` None for a file that is there and cannot be used."""
+    from sharding.plan import Plan
+
+    if arguments.plan is None:
+        if arguments.replan:
+            raise UserError(
+                "--replan belongs to --plan: without a plan, train makes a new one anyway",
+                where="--replan",
+                fixes=["leave it out", "name the plan: --plan FILE"],
+            )
+        return None
+    path = Path(arguments.plan)
+    try:
+        return Plan.load(path)
+    except PlanError as error:
+        if not (arguments.replan and path.is_file()):
+            raise
+        print(f"train: {path} is left out, and a new plan made: {error.what}", file=sys.stderr)  # noqa: T201
+        return None
 
 
 def _say_where_it_starts(arguments: Namespace, run: RunConfig) -> None:

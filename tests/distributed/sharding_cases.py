@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torchrec.distributed.model_parallel import DistributedModelParallel
 
+from sharding.communication import FULL_PRECISION, TableCommunication
 from sharding.plan import Plan
 from sharding.planner import make_plan
 from sharding.tables import TableSpec
@@ -29,20 +31,39 @@ BATCH = 16
 LEARNING_RATE = 0.1
 EPS = 1e-6
 
+MIXED = (
+    TableSpec("by_table", 31, 16, ("a",), sharding_types=("table_wise",)),
+    TableSpec("by_row", 41, 16, ("b",), sharding_types=("row_wise",)),
+    TableSpec("by_column", 23, 16, ("c",), sharding_types=("column_wise",)),
+    TableSpec("replicated", 17, 16, ("d",), sharding_types=("data_parallel",)),
+    TableSpec("history", 29, 16, ("e",), pooling="none", sharding_types=("row_wise",)),
+)
+BY_HOST = (
+    TableSpec("by_grid", 37, 16, ("f",), sharding_types=("grid_shard",)),
+    TableSpec("by_host_rows", 19, 16, ("g",), sharding_types=("table_row_wise",)),
+    TableSpec("by_host_columns", 13, 16, ("h",), sharding_types=("table_column_wise",)),
+)
+
 
 @dataclass(frozen=True)
 class Case:
-    """Tables, the optimizer, and how close the losses must be."""
+    """Tables, the optimizer, what travels between ranks, and the rows of each batch that have no ids."""
 
     name: str
     tables: tuple[TableSpec, ...]
     optimizer: str
+    communication: TableCommunication = FULL_PRECISION
+    empty: range = range(0)
 
     @property
     def fused(self) -> FusedOptimizer:
         return FusedOptimizer(self.optimizer, learning_rate=LEARNING_RATE, eps=EPS)
 
-    def reference(self) -> list[float]:
+    def reference(self, plan: Plan | None = None) -> list[float]:
+        """Return the unsharded losses; row-wise Adagrad has a moment for each column block of the plan."""
+        widths = None
+        if plan is not None:
+            widths = {table.name: min(shard.columns for shard in table.shards) for table in plan.tables}
         return reference_losses(
             self.tables,
             optimizer=self.optimizer,
@@ -50,17 +71,18 @@ class Case:
             eps=EPS,
             steps=STEPS,
             size=BATCH,
+            widths=widths,
+            empty=self.empty,
         )
 
 
-def tables_of(sharding_type: str, pooling: str) -> tuple[TableSpec, ...]:
+def tables_of(sharding_type: str, pooling: str, dim: int = 16, **settings: Any) -> tuple[TableSpec, ...]:
     """Three tables: uneven rows, a shared table with two features, one with its own learning rate."""
-    types = (sharding_type,)
-    common = {"pooling": pooling, "sharding_types": types}
+    common = {"pooling": pooling, "sharding_types": (sharding_type,), **settings}
     return (
-        TableSpec("user_table", 37, 16, ("user",), **common),
-        TableSpec("item_table", 50, 16, ("item", "last_item"), **common),
-        TableSpec("shop_table", 13, 16, ("shop",), learning_rate=0.05, **common),
+        TableSpec("user_table", 37, dim, ("user",), **common),
+        TableSpec("item_table", 50, dim, ("item", "last_item"), **common),
+        TableSpec("shop_table", 13, dim, ("shop",), learning_rate=0.05, **common),
     )
 
 
@@ -72,6 +94,7 @@ def save_plans(cases: list[Case], cluster: Cluster, folder: Path) -> None:
             cluster,
             batch_size_per_rank=BATCH // cluster.world_size,
             embedding_optimizer=case.optimizer,
+            communication=case.communication,
         )
         plan.save(folder / f"{case.name}.json")
 
@@ -90,7 +113,7 @@ def check_initial_weights(dmp: DistributedModelParallel, tables: Sequence[TableS
         for block, row, column in local_parts(weight):
             rows, columns = range(row, row + block.shape[0]), range(column, column + block.shape[1])
             expected = uniform_block(SEED, table.name, rows, columns, table_shape=shape)
-            assert torch.equal(block, expected), table.name
+            assert torch.equal(block, expected.to(block.dtype)), table.name
 
 
 def _train(rank: int, world_size: int, case: Case, folder: str) -> list[float]:
@@ -103,7 +126,7 @@ def _train(rank: int, world_size: int, case: Case, folder: str) -> list[float]:
     share = BATCH // world_size
     losses = []
     for step in range(STEPS):
-        ids, labels = make_batch(case.tables, step % 2, BATCH)
+        ids, labels = make_batch(case.tables, step % 2, BATCH, case.empty)
         rows = range(rank * share, (rank + 1) * share)
         tables.zero_grad()
         dense.zero_grad()

@@ -16,7 +16,6 @@ from torchrec.optim.keyed import CombinedOptimizer
 from sharding.errors import PlanError
 from sharding.optimizers import FusedOptimizer
 from sharding.plan import Plan
-from sharding.tables import TableSpec
 from sharding.topology import Cluster
 from sharding.weights import local_parts
 from sharding.wrap import (
@@ -26,23 +25,20 @@ from sharding.wrap import (
     initialise_tables,
     shard_model,
 )
-from tests.distributed.sharding_cases import BATCH, Case, save_plans, tables_of
+from tests.distributed.sharding_cases import BATCH, BY_HOST, MIXED, Case, save_plans, tables_of
 from tests.support.ranks import run_distributed
 from tests.support.reference_tables import SEED, TableModel, make_batch, to_kjt
 
 CPU = torch.device("cpu")
-MIXED = (
-    TableSpec("by_table", 31, 16, ("a",), sharding_types=("table_wise",)),
-    TableSpec("by_row", 41, 16, ("b",), sharding_types=("row_wise",)),
-    TableSpec("by_column", 23, 16, ("c",), sharding_types=("column_wise",)),
-    TableSpec("replicated", 17, 16, ("d",), sharding_types=("data_parallel",)),
-    TableSpec("history", 29, 16, ("e",), pooling="none", sharding_types=("row_wise",)),
-)
-BY_HOST = (
-    TableSpec("by_grid", 37, 16, ("f",), sharding_types=("grid_shard",)),
-    TableSpec("by_host_rows", 19, 16, ("g",), sharding_types=("table_row_wise",)),
-    TableSpec("by_host_columns", 13, 16, ("h",), sharding_types=("table_column_wise",)),
-)
+RESHARDED = [
+    ("sum", "data_parallel", "row_wise"),
+    ("sum", "row_wise", "data_parallel"),
+    ("sum", "column_wise", "table_wise"),
+    ("sum", "table_row_wise", "grid_shard"),
+    ("sum", "grid_shard", "table_column_wise"),
+    ("none", "row_wise", "data_parallel"),
+    ("none", "data_parallel", "column_wise"),
+]
 Start = tuple[DistributedModelParallel, CombinedOptimizer]
 
 
@@ -112,11 +108,12 @@ def refusals(case: Case, folder: str) -> dict[str, str]:
 
 def resharded(rank: int, world_size: int, folder: str) -> dict[str, list[list[float]]]:
     """Train, save, go on; and load the checkpoint under other sharding types and go on the same."""
-    pairs = [("data_parallel", "row_wise"), ("row_wise", "data_parallel"), ("column_wise", "table_wise")]
     result = {}
-    for first, second in pairs:
-        path = str(Path(folder) / f"{first}-{second}")
-        old, new = (Case(name, tables_of(name, "sum"), "adagrad") for name in (first, second))
+    for pooling, first, second in RESHARDED:
+        path = str(Path(folder) / f"{pooling}-{first}-{second}")
+        old, new = (
+            Case(f"{pooling}-{name}", tables_of(name, pooling), "adagrad") for name in (first, second)
+        )
         source = start(old, folder)
         train(source, old, rank, world_size, range(3))
         dcp.save({"model": source[0].state_dict(), "optim": source[1].state_dict()}, checkpoint_id=path)
@@ -135,8 +132,10 @@ def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> tuple[Plan, list[dict
     folder = tmp_path_factory.mktemp("run")
     cluster = Cluster(ranks_per_node=2)
     cases = [Case("mixed", MIXED, "adagrad")]
-    types = ("data_parallel", "row_wise", "column_wise", "table_wise")
-    cases += [Case(name, tables_of(name, "sum"), "adagrad") for name in types]
+    types = {(pooling, name) for pooling, *names in RESHARDED for name in names}
+    cases += [
+        Case(f"{pooling}-{name}", tables_of(name, pooling), "adagrad") for pooling, name in sorted(types)
+    ]
     save_plans(cases, cluster, folder)
     # Made for two hosts of one rank; the test's ranks share one host.
     save_plans([Case("hosts", BY_HOST, "adagrad")], Cluster(nodes=2, ranks_per_node=1), folder)
@@ -181,7 +180,7 @@ def test_what_does_not_belong_together_is_refused_on_every_rank(
 
 def test_a_checkpoint_goes_on_the_same_under_another_sharding_type(two_ranks: Run) -> None:
     for result in two_ranks[1]:
-        assert len(result["resharded"]) == 3
+        assert len(result["resharded"]) == len(RESHARDED)
         for path, (unbroken, resumed) in result["resharded"].items():
             assert resumed == pytest.approx(unbroken, abs=1e-6), path
             assert unbroken[0] != pytest.approx(unbroken[-1], abs=1e-4)

@@ -31,6 +31,16 @@ def _where(block: Block) -> str:
     return block.where
 
 
+def test_paths_that_contributing_names_exist() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`(?:bash )?((?:\.ci|docs|jobs|sharding|tests|trainer)/[\w./-]*)`", text))
+    assert {"trainer/features/", "sharding/hardware.py"} <= named
+    assert [path for path in sorted(named) if not (ROOT / path).exists()] == []
+    folder = ROOT / "trainer" / "features"
+    ops = {path.name for path in folder.glob("*.py") if "\n@feature_op(" in path.read_text(encoding="utf-8")}
+    assert ops == set(re.findall(r"`(\w+_ops\.py)`", text))
+
+
 def test_generated_pages_are_current() -> None:
     done = subprocess.run(
         [sys.executable, "docs/generate.py", "--check"], cwd=ROOT, capture_output=True, text=True, timeout=300

@@ -218,6 +218,19 @@ def test_where_tables_lie_may_change_between_the_parts_of_a_run(
     assert resumed.metrics == pytest.approx(whole.metrics, abs=1e-6)
 
 
+def test_the_precision_between_ranks_may_change_between_the_parts_of_a_run(
+    tmp_path: Path, run: RunConfig, data: Dataset
+) -> None:
+    cluster = Cluster.local(2, on="torchrun")
+    whole = train(run, data, out=tmp_path / "whole", show_progress=False)
+    packed = run.override("train.table_communication={forward: bf16, backward: bf16}")
+    train(packed.override("train.max_steps=8"), data, cluster, out=tmp_path / "run", show_progress=False)
+    assert '{"forward": "bf16", "backward": "bf16"}' in RunFolder(tmp_path / "run").plan_file.read_text()
+    resumed = train(run, data, cluster, out=tmp_path / "run", show_progress=False)
+    assert resumed.metrics["log_loss"] == pytest.approx(whole.metrics["log_loss"], abs=0.01)
+    assert resumed.metrics["log_loss"] != pytest.approx(whole.metrics["log_loss"], abs=1e-9)
+
+
 def test_a_run_with_settings_of_gpus_is_evaluated_on_cpu(
     tmp_path: Path, run: RunConfig, data: Dataset
 ) -> None:

@@ -38,3 +38,18 @@ def test_a_run_of_a_gpu_is_evaluated_on_cpu(run: RunConfig, data: Dataset, tmp_p
     there = evaluate(result).metrics
     here = evaluate(result, cluster=Cluster.local(1, device="cpu")).metrics
     assert here == pytest.approx(there, rel=1e-3)
+
+
+def test_ids_get_the_rows_on_a_gpu_that_they_get_on_cpu(
+    run: RunConfig, data: Dataset, tmp_path: Path
+) -> None:
+    ids = "ids={num_embeddings: 30, evict: distance_lfu, min_count: 2, ttl_steps: 5}"
+    run = run.override("train.log_every_steps=1", f"tables.s0.{ids}", f"tables.m0.{ids}")
+    figures = []
+    for device in ("cpu", "cuda"):
+        cluster = Cluster.local(1, device=device)
+        result = train(run, data, cluster, out=tmp_path / device, show_progress=False)
+        lines = [json.loads(line) for line in (result.path / "metrics.jsonl").read_text().splitlines()]
+        figures.append([{**line, "time": 0} for line in lines if line["kind"] == "ids"])
+    assert len(figures[0]) == 24
+    assert figures[1] == figures[0]

@@ -5,7 +5,7 @@ The reference uses neither TorchRec nor FBGEMM: dense gradients and optimizers w
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -62,9 +62,9 @@ def loss_of(layer: nn.Linear, joined_BW: Tensor, labels_B: Tensor) -> Tensor:
 
 
 def make_batch(
-    tables: Sequence[TableSpec], step: int, size: int
+    tables: Sequence[TableSpec], step: int, size: int, empty: range = range(0)
 ) -> tuple[dict[str, list[list[int]]], Tensor]:
-    """Return ids by feature and row (some rows empty, ids repeated), and labels."""
+    """Return ids by feature and row (some rows empty, all of `empty`, ids repeated), and labels."""
     generator = torch.Generator().manual_seed(1000 + step)
     ids: dict[str, list[list[int]]] = {}
     for table in tables:
@@ -74,6 +74,8 @@ def make_batch(
                 torch.randint(0, min(table.num_embeddings, 12), (length,), generator=generator).tolist()
                 for length in lengths
             ]
+            for row in empty:
+                ids[feature][row] = []
     labels = torch.randint(0, 2, (size,), generator=generator).float()
     return ids, labels
 
@@ -95,19 +97,28 @@ def reference_losses(
     eps: float,
     steps: int,
     size: int,
+    widths: Mapping[str, int] | None = None,
+    empty: range = range(0),
 ) -> list[float]:
-    """Train in one process with dense gradients and the optimizer's textbook rule on touched rows."""
-    weights = {}
-    for table in tables:
-        shape = (table.num_embeddings, table.embedding_dim)
-        block = uniform_block(SEED, table.name, range(shape[0]), range(shape[1]), table_shape=shape)
-        weights[table.name] = block.clone().requires_grad_()
+    """Train in one process with dense gradients and the optimizer's textbook rule on touched rows.
+
+    Args:
+        tables: of the model.
+        optimizer: of the tables.
+        learning_rate: of tables without one of their own.
+        eps: added to the denominator.
+        steps: to train.
+        size: rows of a batch.
+        widths: columns that share a moment of row-wise Adagrad, by table; default all.
+        empty: rows of every batch without an id.
+    """
+    weights = _initial(tables)
     moments = {name: torch.zeros_like(weight) for name, weight in weights.items()}
     layer = make_linear(tables)
     dense = torch.optim.SGD(layer.parameters(), lr=0.1)
     losses = []
     for step in range(steps):
-        ids, labels = make_batch(tables, step % 2, size)
+        ids, labels = make_batch(tables, step % 2, size, empty)
         parts = [_embed(weights[t.name], ids[f], t.pooling) for t in tables for f in t.features]
         loss = loss_of(layer, torch.cat(parts, dim=1), labels)
         losses.append(loss.item())
@@ -117,8 +128,100 @@ def reference_losses(
         for table in tables:
             rate = learning_rate if table.learning_rate is None else table.learning_rate
             touched = sorted({i for f in table.features for row in ids[f] for i in row})
-            _reference_step(weights[table.name], moments[table.name], touched, optimizer, rate, eps)
+            width = (widths or {}).get(table.name, table.embedding_dim)
+            _reference_step(weights[table.name], moments[table.name], touched, optimizer, rate, eps, width)
+            _store(weights[table.name], table)
     return losses
+
+
+def grouped_reference(
+    tables: Sequence[TableSpec],
+    *,
+    optimizer: str,
+    learning_rate: float,
+    eps: float,
+    steps: int,
+    size: int,
+    groups: int,
+    sync_every: int,
+) -> tuple[list[float], dict[str, Tensor], dict[str, Tensor]]:
+    """Train a copy of the tables for each group on its share of the rows; average the copies now and then.
+
+    The dense layer and data-parallel tables take the mean gradient of all groups.
+
+    Returns:
+        Losses over all rows; weights and moments by table, averaged after the last step.
+    """
+    copies, moments = [_initial(tables) for _ in range(groups)], [{} for _ in range(groups)]
+    layer = make_linear(tables)
+    dense = torch.optim.SGD(layer.parameters(), lr=0.1)
+    for table in tables:
+        if table.sharding_types == ("data_parallel",):
+            for copy in copies[1:]:
+                copy[table.name] = copies[0][table.name]
+    for copy, moment in zip(copies, moments, strict=True):
+        moment.update({name: torch.zeros_like(weight) for name, weight in copy.items()})
+    losses = []
+    for step in range(steps):
+        ids, labels = make_batch(tables, step % 2, size)
+        shares = [range(g * size // groups, (g + 1) * size // groups) for g in range(groups)]
+        each = []
+        for copy, rows in zip(copies, shares, strict=True):
+            own = {feature: [lists[row] for row in rows] for feature, lists in ids.items()}
+            parts = [_embed(copy[t.name], own[f], t.pooling) for t in tables for f in t.features]
+            each.append(loss_of(layer, torch.cat(parts, dim=1), labels[rows.start : rows.stop]))
+        dense.zero_grad()
+        torch.stack(each).sum().backward()
+        losses.append(sum(loss.item() for loss in each) / groups)
+        for parameter in layer.parameters():
+            parameter.grad /= groups
+        dense.step()
+        for table in tables:
+            rate = learning_rate if table.learning_rate is None else table.learning_rate
+            shared = copies[0][table.name] is copies[-1][table.name]
+            if shared:
+                copies[0][table.name].grad /= groups
+            for number in range(1 if shared else groups):
+                rows = range(size) if shared else shares[number]
+                touched = sorted({i for f in table.features for row in rows for i in ids[f][row]})
+                weight, moment = copies[number][table.name], moments[number][table.name]
+                _reference_step(weight, moment, touched, optimizer, rate, eps, table.embedding_dim)
+                _store(weight, table)
+        if (step + 1) % sync_every == 0 or step + 1 == steps:
+            for table in tables:
+                name = table.name
+                _average([copy[name] for copy in copies])
+                for copy in copies:
+                    _store(copy[name], table)
+                if copies[0][name] is not copies[-1][name]:
+                    _average([moment[name] for moment in moments])
+    return losses, {name: weight.detach() for name, weight in copies[0].items()}, moments[0]
+
+
+@torch.no_grad()
+def _store(weight: Tensor, table: TableSpec) -> None:
+    weight.copy_(_stored(weight, table))
+
+
+def _initial(tables: Sequence[TableSpec]) -> dict[str, Tensor]:
+    weights = {}
+    for table in tables:
+        shape = (table.num_embeddings, table.embedding_dim)
+        block = uniform_block(SEED, table.name, range(shape[0]), range(shape[1]), table_shape=shape)
+        weights[table.name] = _stored(block.clone(), table).requires_grad_()
+    return weights
+
+
+@torch.no_grad()
+def _average(tensors: Sequence[Tensor]) -> None:
+    mean = torch.stack(list(tensors)).mean(0)
+    for tensor in tensors:
+        tensor.copy_(mean)
+
+
+def _stored(weight: Tensor, table: TableSpec) -> Tensor:
+    """Return the weights as the table's data type keeps them."""
+    return weight.half().float() if table.data_type == "fp16" else weight
 
 
 def _embed(weight: Tensor, ids: list[list[int]], pooling: str) -> Tensor:
@@ -135,7 +238,7 @@ def _embed(weight: Tensor, ids: list[list[int]], pooling: str) -> Tensor:
 
 @torch.no_grad()
 def _reference_step(
-    weight: Tensor, moment: Tensor, touched: list[int], optimizer: str, rate: float, eps: float
+    weight: Tensor, moment: Tensor, touched: list[int], optimizer: str, rate: float, eps: float, width: int
 ) -> None:
     gradient = weight.grad
     assert gradient is not None
@@ -144,6 +247,9 @@ def _reference_step(
         if optimizer == "sgd":
             weight[row] -= rate * g
             continue
-        moment[row] += (g * g).mean() if optimizer == "rowwise_adagrad" else g * g
+        square = g * g
+        if optimizer == "rowwise_adagrad":
+            square = square.view(-1, width).mean(dim=1).repeat_interleave(width)
+        moment[row] += square
         weight[row] -= rate * g / (moment[row].sqrt() + eps)
     weight.grad = None

@@ -3,8 +3,14 @@
 from trainer.config.data import DataConfig
 from trainer.config.derived import EarlierConfig, HistoryConfig, TargetEncodingConfig
 from trainer.config.features import FeatureGroup, FeaturesConfig, OpConfig
-from trainer.config.hardware import GpuConfig, HardwareConfig, MachineConfig
-from trainer.config.negatives import InBatchConfig, NegativesConfig, NegativesFile, SamplingConfig
+from trainer.config.hardware import GpuConfig, HardwareConfig, MachineConfig, MeasuredConfig
+from trainer.config.negatives import (
+    InBatchConfig,
+    NegativesConfig,
+    NegativesFile,
+    SamplingConfig,
+    TrainSamplingConfig,
+)
 from trainer.config.plan import DeclaredTables, PlanConfig, RowsRange, TableConfig
 from trainer.config.rows import (
     CleanConfig,
@@ -21,6 +27,7 @@ from trainer.config.train import (
     EarlyStoppingConfig,
     EmbeddingOptimizerConfig,
     ScheduleConfig,
+    TableCommunicationConfig,
     TrainConfig,
 )
 
@@ -43,6 +50,7 @@ __all__ = [
     "LabelConfig",
     "LeaveLastConfig",
     "MachineConfig",
+    "MeasuredConfig",
     "ModelConfig",
     "NegativesConfig",
     "NegativesFile",
@@ -55,9 +63,11 @@ __all__ = [
     "ScheduleConfig",
     "SourceConfig",
     "SplitConfig",
+    "TableCommunicationConfig",
     "TableConfig",
     "TargetEncodingConfig",
     "TrainConfig",
+    "TrainSamplingConfig",
     "VectorsConfig",
     "WeightsByConfig",
 ]

@@ -89,7 +89,8 @@ def _finding(item: Any, keys: list[Any], root: type[BaseModel], section: str) ->
     got, expected = item.get("input"), item.get("ctx", {}).get("expected")
     if item["type"].endswith("_type"):
         return _Finding(message, key, _with_kind(got), expected, _as_expected(item["type"], got))
-    shown = got if isinstance(got, (*_KINDS, list)) else type(got).__name__
+    # Of a whole section the message says what is wrong in it.
+    shown = got if isinstance(got, (*_KINDS, list)) else None if isinstance(got, dict) else type(got).__name__
     fix = None
     if expected is not None and isinstance(got, str):
         fix = did_you_mean(got, [choice.strip(" '") for choice in expected.replace(" or ", ",").split(",")])

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from trainer.config.base import Section
 from trainer.config.hardware import HardwareConfig
@@ -19,7 +20,33 @@ ShardingType = Literal[
     "table_column_wise",
     "grid_shard",
 ]
-ComputeKernel = Literal["dense", "fused", "fused_uvm", "fused_uvm_caching"]
+_RANGE = re.compile(r"^(\d+)(?:\.\.(\d+))?$")
+ComputeKernel = Literal["dense", "fused", "fused_uvm", "fused_uvm_caching", "key_value"]
+
+
+class IdsConfig(Section):
+    """How ids without a vocabulary get rows of their own, and lose them."""
+
+    num_embeddings: int = Field(ge=3)
+    """Rows of the table: 0 for padding, 1 for all ids without a row of their own, the others for ids."""
+    evict: Literal["lfu", "lru", "distance_lfu", "ttl"] = "lfu"
+    """Whose row a new id takes where none is free: that of the id seen least often (`lfu`), longest unseen
+    (`lru`), or with the least `count / (steps unseen + 1) ^ decay_exponent` (`distance_lfu`); or nobody's
+    (`ttl`)."""
+    min_count: int = Field(default=1, ge=1)
+    """An id gets a row once it was seen so many times in training."""
+    ttl_steps: int | None = Field(default=None, ge=1)
+    """An id that was in none of so many steps loses its row, under every policy; `ttl` needs it."""
+    decay_exponent: float | None = Field(default=None, gt=0)
+    """Of `distance_lfu`; default 1."""
+
+    @model_validator(mode="after")
+    def _of_the_policy(self) -> IdsConfig:
+        if self.evict == "ttl" and self.ttl_steps is None:
+            raise ValueError("`evict: ttl` needs `ttl_steps`")
+        if self.decay_exponent is not None and self.evict != "distance_lfu":
+            raise ValueError("`decay_exponent` goes with `evict: distance_lfu`")
+        return self
 
 
 class TableConfig(Section):
@@ -28,17 +55,68 @@ class TableConfig(Section):
     embedding_dim: int | None = Field(default=None, ge=1)
     """Columns of the table."""
     data_type: Literal["fp32", "fp16", "bf16", "int8"] | None = None
-    """Of the stored weights; default fp32."""
+    """Of the stored weights; default fp32. `bf16` is for GPUs. `int8` is refused: FBGEMM keeps a scale in a
+    row, for which TorchRec's shards have no room."""
     sharding_types: list[ShardingType] | None = Field(default=None, min_length=1)
     """Sharding types that the planner may choose from, for instance `[table_wise, row_wise]`."""
     compute_kernels: list[ComputeKernel] | None = Field(default=None, min_length=1)
-    """Kernels that the planner may choose from, for instance `[fused, fused_uvm_caching]`."""
+    """Kernels that the planner may choose from, for instance `[fused, fused_uvm_caching]`. `key_value`
+    (weights on SSD) can be planned, not trained."""
     min_partition: int | None = Field(default=None, ge=1)
     """Least width of a column-wise shard."""
     cache_load_factor: float | None = Field(default=None, gt=0, le=1)
-    """Share of the rows held in HBM by `fused_uvm_caching`."""
+    """Share of the rows held in HBM by `fused_uvm_caching` and `key_value`."""
+    ranks: list[Annotated[int, Field(ge=0)]] | str | None = Field(default=None, min_length=1)
+    """Ranks that the table may live on: `[0, 1, 5]` or `0..7, 12`. `table_row_wise` and `grid_shard` take
+    hosts that these ranks make whole; `row_wise` and `data_parallel` need all ranks."""
+    enforce_hbm: bool | None = None
+    """Whether `fused_uvm` and `fused_uvm_caching` keep weights and optimizer state in HBM all the same,
+    beside the cache."""
+    stochastic_rounding: bool | None = None
+    """Whether GPU kernels round `fp16` and `bf16` weights up or down by chance; default true, FBGEMM's. CPU
+    kernels never do."""
+    bounds_check_mode: Literal["fatal", "warning", "ignore"] | None = None
+    """What the kernels do about an id beyond the table: stop, or take row 0 with or without a word; default
+    `warning`, FBGEMM's. `data_parallel` tables are not checked."""
     learning_rate: float | None = Field(default=None, gt=0)
     """Learning rate of the table; default `train.embedding_optimizer.learning_rate`."""
+    lookup_group: str | None = Field(default=None, min_length=1)
+    """Name of a group: a rank looks up its tables of one group in one kernel call, where sharding type,
+    kernel, data type, learning rate and pooled or not are equal too. Tables without a name are a group."""
+    ids: IdsConfig | None = None
+    """Gives ids that come and go rows of their own, for features with `hash: unbounded`."""
+
+    @field_validator("ranks")
+    @classmethod
+    def _readable(cls, ranks: list[int] | str | None) -> list[int] | str | None:
+        if isinstance(ranks, str):
+            _numbers(ranks)
+        return ranks
+
+    def rank_numbers(self) -> tuple[int, ...] | None:
+        """Return the ranks that the table may live on, sorted, each once; None for all."""
+        if self.ranks is None:
+            return None
+        numbers = _numbers(self.ranks) if isinstance(self.ranks, str) else self.ranks
+        return tuple(sorted(set(numbers)))
+
+
+def _numbers(text: str) -> list[int]:
+    """Return the numbers of `0..7, 12`.
+
+    Raises:
+        ValueError: it is written otherwise.
+    """
+    numbers: list[int] = []
+    for part in text.split(","):
+        match = _RANGE.match(part.strip())
+        if match is None:
+            raise ValueError(f"ranks are written 0..7 or 0..3, 8, not {text!r}")
+        first, last = int(match[1]), int(match[2] or match[1])
+        if first > last:
+            raise ValueError(f"the range {part.strip()} ends before it begins")
+        numbers += range(first, last + 1)
+    return numbers
 
 
 class RowsRange(Section):

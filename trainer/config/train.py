@@ -46,6 +46,16 @@ class EmbeddingOptimizerConfig(Section):
     """Only for the Adam family and `lamb`."""
 
 
+class TableCommunicationConfig(Section):
+    """Precision of embeddings and their gradients between ranks; they are fp32 before and after."""
+
+    forward: Literal["fp32", "fp16", "bf16", "int8"] = "fp32"
+    """Of embeddings. `int8` packs 32 numbers with a scale; where ranks add up their parts of a pooled vector
+    (`row_wise`, `table_row_wise`, `grid_shard`) these travel in fp16."""
+    backward: Literal["fp32", "fp16", "bf16"] = "fp32"
+    """Of gradients. Small ones become zero in `fp16`; `bf16` has the range of fp32."""
+
+
 class ScheduleConfig(Section):
     """Learning-rate factor by step, applied to dense and embedding optimizers alike."""
 
@@ -83,6 +93,7 @@ class TrainConfig(Section):
     """The rows left over after the last full batch: dropped, or padded with zero-weight rows."""
     dense_optimizer: DenseOptimizerConfig = DenseOptimizerConfig()
     embedding_optimizer: EmbeddingOptimizerConfig = EmbeddingOptimizerConfig()
+    table_communication: TableCommunicationConfig = TableCommunicationConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     max_gradient_norm: float | None = Field(default=None, gt=0)
     """Clip the norm of all dense gradients together; the fused embedding optimizers never see it."""
@@ -92,6 +103,13 @@ class TrainConfig(Section):
     run goes on."""
     dense_shard_group_size: int | None = Field(default=None, ge=2)
     """Ranks that share one copy under `hsdp`; they are neighbours, and default to the ranks of one host."""
+    table_shard_group_size: int | None = Field(default=None, ge=2)
+    """Ranks that hold one copy of all tables together; they are neighbours. Default all ranks. A smaller
+    number, whole hosts or a part of one, makes groups with a copy each (2-D sparse parallelism). May change
+    when a run goes on."""
+    table_sync_every_steps: int = Field(default=1, ge=1)
+    """How often the copies are averaged over the groups, weights and optimizer state; also done before every
+    evaluation and save."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """`bf16` runs the dense part under autocast; tables keep their own data type."""
     evaluate_every_steps: int | None = Field(default=None, ge=1)

@@ -11,6 +11,8 @@ from trainer.reporting.formats import finite_number
 
 Record = dict[str, Any]
 
+_KINDS = ("train", "evaluation", "checkpoint", "ids")
+
 
 @dataclass(frozen=True)
 class Curve:
@@ -32,6 +34,7 @@ class History:
         train: logged training steps.
         evaluations: evaluations of the validation split.
         checkpoints: saved checkpoints.
+        ids: what became of ids that come and go, one record for each table and logged step; table by table.
         unreadable_lines: lines that are no JSON object, such as the last one of a killed run.
     """
 
@@ -39,6 +42,7 @@ class History:
     train: tuple[Record, ...] = ()
     evaluations: tuple[Record, ...] = ()
     checkpoints: tuple[Record, ...] = ()
+    ids: tuple[Record, ...] = ()
     unreadable_lines: int = 0
 
     @property
@@ -88,7 +92,7 @@ def read_history(path: Path) -> History:
     the resume for a later step is dropped.
     """
     starts: list[Record] = []
-    by_kind: dict[str, dict[int, Record]] = {"train": {}, "evaluation": {}, "checkpoint": {}}
+    kept: dict[tuple[str, str], dict[int, Record]] = {(kind, ""): {} for kind in _KINDS}
     unreadable = 0
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         if not line.strip():
@@ -98,18 +102,20 @@ def read_history(path: Path) -> History:
             unreadable += 1
         elif record.get("kind") == "start":
             starts.append(record)
-            _forget_after(by_kind, int(finite_number(record.get("first_step")) or 0))
-        elif record.get("kind") in by_kind:
+            _forget_after(kept, int(finite_number(record.get("first_step")) or 0))
+        elif record.get("kind") in _KINDS:
             step = finite_number(record.get("step"))
             if step is None:
                 unreadable += 1
             else:
-                by_kind[str(record["kind"])][int(step)] = record
+                own = (str(record["kind"]), str(record.get("table", "")))
+                kept.setdefault(own, {})[int(step)] = record
     return History(
         starts=tuple(starts),
-        train=_in_order(by_kind["train"]),
-        evaluations=_in_order(by_kind["evaluation"]),
-        checkpoints=_in_order(by_kind["checkpoint"]),
+        train=_in_order(kept["train", ""]),
+        evaluations=_in_order(kept["evaluation", ""]),
+        checkpoints=_in_order(kept["checkpoint", ""]),
+        ids=tuple(record for (kind, _), of in kept.items() if kind == "ids" for record in _in_order(of)),
         unreadable_lines=unreadable,
     )
 
@@ -122,8 +128,8 @@ def _parse(line: str) -> Record | None:
     return record if isinstance(record, dict) else None
 
 
-def _forget_after(by_kind: dict[str, dict[int, Record]], step: int) -> None:
-    for records in by_kind.values():
+def _forget_after(kept: dict[tuple[str, str], dict[int, Record]], step: int) -> None:
+    for records in kept.values():
         for later in [recorded for recorded in records if recorded > step]:
             del records[later]
 

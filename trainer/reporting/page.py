@@ -12,6 +12,7 @@ from trainer.reporting.dataset import base_rate, feature_tables, split_rows
 from trainer.reporting.evaluation import segment_tables, split_table
 from trainer.reporting.figures import Chart
 from trainer.reporting.headline import Status, status, tiles
+from trainer.reporting.id_table import id_table
 from trainer.reporting.plan_view import PlanView, plan_view
 from trainer.reporting.recommended import UserList, num_users_left_out, user_lists
 from trainer.reporting.records import RunRecords, read_run
@@ -42,6 +43,7 @@ class Page:
     data_splits: Table | None
     features: tuple[Table, ...]
     layout: PlanView | None
+    ids: Table | None
     setup: Facts
     environment: Facts
     versions: Table | None
@@ -103,6 +105,7 @@ def make_page(run: RunRecords) -> Page:
         data_splits=split_rows(manifest) if manifest else None,
         features=feature_tables(manifest) if manifest else (),
         layout=plan_view(run.plan) if run.plan else None,
+        ids=id_table(history),
         setup=setup_facts(run),
         environment=environment_facts(environment),
         versions=version_table(environment),

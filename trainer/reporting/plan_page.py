@@ -12,6 +12,7 @@ from markupsafe import Markup
 
 from sharding.plan import Plan, TablePlan
 from sharding.rank_plan import RankMemory
+from sharding.table_groups import TableGroups
 from sharding.units import GIB, MIB
 from trainer.reporting import formats
 from trainer.reporting.charts import stacked_bars
@@ -28,7 +29,7 @@ _UNKNOWN = "not known"
 _PARTS = (
     ("weights", ("weights",)),
     ("optimizer state", ("optimizer",)),
-    ("ids and outputs", ("input_buffers", "pipeline_copies", "output_buffers")),
+    ("ids and outputs", ("input_buffers", "pipeline_copies", "id_slots", "output_buffers")),
     ("cache and gradients", ("cache", "gradients")),
     ("dense part", ("dense",)),
     ("activations", ("activations",)),
@@ -105,7 +106,7 @@ def _tiles(plan: Plan) -> tuple[Tile, ...]:
     samples = estimate["samples_per_second"]
     return (
         Tile("Fullest rank", formats.byte_size(used), f"of {formats.byte_size(capacity)}"),
-        Tile("Step", f"{estimate['step_ms']:,g} ms", "estimated, uncalibrated"),
+        Tile("Step", f"{estimate['step_ms']:,g} ms", estimate["basis"]),
         Tile("Samples/s", _UNKNOWN if samples is None else formats.count(round(samples)), "all ranks"),
         Tile("Epoch", _UNKNOWN if hours is None else f"{hours:,.3g} h", _rows(plan)),
         Tile("Price of an epoch", _UNKNOWN if price is None else f"${price:,.2f}", _price(plan)),
@@ -144,6 +145,7 @@ def _times(plan: Plan) -> Table:
     rows = (
         ("Lookups and updates of the tables, slowest rank", step.table_compute_ms),
         ("Exchange of embeddings and gradients, same rank", step.table_exchange_ms),
+        *((("Averaging of the copies of the tables", step.table_sync_ms),) if plan.groups.count > 1 else ()),
         ("Dense layers, forward and backward", step.dense_ms),
         ("Exchange of dense weights and gradients that nothing hides", step.exposed_dense_ms),
         ("Exchange of ids that nothing hides", step.exposed_input_ms),
@@ -161,6 +163,7 @@ def _traffic(plan: Plan) -> Facts:
     facts = [
         ("Sent inside a node", f"{size(estimate['nvlink_max_mib'] * MIB)} a rank and step, at most"),
         ("Sent to other nodes", f"{size(estimate['nic_max_mib'] * MIB)} a rank and step, at most"),
+        ("Embeddings travel in", str(plan.communication)),
     ]
     if plan.dense is not None:
         dense = plan.dense
@@ -175,34 +178,39 @@ def _traffic(plan: Plan) -> Facts:
 
 def _heat_rows(plan: Plan) -> tuple[list[HeatRow], str]:
     """Return a row for all tables together, one for each large table, one for the rest; and a note."""
-    ranks = plan.cluster.world_size
+    groups = plan.groups
     ordered = sorted(plan.tables, key=lambda t: (-(t.weight_bytes + t.optimizer_bytes), t.name))
     shown, rest = ordered[:MAX_HEAT_ROWS], ordered[MAX_HEAT_ROWS:]
-    rows = [HeatRow("all tables", _sum(ordered, ranks))]
-    rows += [HeatRow(table.name, bytes_by_rank(table, ranks)) for table in shown]
+    rows = [HeatRow("all tables", _sum(ordered, groups))]
+    rows += [HeatRow(table.name, bytes_by_rank(table, groups)) for table in shown]
     if rest:
-        rows.append(HeatRow(f"{len(rest):,} smaller tables", _sum(rest, ranks)))
+        rows.append(HeatRow(f"{len(rest):,} smaller tables", _sum(rest, groups)))
     most = formats.byte_size(float(rows[0].values.max()))
     return rows, f"Weights and optimizer state; from 1 MiB or less (faint) to {most} (full), by logarithm."
 
 
-def _sum(tables: Sequence[TablePlan], ranks: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
-    total = np.zeros(ranks)
+def _sum(
+    tables: Sequence[TablePlan], groups: TableGroups
+) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+    total = np.zeros(groups.world_size)
     for table in tables:
-        total += bytes_by_rank(table, ranks)
+        total += bytes_by_rank(table, groups)
     return total
 
 
 def _ranks(plan: Plan) -> Table:
-    names = ("Rank", "Used", *(label.capitalize() for label, _ in _PARTS), "Host memory", "Table ms")
-    rows, note = limited([_rank_cells(rank) for rank in plan.memory], _MAX_RANK_ROWS, "ranks")
+    ssd = any(rank.ssd_weights for rank in plan.memory)
+    parts = (label.capitalize() for label, _ in _PARTS)
+    names = ("Rank", "Used", *parts, "Host memory", *(["SSD"] if ssd else []), "Table ms")
+    rows, note = limited([_rank_cells(rank, ssd) for rank in plan.memory], _MAX_RANK_ROWS, "ranks")
     return make_table("Ranks", names, rows, note=note)
 
 
-def _rank_cells(rank: RankMemory) -> tuple[str, ...]:
+def _rank_cells(rank: RankMemory, ssd: bool) -> tuple[str, ...]:
     parts = (formats.byte_size(sum(getattr(rank, name) for name in names)) for _, names in _PARTS)
     used, host = formats.byte_size(rank.memory_used), formats.byte_size(rank.host_used)
-    return (str(rank.rank), used, *parts, host, f"{rank.relative_ms:.3g}")
+    on_ssd = (formats.byte_size(rank.ssd_weights),) if ssd else ()
+    return (str(rank.rank), used, *parts, host, *on_ssd, f"{rank.relative_ms:.3g}")
 
 
 def _sources(plan: Plan) -> Facts:

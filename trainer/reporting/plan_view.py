@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sharding.plan import Plan, TablePlan, rank_range
+from sharding.table_groups import TableGroups
 from trainer.reporting import formats
 from trainer.reporting.charts import stacked_bars
 from trainer.reporting.figures import Chart, Key
@@ -33,19 +34,20 @@ class PlanView:
 def plan_view(plan: Plan) -> PlanView:
     """Return the plan section, the largest table first."""
     ordered = sorted(plan.tables, key=lambda table: (-_table_bytes(table), table.name))
-    return PlanView(_facts(plan), plan.warnings, _table(ordered), _chart(ordered, plan.cluster.world_size))
+    return PlanView(_facts(plan), plan.warnings, _table(ordered), _chart(ordered, plan))
 
 
-def bytes_by_rank(table: TablePlan, world_size: int) -> NDArray[np.float64]:
+def bytes_by_rank(table: TablePlan, groups: TableGroups) -> NDArray[np.float64]:
     """Return the bytes of a table's weights and optimizer state on each rank.
 
-    They are dealt to the shards by their size; a data-parallel table counts once on every rank.
+    They are dealt to the shards by their size; a data-parallel table counts once on every rank. Each group of
+    ranks is like the first.
     """
-    share: NDArray[np.float64] = np.zeros(world_size)
+    share: NDArray[np.float64] = np.zeros(groups.shard_group_size)
     for shard in table.shards:
         share[shard.rank] += shard.rows * shard.columns
     share *= _table_bytes(table) / max(share.sum(), 1.0)
-    return share
+    return np.tile(share, groups.count)
 
 
 def _table_bytes(table: TablePlan) -> int:
@@ -62,7 +64,8 @@ def _facts(plan: Plan) -> Facts:
         ("Batch size per rank", formats.count(plan.batch_size_per_rank)),
         ("Tables", formats.count(len(plan.tables))),
         ("Embedding parameters", formats.count(parameters)),
-        ("Weights over all ranks", formats.byte_size(weights)),
+        *_group_facts(plan),
+        ("Weights over all ranks", formats.byte_size(weights * plan.groups.count)),
         ("Embedding optimizer", plan.embedding_optimizer),
         (
             "Fullest rank, all memory",
@@ -71,6 +74,15 @@ def _facts(plan: Plan) -> Facts:
         ),
         ("Planned in", formats.duration(plan.seconds)),
     )
+
+
+def _group_facts(plan: Plan) -> Facts:
+    groups = plan.groups
+    if groups.count == 1:
+        return ()
+    often = "step" if groups.sync_every_steps == 1 else f"{groups.sync_every_steps} steps"
+    text = f"{groups.count}, each on a group of {groups.shard_group_size} ranks, averaged every {often}"
+    return (("Copies of the tables", text),)
 
 
 def _table(tables: Sequence[TablePlan]) -> Table:
@@ -100,13 +112,13 @@ def _table(tables: Sequence[TablePlan]) -> Table:
         "Weights",
         "Optimizer state",
     )
-    about = "Bytes over all ranks together."
+    about = "Bytes over all ranks of a copy together."
     return make_table("Embedding tables", titles, shown, text=(0, 3, 4, 5, 6), note=f"{about} {note}".strip())
 
 
-def _chart(tables: Sequence[TablePlan], world_size: int) -> Chart | None:
-    placed = [bytes_by_rank(table, world_size) for table in tables]
-    totals = np.sum(placed, axis=0) if placed else np.zeros(world_size)
+def _chart(tables: Sequence[TablePlan], plan: Plan) -> Chart | None:
+    placed = [bytes_by_rank(table, plan.groups) for table in tables]
+    totals = np.sum(placed, axis=0) if placed else np.zeros(plan.cluster.world_size)
     if not totals.any():
         return None
     size, unit = next((pair for pair in _UNITS if totals.max() >= pair[0]), _UNITS[-1])

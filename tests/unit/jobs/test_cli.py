@@ -32,6 +32,8 @@ def failing_verb(monkeypatch: pytest.MonkeyPatch) -> None:
     ("config", "arguments", "words"),
     [
         ({}, ["--append", "grow"], "not a data set"),
+        ({}, ["--append-to", "train"], "means nothing where no rows are added"),
+        ({}, ["--history-input", "a", "b"], "means nothing where no rows are added"),
         ({"source": {"path": "rows.csv"}}, [], "needs its column names"),
         ({"label": {"implicit": True}}, [], "every row is a positive"),
     ],

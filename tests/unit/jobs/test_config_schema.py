@@ -109,6 +109,7 @@ def test_a_shipped_config_is_valid_as_written_and_resolved(path: Path) -> None:
         "vocabulary",
         ["vocabulary"],
         {"hash": 100},
+        {"hash": "unbounded"},
         [{"hash": 100}],
         [{"hash": {"num_buckets": 100, "seed": 2}}],
         [{"vocabulary": None}],

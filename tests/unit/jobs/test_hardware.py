@@ -35,7 +35,7 @@ def test_every_figure_of_a_gpu_can_be_replaced() -> None:
     }
     changed = catalogue_of(own(gpus={"h100": figures})).hardware["h100"]
     assert all(getattr(changed, name) == 1.5 for name in figures)
-    assert len(figures) == 10
+    assert len(figures) == 12
 
 
 def test_a_new_machine_takes_what_is_left_out_from_its_gpu() -> None:

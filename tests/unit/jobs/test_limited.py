@@ -88,5 +88,6 @@ def test_what_takes_too_long_is_killed(tmp_path: Path) -> None:
 
 
 def test_a_process_that_dies_is_told() -> None:
-    with pytest.raises(ShardrecError, match="exit code -9"):
+    with pytest.raises(ShardrecError, match="exit code -9") as error:
         run_limited(die, 1, 60, late)
+    assert error.value.where == __name__

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import torch
 
-from jobs import Cluster, Dataset, RunConfig, plan, train, verbs
-from jobs.planning import reckoning_warnings
+from jobs import Cluster, Dataset, RunConfig, plan, train
+from jobs.planning import check_optimizer_of
 from sharding.dense_part import dense_layers
 from sharding.errors import PlanError
 from sharding.topology import Cluster as Shape
-from trainer.assembly import build_task
+from trainer.assembly import build_task, scoring_config
 
 
 def test_a_plan_for_ranks_that_training_refuses_says_so(run: RunConfig, data: Dataset) -> None:
@@ -119,28 +119,34 @@ def test_without_a_plan_the_groups_that_do_not_fit_come_first() -> None:
     assert "verdict" not in error.value.as_json()
 
 
-def test_a_plan_reckoned_with_another_dense_part_or_batch_size_is_told(run: RunConfig, data: Dataset) -> None:
-    cluster = Cluster(ranks_per_node=2, on="local")
-    layout = plan(run.override("train.dense_parallel=fsdp"), data, cluster, batch_size_per_rank=16)
-    (warning,) = reckoning_warnings(layout, run, cluster)
-    assert "dense_parallel fsdp (run: ddp)" in warning
-    assert "dense_shard_group_size 2 (run: 1)" in warning
-    assert "batch_size_per_rank 16 (run: 32)" in warning
-    other = run.override("train.dense_optimizer.name=sgd")
-    (warning,) = reckoning_warnings(plan(run, data, cluster), other, cluster)
-    assert "dense_optimizer adam (run: sgd)" in warning
-    assert reckoning_warnings(plan(run, data, cluster), run, cluster) == []
-
-
-def test_training_says_that_its_plan_was_reckoned_otherwise(
-    run: RunConfig, data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
-    def launch(*_: Any) -> None:
-        raise InterruptedError
-
-    monkeypatch.setattr(verbs, "_launch_with_restarts", launch)
-    layout = plan(run, data, batch_size_per_rank=16)
-    with pytest.raises(InterruptedError):
+def test_a_plan_of_another_precision_between_ranks_is_refused(
+    run: RunConfig, data: Dataset, tmp_path: Path
+) -> None:
+    packed = run.override("train.table_communication={forward: bf16, backward: bf16}")
+    layout = plan(packed, data)
+    assert str(layout.communication) == "bf16 forward, bf16 backward"
+    check_optimizer_of(packed, Cluster.local(), layout)
+    with pytest.raises(PlanError, match="another precision of the exchange") as error:
         train(run, data, Cluster.local(), layout, out=tmp_path / "run")
-    assert "train: the plan reckoned with batch_size_per_rank 16 (run: 64)" in capsys.readouterr().err
+    assert error.value.where == "train.table_communication"
+    assert not (tmp_path / "run").exists()
+
+
+def test_scores_do_not_depend_on_the_precision_between_ranks(run: RunConfig) -> None:
+    packed = run.override("train.table_communication={forward: int8, backward: fp16}")
+    assert scoring_config(packed, "cpu") == scoring_config(run, "cpu")
+
+
+def test_more_nodes_that_would_help_are_as_many_as_training_takes() -> None:
+    # 961 GiB need 15 ranks of 68 GiB: two hosts of 8, or four where training takes no 16.
+    tables = {"t": {"num_embeddings": 2_000_000_000, "embedding_dim": 128}}
+    for lanes, words in [(32, "--cluster 2x8xh100 (16 ranks"), (24, "--cluster 3x8xh100 (24 ranks")]:
+        batch = 24 * 64 if lanes == 24 else 4096
+        run = whatif(tables, data={"num_lanes": lanes}, train={"global_batch_size": batch})
+        with pytest.raises(PlanError) as error:
+            plan(run, cluster=Shape.parse("1x8xh100"))
+        assert error.value.fixes[0].startswith(words), error.value.fixes
+    run = whatif(tables, data={"num_lanes": 8}, train={"global_batch_size": 4096})
+    with pytest.raises(PlanError) as error:
+        plan(run, cluster=Shape.parse("1x8xh100"))
+    assert "training takes so many ranks with another data.num_lanes" in error.value.fixes[0]

@@ -6,6 +6,9 @@ from dataclasses import replace
 
 import pytest
 
+from sharding.errors import PlanError
+from sharding.id_buckets import BucketShape, IdBuckets, IdPolicy
+from sharding.report import plan_report
 from sharding.sharders import SHARDING_TYPES
 from sharding.tables import TableSpec
 from sharding.topology import Cluster
@@ -45,6 +48,28 @@ def test_the_parts_of_a_rank_come_to_what_the_planner_counts(kind: str, where: s
         tables = rank.weights + rank.optimizer + rank.gradients + rank.cache + rank.buffers
         assert tables + rank.dense + rank.activations == rank.memory_used
         assert rank.reserve == int(plan.cluster.rank_hardware.memory_gib * 2**30 * 0.15)
+
+
+@pytest.mark.parametrize("ranks", [1, 4])
+def test_slots_of_ids_take_what_their_tensors_take(ranks: int) -> None:
+    policy = IdPolicy("lru")
+    shape = BucketShape.of(ROWS)
+    whole = IdBuckets(shape, range(shape.buckets), policy)
+    held = sum(tensor.nbytes for tensor in (whole.ids_BE, whole.counts_BE, whole.seen_BE))
+    where = f"1x{ranks}xh100"
+    with_ids, without = (plan_of([table(ids=ids)], where) for ids in (policy, None))
+    for rank, other in zip(with_ids.memory, without.memory, strict=True):
+        # Up to 63 rows are in no bucket.
+        assert held / ranks <= rank.id_slots <= (held + 48 * 65) / ranks + 1
+        assert rank.memory_used - other.memory_used == rank.id_slots
+    assert "id slots" in plan_report(with_ids)
+    assert "id slots" not in plan_report(without)
+
+
+def test_slots_of_ids_may_be_too_many_for_a_rank() -> None:
+    many = table(num_embeddings=2_000_000_000, embedding_dim=4, ids=IdPolicy("lru"))
+    with pytest.raises(PlanError, match="slots of ids that come and go do not fit one rank"):
+        plan_of([many], "1x1xh100")
 
 
 def test_cpu_ranks_fetch_no_ids_ahead() -> None:

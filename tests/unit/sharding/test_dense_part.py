@@ -231,3 +231,13 @@ def test_ids_count_only_where_they_take_longer_than_the_step_beside_them() -> No
     step = step_time([rank(0, 1, 0, ids=1.5)], CLUSTER, None)
     assert step.exposed_input_ms == pytest.approx(0.5)
     assert step.total_ms == pytest.approx(1.5)
+
+
+def test_copies_of_weights_do_not_grow_with_the_batch() -> None:
+    work = DenseWork(activation_bytes=3, weight_copy_bytes=1000)
+    cluster = Cluster.parse("1x1xh100")
+    held = [
+        dense_part(model(), cluster, DenseLayout(1), work=work, batch_size_per_rank=rows).activations
+        for rows in (10, 20)
+    ]
+    assert held == [1030, 1060]

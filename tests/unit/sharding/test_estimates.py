@@ -10,6 +10,7 @@ from torchrec.distributed.planner.shard_estimators import EmbeddingPerfEstimator
 from torchrec.distributed.planner.types import ParameterConstraints, ShardingOption
 from torchrec.distributed.types import PipelineType
 
+from sharding.communication import FULL_PRECISION, TableCommunication
 from sharding.estimates import DistinctShardEstimator, ListedPerfConfig
 from sharding.memory import TableStorageEstimator
 from sharding.sharders import SHARDING_TYPES, sharders
@@ -26,7 +27,9 @@ TABLES = [
 ]
 
 
-def options_of(cluster: Cluster, distinct: bool) -> list[ShardingOption]:
+def options_of(
+    cluster: Cluster, distinct: bool, communication: TableCommunication = FULL_PRECISION
+) -> list[ShardingOption]:
     left = topology(cluster)
     constraints = {
         table.name: ParameterConstraints(
@@ -48,12 +51,14 @@ def options_of(cluster: Cluster, distinct: bool) -> list[ShardingOption]:
     stock: Any = [EmbeddingPerfEstimator(left, constraints), storage]
     estimator = DistinctShardEstimator(left, constraints, [storage]) if distinct else stock
     enumerator = EmbeddingEnumerator(left, 512, constraints, estimator)
-    return list(enumerator.enumerate(model_of(TABLES), sharders()))
+    return list(enumerator.enumerate(model_of(TABLES), sharders(communication)))
 
 
+@pytest.mark.parametrize("communication", [FULL_PRECISION, TableCommunication("int8", "bf16")], ids=str)
 @pytest.mark.parametrize("cluster", ["1x8xh100", "4x8xh100", "1x3xcpu"])
-def test_every_shard_is_priced_as_torchrec_prices_it(cluster: str) -> None:
-    ours, theirs = (options_of(Cluster.parse(cluster), distinct) for distinct in (True, False))
+def test_every_shard_is_priced_as_torchrec_prices_it(cluster: str, communication: TableCommunication) -> None:
+    where = Cluster.parse(cluster)
+    ours, theirs = (options_of(where, distinct, communication) for distinct in (True, False))
 
     def by_key(options: list[ShardingOption]) -> dict[Any, Any]:
         return {

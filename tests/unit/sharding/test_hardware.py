@@ -38,3 +38,8 @@ def test_an_unknown_gpu_names_the_nearest_entry() -> None:
     assert "h1000" in str(error.value)
     assert "did you mean 'h100'?" in str(error.value)
     assert "a100-80" in str(error.value)
+
+
+def test_a_gpu_of_several_sizes_names_them() -> None:
+    with pytest.raises(PlanError, match="did you mean 'a100-40' or 'a100-80'"):
+        find_hardware("a100")

@@ -115,7 +115,10 @@ def test_diff_names_each_thing_that_moved(plan: Plan) -> None:
     assert not any("t0" in line for line in lines)
     assert "cluster: 1x2xcpu -> 1x4xcpu" in plan.diff(plan_of(TABLES, "1x4xcpu"))
     dense = [dense_part(model_of(TABLES), plan.cluster, layout, parallel="fsdp") for layout in LAYOUTS]
-    assert "dense_parallel: ddp -> fsdp" in replace(plan, dense=dense[0]).diff(replace(plan, dense=dense[1]))
+    changed = replace(plan, dense=dense[0]).diff(replace(plan, dense=replace(dense[1], optimizer_name="sgd")))
+    assert "dense_parallel: ddp -> fsdp" in changed
+    assert "dense_shard_group_size: 1 -> 2" in changed
+    assert "dense_optimizer: adam -> sgd" in changed
 
 
 def test_a_plan_for_another_run_is_refused_with_each_difference(plan: Plan) -> None:
@@ -144,8 +147,10 @@ def test_the_summary_is_what_the_plan_verb_prints(plan: Plan) -> None:
         "verdict",
         "cluster",
         "ranks",
+        "table_groups",
         "hbm_max_gib",
         "host_memory_max_gib",
+        "ssd_max_gib",
         "step_ms",
         "step_parts",
         "samples_per_second",

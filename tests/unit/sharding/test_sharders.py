@@ -5,6 +5,7 @@ import pytest
 from sharding.errors import PlanError
 from sharding.sharders import (
     SHARDING_TYPES,
+    Device,
     PooledSharder,
     SequenceSharder,
     check_optimizer,
@@ -21,16 +22,18 @@ def table(**settings: object) -> TableSpec:
     return TableSpec("user_id", 100, 16, ("user_id",), **settings)  # type: ignore[arg-type]
 
 
-def test_cpu_offers_all_types_for_pooled_tables_and_three_for_sequences() -> None:
-    assert sharding_types_of(POOLED, "cpu", "adagrad") == SHARDING_TYPES
-    assert sharding_types_of(SEQUENCE, "cpu", "adagrad") == ("table_wise", "row_wise", "column_wise")
-    assert tuple(PooledSharder().sharding_types("cpu")) == SHARDING_TYPES
-    assert tuple(SequenceSharder().sharding_types("cpu")) == ("table_wise", "row_wise", "column_wise")
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_all_types_are_offered_for_pooled_tables_and_four_for_sequences(device: Device) -> None:
+    four = ("data_parallel", "table_wise", "row_wise", "column_wise")
+    assert sharding_types_of(POOLED, "adagrad") == SHARDING_TYPES
+    assert sharding_types_of(SEQUENCE, "adagrad") == four
+    assert tuple(PooledSharder().sharding_types(device)) == SHARDING_TYPES
+    assert tuple(SequenceSharder().sharding_types(device)) == four
 
 
 def test_optimizers_with_momentum_have_no_data_parallel_tables() -> None:
-    assert "data_parallel" in sharding_types_of(POOLED, "cuda", "rowwise_adagrad")
-    assert "data_parallel" not in sharding_types_of(POOLED, "cuda", "adam")
+    assert "data_parallel" in sharding_types_of(POOLED, "rowwise_adagrad")
+    assert "data_parallel" not in sharding_types_of(POOLED, "adam")
 
 
 @pytest.mark.parametrize(
@@ -39,7 +42,6 @@ def test_optimizers_with_momentum_have_no_data_parallel_tables() -> None:
         ({"sharding_types": ("row_wise", "diagonal")}, "cpu", "sharding_types", "diagonal"),
         ({"sharding_types": ()}, "cpu", "sharding_types", "an empty list"),
         ({"sharding_types": ("grid_shard",), "pooling": "none"}, "cpu", "sharding_types", "grid_shard"),
-        ({"sharding_types": ("data_parallel",), "pooling": "none"}, "cpu", "sharding_types", "data_parallel"),
         ({"compute_kernels": ("fused_uvm_caching",)}, "cpu", "compute_kernels", "fused_uvm_caching"),
         (
             {"sharding_types": ("row_wise",), "compute_kernels": ("dense",)},

@@ -72,3 +72,20 @@ def test_ranks_of_this_machine_share_its_memory() -> None:
     one, four = Cluster.this_machine(1), Cluster.this_machine(4)
     assert one.rank_hardware.memory_gib == pytest.approx(4 * four.rank_hardware.memory_gib, abs=0.05)
     assert four.world_size == 4
+
+
+@pytest.mark.parametrize(
+    ("text", "fix"),
+    [
+        ("8xh100+8xa100-80", "--cluster 2x8xa100-80"),
+        ("2x8xh100, 1x8xa100-40", "--cluster 3x8xa100-40"),
+        ("2xp5.48xlarge+2xp4d.24xlarge", "--cluster 4xp4d.24xlarge"),
+        ("8xh100+4xa100-80", "plan for the hosts of one kind alone"),
+        ("8xh100+8xa100", "did you mean 'a100-"),
+    ],
+)
+def test_hosts_of_several_kinds_are_refused_with_a_way_out(text: str, fix: str) -> None:
+    with pytest.raises(PlanError, match="all hosts of a cluster must be of one kind") as error:
+        Cluster.parse(text)
+    assert any(fix in line for line in error.value.fixes), error.value.fixes
+    assert any("one kind alone" in line for line in error.value.fixes)

@@ -64,3 +64,10 @@ def test_every_model_is_counted_as_a_real_forward_pass_would_be(name: str, pooli
     halves = dense_work(inputs(pooling=pooling), section, bf16=True)
     assert halves.forward_flops == work.forward_flops
     assert halves.activation_bytes < work.activation_bytes
+
+
+def test_autocast_keeps_bf16_copies_of_the_weights_whose_input_needs_a_gradient() -> None:
+    assert dense_work(inputs(), dlrm()).weight_copy_bytes == 0  # type: ignore[arg-type]
+    # Layers 8 -> 4 and 10 -> 6 -> 1; the input of the first layer, 5 -> 8, needs no gradient.
+    kept = 2 * (8 * 4 + 10 * 6 + 6 * 1)
+    assert dense_work(inputs(), dlrm(), bf16=True).weight_copy_bytes == kept  # type: ignore[arg-type]

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from sharding.id_buckets import IdPolicy
 from trainer.config import RunConfig
 from trainer.errors import ConfigError
 from trainer.inputs import model_inputs
@@ -88,6 +89,7 @@ def test_table_settings_are_carried_over() -> None:
         "min_partition": 4,
         "cache_load_factor": 0.2,
         "learning_rate": 0.5,
+        "lookup_group": "wide",
     }
     run = _run(
         {"sparse": [{"columns": ["a", "b"]}]},
@@ -101,6 +103,7 @@ def test_table_settings_are_carried_over() -> None:
         ("fused",),
     )
     assert (first.min_partition, first.cache_load_factor, first.learning_rate) == (4, 0.2, 0.5)
+    assert (first.lookup_group, second.lookup_group) == ("wide", None)
     assert (second.data_type, second.sharding_types) == ("fp32", ("table_wise", "column_wise"))
     assert second.compute_kernels is second.min_partition is second.learning_rate is None
 
@@ -188,3 +191,66 @@ def test_table_name_with_a_dot_is_an_error_with_a_fix() -> None:
 def test_no_sparse_feature_is_an_error() -> None:
     with pytest.raises(ConfigError, match="at least one sparse"):
         _inputs(_run({"dense": [{"columns": "I1"}]}), _dense("I1"))
+
+
+def test_ids_give_a_table_its_rows_and_policy() -> None:
+    ids = {"num_embeddings": 500, "evict": "distance_lfu", "min_count": 3, "decay_exponent": 0.5}
+    run = _run({"sparse": [{"columns": ["a", "b"]}]}, tables={"*": {"learning_rate": 0.1}, "a": {"ids": ids}})
+    unbounded, plain = _inputs(run, _feature("a", num_embeddings=2**62 + 1), _feature("b")).tables
+    assert (unbounded.num_embeddings, unbounded.learning_rate) == (500, 0.1)
+    assert unbounded.ids == IdPolicy("distance_lfu", min_count=3, decay_exponent=0.5)
+    assert (plain.num_embeddings, plain.ids) == (10, None)
+
+
+def test_unbounded_ids_without_rows_of_their_own_are_refused() -> None:
+    run = _run({"sparse": [{"columns": "a"}]})
+    with pytest.raises(ConfigError, match=r"tables\.a\.ids: \{num_embeddings: 1000000\}"):
+        _inputs(run, _feature("a", num_embeddings=2**62 + 1))
+
+
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [({"data_type": "int8"}, "int8 rows"), ({"compute_kernels": ["fused_uvm_caching"]}, "behind a cache")],
+)
+def test_ids_refuse_rows_that_cannot_be_written(other: dict[str, Any], words: str) -> None:
+    run = _run({"sparse": [{"columns": "a"}]}, tables={"*": other, "a": {"ids": {"num_embeddings": 9}}})
+    with pytest.raises(ConfigError, match=words):
+        _inputs(run, _feature("a"))
+
+
+@pytest.mark.parametrize(
+    ("ids", "words"),
+    [
+        ({"num_embeddings": 9, "evict": "ttl"}, "needs `ttl_steps`"),
+        ({"num_embeddings": 9, "decay_exponent": 2.0}, "goes with `evict: distance_lfu`"),
+        ({"num_embeddings": 2}, "num_embeddings"),
+        ({"num_embeddings": 9, "evict": "mru"}, "evict"),
+        ({"evict": "lru"}, "num_embeddings"),
+    ],
+)
+def test_ids_of_a_config_are_checked(ids: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        _run({"sparse": [{"columns": "a"}]}, tables={"a": {"ids": ids}})
+
+
+@pytest.mark.parametrize(
+    ("ranks", "expected"), [([3, 1, 1], (1, 3)), ("0..2, 7", (0, 1, 2, 7)), ("5", (5,)), (None, None)]
+)
+def test_the_constraints_of_a_table_reach_the_planner(ranks: Any, expected: Any) -> None:
+    settings = {
+        "ranks": ranks,
+        "enforce_hbm": True,
+        "stochastic_rounding": False,
+        "bounds_check_mode": "fatal",
+    }
+    run = _run({"sparse": [{"columns": "C*"}]}, tables={"C*": settings})
+    assert RunConfig.from_dict(run.as_dict()) == run
+    (table,) = _inputs(run, _feature("C1")).tables
+    assert table.ranks == expected
+    assert (table.enforce_hbm, table.stochastic_rounding, table.bounds_check_mode) == (True, False, "fatal")
+
+
+@pytest.mark.parametrize("ranks", ["0-7", "7..0", "", [], [-1], "0..", "a"])
+def test_ranks_written_otherwise_are_refused(ranks: Any) -> None:
+    with pytest.raises(ConfigError, match=r"tables\.C1\.ranks"):
+        _run({"sparse": [{"columns": "C*"}]}, tables={"C1": {"ranks": ranks}})

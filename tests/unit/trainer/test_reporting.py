@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from sharding.plan import Shard
+from sharding.table_groups import TableGroups
 from tests.support.html_page import Node, parse, section, table, tile_values
 from tests.support.run_folders import METRICS, PARTS, manifest, records, table_plan, write_run
 from trainer.errors import DataError
@@ -46,6 +47,23 @@ def test_headline_shows_test_metrics_and_cost(tmp_path: Path) -> None:
     assert [node.text for node in page.all("h1")] == ["ml-tiny"]
     assert "Finished" in page.all("header")[0].text
     assert "best at step 80" in page.all("header")[0].text
+
+
+def test_ids_that_come_and_go_are_summed_up_without_what_a_resume_forgot(tmp_path: Path) -> None:
+    def ids(step: int, table: str, admitted: int, occupancy: float) -> dict[str, Any]:
+        figures = {"occupancy": occupancy, "admitted": admitted, "evicted": admitted // 2, "oov_share": 0.125}
+        return {"kind": "ids", "step": step, "table": table, **figures}
+
+    lines = records()
+    start = next(line for line in lines if line["kind"] == "start")
+    lines += [ids(10, "user", 1500, 0.25), ids(10, "item", 4, 1.0), ids(20, "user", 900, 0.9)]
+    lines += [{**start, "first_step": 10}, ids(20, "user", 700, 0.5), ids(20, "item", 6, 1.0)]
+    found = table(report(tmp_path, lines=lines), "Ids that come and go")
+    assert found[1:] == [
+        ["user", "50.0 %", "2,200", "1,100", "12.50 %"],
+        ["item", "100.0 %", "10", "5", "12.50 %"],
+    ]
+    assert not [node for node in report(tmp_path / "plain").all("caption") if "come and go" in node.text]
 
 
 def test_report_is_a_file_of_the_run_folder_and_replaces_the_old_one(tmp_path: Path) -> None:
@@ -152,7 +170,9 @@ def test_plan_section_shows_tables_largest_first_and_the_fullest_rank(tmp_path: 
 
 def test_data_parallel_table_counts_in_full_on_every_rank() -> None:
     copies = tuple(Shard(rank, 0, 0, 10, 4) for rank in range(3))
-    placed = bytes_by_rank(table_plan("small", 10, 4, "data_parallel", copies, copies=3), 4)
+    placed = bytes_by_rank(
+        table_plan("small", 10, 4, "data_parallel", copies, copies=3), TableGroups(4, 4, 4)
+    )
     assert placed.tolist() == [200.0, 200.0, 200.0, 0.0]
 
 

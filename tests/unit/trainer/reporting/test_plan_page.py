@@ -73,7 +73,14 @@ def test_the_page_shows_verdict_memory_time_and_every_table(tmp_path: Path) -> N
     plan = replace(small_plan("<b>title"), rows_per_epoch=1_000_000)
     text = page_of(plan, tmp_path)
     estimate = plan.estimate
-    for shown in ("my run", "Fits", f"{estimate['step_ms']:,g} ms", "1,000,000 rows", "no list price"):
+    for shown in (
+        "my run",
+        "Fits",
+        "fp32 forward, fp32 backward",
+        f"{estimate['step_ms']:,g} ms",
+        "1,000,000 rows",
+        "no list price",
+    ):
         assert shown in text
     assert "movie_id" in text
     assert "<b>title" not in text
@@ -106,3 +113,16 @@ def test_ranks_beyond_the_limit_are_said_to_be_left_out(tmp_path: Path) -> None:
     )
     assert "The first 1024 of 1,030 ranks." in page_of(many, tmp_path)
     assert "The first" not in page_of(plan, tmp_path)
+
+
+def test_every_group_of_ranks_shows_a_copy_of_the_tables(tmp_path: Path) -> None:
+    one = small_plan()
+    memory = tuple(replace(one.memory[rank % 2], rank=rank) for rank in range(4))
+    cluster = replace(one.cluster, nodes=2)
+    grouped = replace(one, cluster=cluster, memory=memory, table_shard_group_size=2, table_sync_every_steps=5)
+    text = page_of(grouped, tmp_path)
+    assert "2, each on a group of 2 ranks, averaged every 5 steps" in text
+    assert "Averaging of the copies of the tables" in text
+    shown = [where for *_, where in cells(text) if where.startswith("genres")]
+    assert [where.split(":")[0] for where in shown] == ["genres, rank 1", "genres, rank 3"]
+    assert "Averaging of the copies" not in page_of(one, tmp_path)
