@@ -1,10 +1,10 @@
-"""Writes the reference pages that come from the code: docs/config.md, feature-ops.md, models.md, hardware.md.
+"""Writes what comes from the code: pages of reference, pictures of sharding types, plans of what-if configs.
 
     python docs/generate.py            write them
     python docs/generate.py --check    exit 1 and show the difference when one of them is out of date
 
-Everything on them (keys, types, defaults, limits, meanings, papers) is read from the pydantic sections and
-the registries of ops, models and hardware, so a page is mended by mending the docstring in the code.
+Keys, types, defaults, limits, meanings and papers are read from the pydantic sections and the registries of
+ops, models and hardware, so a page is mended by mending the docstring in the code.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import sys
 import types
 import typing
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,10 @@ import yaml
 from hardware_page import cell, hardware_page
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
+from sharding_pictures import picture
+from what_if_page import what_if_page
 
+from sharding.sharders import SHARDING_TYPES
 from trainer.config import ModelConfig, OpConfig, RunConfig
 from trainer.features.ops import feature_ops
 from trainer.features.registry import Example, FeatureOp, Takes
@@ -315,6 +319,8 @@ PAGES = {
     "feature-ops.md": ops_page,
     "models.md": models_page,
     "hardware.md": lambda: f"{NOTICE}\n{hardware_page()}",
+    "what-if.md": lambda: f"{NOTICE}\n{what_if_page()}",
+    **{f"assets/sharding/{kind}.svg": partial(picture, kind) for kind in SHARDING_TYPES},
 }
 
 

@@ -10,15 +10,16 @@ HARDWARE_INTRO = """# Hardware catalogue
 What `shardrec plan --cluster` knows by name. Figures are those of data sheets, for one rank: a GPU with its
 share of the host, or a share of a CPU host. Links are per direction. Memory of a GPU is its nominal size,
 less what ECC takes of GDDR memory; programs see slightly less. Bandwidth of host memory is sockets x channels
-x speed / GPUs.
-[`plan.hardware`](config.md#planhardware) replaces every figure and adds entries;
-[planning](planning.md#hardware-and-prices) shows how.
+x speed / GPUs. SSDs are the local drives; the rate at which they give single rows is a guess, the one that
+TorchRec's planner takes. [`plan.hardware`](config.md#planhardware) replaces every figure and adds entries;
+[planning](planning.md#hardware-and-prices) shows how. `shardrec bench hardware`
+[measures](planning.md#calibrate) an entry for the machine that it runs on.
 """
 
 MACHINES_INTRO = """
 ## Machines
 
-Host memory and network are those of the whole machine.
+Host memory, network and SSD are those of the whole machine.
 """
 
 
@@ -27,12 +28,13 @@ def hardware_page() -> str:
     ranks = [
         f"| `{name}` | {r.hbm_gib:g} | {r.hbm_gbps:,g} | {r.host_memory_gib:g} | {r.host_memory_gbps:g} "
         f"| {r.pcie_gbps:g} | {r.nvlink_gbps:g} | {r.nic_gbps:g} | {r.fp32_tflops:g} | {r.bf16_tflops:,g} "
+        f"| {r.ssd_gib:,g} | {r.ssd_gbps:g} "
         f"| {cell(r.source)} |"
         for name, r in HARDWARE.items()
     ]
     machines = [
         f"| `{name}` | {m.gpus} x `{m.gpu}` | {m.hbm_gib or HARDWARE[m.gpu].hbm_gib:g} "
-        f"| {m.host_memory_gib:,g} | {m.nvlink_gbps:g} | {m.nic_gbps:g} "
+        f"| {m.host_memory_gib:,g} | {m.nvlink_gbps:g} | {m.nic_gbps:g} | {m.ssd_gib:,g} "
         f"| {'' if m.price_per_hour is None else f'{m.price_per_hour:.2f}'} |"
         for name, m in MACHINES.items()
     ]
@@ -41,12 +43,12 @@ def hardware_page() -> str:
         [
             HARDWARE_INTRO,
             "| name | HBM GiB | HBM GB/s | host GiB | host GB/s | PCIe GB/s | NVLink GB/s | NIC GB/s "
-            "| fp32 TFLOPS | bf16 TFLOPS | source |",
-            f"|---|{'---:|' * 9}---|",
+            "| fp32 TFLOPS | bf16 TFLOPS | SSD GiB | SSD GB/s | source |",
+            f"|---|{'---:|' * 11}---|",
             *ranks,
             MACHINES_INTRO,
-            "| name | GPUs | HBM GiB each | host GiB | NVLink GB/s | NIC GB/s | USD an hour |",
-            f"|---|---|{'---:|' * 5}",
+            "| name | GPUs | HBM GiB each | host GiB | NVLink GB/s | NIC GB/s | SSD GiB | USD an hour |",
+            f"|---|---|{'---:|' * 6}",
             *machines,
             "",
             *(f"Prices: {source}.\n" for source in sources),
