@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,9 @@ TWO = Cluster(ranks_per_node=2, on="torchrun")
 VECTORS = {
     "source": {"path": "vectors.parquet"}, "on": "film", "id": "film_id", "column": "embedding",
 }  # fmt: skip
+
+WARNED: list[str] = []
+"""What `prepare` has warned of: a page that cannot be written is no error to it."""
 
 
 def config(root: Path, dense: list[dict[str, Any]], *joins: dict[str, Any]) -> RunConfig:
@@ -82,7 +86,12 @@ def both(
     mine = config(root, [{"name": "poster", "vectors": VECTORS}])
     filled = {"columns": COMPONENTS, "ops": [{"fill": 0}]}
     plain = config(root, [filled], {"source": {"path": "columns.parquet"}, "on": ["film"]})
-    return (mine, prepare(None, mine, root / "mine")), (plain, prepare(None, plain, root / "plain"))
+    logger, told = logging.getLogger("jobs"), logging.Handler(logging.WARNING)
+    told.emit = lambda record: WARNED.append(record.getMessage())  # type: ignore[method-assign]
+    logger.addHandler(told)
+    made = (mine, prepare(None, mine, root / "mine")), (plain, prepare(None, plain, root / "plain"))
+    logger.removeHandler(told)
+    return made
 
 
 @pytest.fixture(scope="module")
@@ -169,6 +178,7 @@ def test_the_reports_list_the_vectors(both: Any, trained: list[TrainResult]) -> 
 
     data = Path(both[0][1].path)
     assert "poster" in (data / "report.txt").read_text()
+    assert (data / "report.html").exists(), WARNED
     page = (data / "report.html").read_text(encoding="utf-8")
     assert f"vectors of {DIM} by film" in page
     assert "The same feature twice" not in page
