@@ -30,7 +30,14 @@ from jobs.ranks.verdict import Outcome, RankError, judge, settle
 from jobs.worker import run_rank, work
 from sharding.errors import UserError
 
-__all__ = ["RankError", "launch", "spark_slots", "torchrun_rank", "torchrun_world_size"]
+__all__ = [
+    "RankError",
+    "launch",
+    "refuse_outer_torchrun",
+    "spark_slots",
+    "torchrun_rank",
+    "torchrun_world_size",
+]
 
 
 def launch(
@@ -99,6 +106,20 @@ def torchrun_rank() -> int | None:
     if {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys():
         return int(os.environ["RANK"])
     return None
+
+
+def refuse_outer_torchrun(on: Mode) -> None:
+    """Refuse to be a rank of the user's own torchrun, for verbs that launch ranks by themselves.
+
+    Raises:
+        UserError: this process is one.
+    """
+    if on == "torchrun" and torchrun_rank() is not None:
+        raise UserError(
+            "only train runs under an outer torchrun",
+            where="--on torchrun",
+            fixes=["run the command without torchrun: --on torchrun --ranks N starts the ranks itself"],
+        )
 
 
 def torchrun_world_size(ranks: int | None) -> int:

@@ -74,17 +74,12 @@ def run_request(
         UserError: ranks, rows and lanes do not fit each other.
         RankError: a rank failed.
     """
-    from jobs.launch import launch, torchrun_rank
+    from jobs.launch import launch, refuse_outer_torchrun
     from jobs.planning import check_layout_of, plan
     from trainer.assembly import scoring_config
     from trainer.rank_jobs import PLAN_FILE, Request
 
-    if cluster.on == "torchrun" and torchrun_rank() is not None:
-        raise UserError(
-            "only train runs under an outer torchrun",
-            where="--on torchrun",
-            fixes=["run the command without torchrun: --on torchrun --ranks N starts the ranks itself"],
-        )
+    refuse_outer_torchrun(cluster.on)
     run, manifest = folder.config(), folder.manifest()
     manifest.require_spec(dataset.manifest.spec, str(dataset.path))
     dataset.manifest.split(split)

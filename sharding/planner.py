@@ -10,6 +10,7 @@ import gc
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 import torchrec
@@ -91,14 +92,16 @@ def make_plan(
     part = cluster.part(groups.shard_group_size)
     with in_groups(groups):
         best = _best(
-            model,
-            tables,
-            part,
-            budget,
-            batch_size_per_rank,
-            embedding_optimizer,
-            timeout_seconds,
-            communication,
+            _Problem(
+                model,
+                tables,
+                part,
+                budget,
+                batch_size_per_rank,
+                embedding_optimizer,
+                timeout_seconds,
+                communication,
+            ),
             takes,
         )
     planned = table_plans(best, tables, embedding_optimizer)
@@ -121,42 +124,36 @@ def make_plan(
     )
 
 
-def _best(
-    model: nn.Module,
-    tables: Sequence[TableSpec],
-    cluster: Cluster,
-    budget: MemoryBudget,
-    batch_size_per_rank: int,
-    optimizer: str,
-    timeout_seconds: int,
-    communication: TableCommunication,
-    takes: Callable[[int], bool],
-) -> list[ShardingOption]:
-    """Return the options of the best plan on the ranks that hold one copy.
+@dataclass(frozen=True)
+class _Problem:
+    """What a plan is sought for; the arguments of `make_plan`, on the ranks that hold one copy."""
+
+    model: nn.Module
+    tables: Sequence[TableSpec]
+    cluster: Cluster
+    budget: MemoryBudget
+    batch_size_per_rank: int
+    optimizer: str
+    timeout_seconds: int
+    communication: TableCommunication
+
+
+def _best(problem: _Problem, takes: Callable[[int], bool]) -> list[ShardingOption]:
+    """Return the options of the best plan.
 
     Raises:
         PlanError: a constraint cannot be met, or there is no plan.
     """
+    tables, cluster, budget, optimizer = problem.tables, problem.cluster, problem.budget, problem.optimizer
     check_constraints(tables, cluster, optimizer)
     check_candidates(tables, cluster, budget, optimizer)
     check_bytes(tables, cluster, budget, optimizer, takes)
     for effort in _efforts(tables, cluster):
-        found = _search(
-            model,
-            tables,
-            cluster,
-            budget,
-            batch_size_per_rank,
-            optimizer,
-            timeout_seconds,
-            effort,
-            communication,
-        )
+        found = _search(problem, effort)
         if found is not None:
             return found
-    raise no_plan_found(
-        tables, cluster, budget, optimizer, batch_size_per_rank=batch_size_per_rank, takes=takes
-    )
+    batch_size = problem.batch_size_per_rank
+    raise no_plan_found(tables, cluster, budget, optimizer, batch_size_per_rank=batch_size, takes=takes)
 
 
 def _efforts(tables: Sequence[TableSpec], cluster: Cluster) -> list[Effort]:
@@ -177,18 +174,9 @@ def _no_collection() -> Iterator[None]:
             gc.enable()
 
 
-def _search(
-    model: nn.Module,
-    tables: Sequence[TableSpec],
-    cluster: Cluster,
-    budget: MemoryBudget,
-    batch_size_per_rank: int,
-    optimizer: str,
-    timeout_seconds: int,
-    effort: Effort,
-    communication: TableCommunication,
-) -> list[ShardingOption] | None:
-    constraints = planner_constraints(tables, cluster, budget, optimizer, effort)
+def _search(problem: _Problem, effort: Effort) -> list[ShardingOption] | None:
+    tables, cluster, budget = problem.tables, problem.cluster, problem.budget
+    constraints = planner_constraints(tables, cluster, budget, problem.optimizer, effort)
     ranks = {table.name: table.ranks for table in tables if table.ranks is not None}
     found: list[ShardingOption] = []
 
@@ -203,24 +191,22 @@ def _search(
             host_left_bytes=budget.host_left_bytes,
             ssd_left_bytes=budget.ssd_left_bytes,
         )
-        measured = cluster.rank_hardware.measured
-        config = None if measured is None else MeasuredPerfConfig(measured)
         planner = EmbeddingShardingPlanner(
             topology=left,
-            batch_size=batch_size_per_rank,
-            enumerator=_enumerator(left, constraints, tables, batch_size_per_rank, optimizer, config),
+            batch_size=problem.batch_size_per_rank,
+            enumerator=_enumerator(problem, left, constraints),
             # The budget has already taken everything off.
             storage_reservation=FixedPercentageStorageReservation(0.0),
-            proposer=SearchProposer(left, timeout_seconds, ranks),
+            proposer=SearchProposer(left, problem.timeout_seconds, ranks),
             partitioner=SearchPartitioner(ranks),
             stats=[NoopEmbeddingStats()],
             constraints=constraints,
             debug=False,
             callbacks=[keep],
-            timeout_seconds=timeout_seconds,
+            timeout_seconds=problem.timeout_seconds,
         )
         try:
-            planner.plan(model, sharders(communication))
+            planner.plan(problem.model, sharders(problem.communication))
         except PlannerError:
             # Its message and type mislead (a timeout reads as lack of storage); ours is made from bytes.
             return None
@@ -228,25 +214,22 @@ def _search(
 
 
 def _enumerator(
-    left: Topology,
-    constraints: dict[str, ParameterConstraints],
-    tables: Sequence[TableSpec],
-    batch_size_per_rank: int,
-    optimizer: str,
-    config: MeasuredPerfConfig | None,
+    problem: _Problem, left: Topology, constraints: dict[str, ParameterConstraints]
 ) -> OrderedEnumerator:
     storage = TableStorageEstimator(
         left,
         constraints,
-        {table.name: table for table in tables},
-        optimizer,
+        {table.name: table for table in problem.tables},
+        problem.optimizer,
         pipeline_type=PipelineType.TRAIN_SPARSE_DIST,
         # Embeddings before their exchange are real memory, most of all under row_wise.
         run_embedding_at_peak_memory=True,
     )
+    measured = problem.cluster.rank_hardware.measured
+    config = None if measured is None else MeasuredPerfConfig(measured)
     return OrderedEnumerator(
         topology=left,
-        batch_size=batch_size_per_rank,
+        batch_size=problem.batch_size_per_rank,
         constraints=constraints,
         estimator=DistinctShardEstimator(left, constraints, [storage], config),
     )

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from jobs.cluster import Cluster
-from jobs.launch import launch, torchrun_rank
-from trainer.errors import UserError
+from jobs.launch import launch, refuse_outer_torchrun
 
 if TYPE_CHECKING:
     from sharding.calibration.job import Calibration
@@ -41,15 +40,10 @@ def bench_hardware(
     """
     from sharding.calibration.job import REQUEST_FILE, RESULT_FILE, Calibration
 
-    if cluster.on == "torchrun" and torchrun_rank() is not None:
-        raise UserError(
-            "only train runs under an outer torchrun",
-            where="--on torchrun",
-            fixes=["run the command without torchrun: --on torchrun --ranks N starts the ranks itself"],
-        )
+    refuse_outer_torchrun(cluster.on)
     wanted = wanted or Calibration()
     told(
-        f"measuring on {cluster.world_size} ranks ({cluster.device}): exchanges, matrix products, lookups "
+        f"measuring on {cluster.world_size} rank(s) ({cluster.device}): exchanges, matrix products, lookups "
         f"and updates of tables of {', '.join(map(str, wanted.dims))} columns, copies; a minute or so"
     )
     with tempfile.TemporaryDirectory(prefix="shardrec-bench-") as place:
