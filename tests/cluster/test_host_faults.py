@@ -15,8 +15,9 @@ import pytest
 
 from jobs import RunConfig, train
 from tests.support.cluster import StandaloneCluster, standalone_cluster
-from tests.support.host_runs import ONE_RANK_A_HOST, done, losses
+from tests.support.host_runs import ONE_RANK_A_HOST, done
 from tests.support.hosts import Host, hosts
+from tests.support.run_folders import losses
 from tests.support.slow_link import slow_link
 from tests.support.tiny import CONFIG, tiny_data
 

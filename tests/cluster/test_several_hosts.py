@@ -12,9 +12,10 @@ from jobs import evaluate
 from jobs.scoring.recommendation import recommend_lists
 from sharding.plan import Plan
 from tests.support.cluster import StandaloneCluster, standalone_cluster
-from tests.support.host_runs import ONE_RANK_A_HOST, STEPS, HostRun, done, losses, prepare_host_run
+from tests.support.host_runs import ONE_RANK_A_HOST, STEPS, HostRun, done, prepare_host_run
 from tests.support.hosts import hosts
 from tests.support.jobs import told
+from tests.support.run_folders import losses
 
 pytestmark = pytest.mark.cluster
 USERS = "1,2,3,4,5"

@@ -15,6 +15,7 @@ from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 from jobs import Cluster, Dataset, RunConfig, TrainResult, evaluate, plan, train
 from sharding.hosts import RankContext
 from tests.support.ranks import run_distributed
+from tests.support.run_folders import losses
 from tests.support.tiny import CONFIG, tiny_data
 from trainer.assembly import build_task, scoring_config
 from trainer.loop import train_rank
@@ -45,11 +46,6 @@ def run_of(optimizer: str, *overrides: str) -> RunConfig:
         "train.keep_checkpoints=9",
         *overrides,
     )
-
-
-def losses(run_folder: Path) -> list[float]:
-    lines = map(json.loads, (run_folder / "metrics.jsonl").read_text().splitlines())
-    return [line["loss"] for line in lines if line["kind"] == "train"]
 
 
 def train_parts(rank: int, world_size: int, folders: list[str]) -> None:

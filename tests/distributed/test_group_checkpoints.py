@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 from jobs import Cluster, Dataset, RunConfig, evaluate, plan, train
 from sharding.hosts import RankContext
 from tests.support.ranks import run_distributed
+from tests.support.run_folders import losses
 from tests.support.tiny import CONFIG, tiny_data
 from trainer.loop import train_rank
 from trainer.run_folder import RunFolder
@@ -39,11 +39,6 @@ def run_of(*overrides: str) -> RunConfig:
         "train.keep_checkpoints=9",
         *overrides,
     )
-
-
-def losses(folder: Path) -> list[float]:
-    lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
-    return [line["loss"] for line in lines if line["kind"] == "train"]
 
 
 def go_on(rank: int, world_size: int, parts: list[tuple[str, str, int]]) -> None:

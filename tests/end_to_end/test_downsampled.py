@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +11,7 @@ from sklearn.metrics import log_loss
 
 from jobs import Cluster, Dataset, RunConfig, TrainResult, evaluate, train
 from jobs.rank_requests import run_request
+from tests.support.run_folders import losses
 from tests.support.tiny import tiny_data
 from trainer.rank_jobs import SCORES_FILE
 from trainer.run_folder import RunFolder
@@ -27,11 +27,6 @@ def probabilities(result: TrainResult, data: Dataset, place: Path) -> np.ndarray
     return pq.read_table(place / SCORES_FILE)["probability"].to_numpy()
 
 
-def losses(result: TrainResult) -> list[float]:
-    lines = [json.loads(line) for line in (result.path / "metrics.jsonl").read_text().splitlines()]
-    return [line["loss"] for line in lines if line["kind"] == "train"]
-
-
 def test_scores_and_metrics_are_corrected_and_training_is_not(
     tmp_path: Path, run: RunConfig, data: Dataset
 ) -> None:
@@ -44,7 +39,7 @@ def test_scores_and_metrics_are_corrected_and_training_is_not(
 
     plain = train(run, data, out=tmp_path / "plain", show_progress=False)
     corrected = train(run, told, out=tmp_path / "corrected", show_progress=False)
-    assert losses(corrected) == losses(plain)
+    assert losses(corrected.path) == losses(plain.path)
 
     # p / (p + (1 - p) / w), as He et al. 2014 write it, with 1 / w times as many negatives.
     p = probabilities(plain, data, tmp_path / "plain_scores")

@@ -18,6 +18,7 @@ from jobs.cli import main
 from jobs.rank_requests import run_request
 from sharding.id_buckets import BucketShape
 from sharding.weights import uniform_rows
+from tests.support.run_folders import losses
 from trainer.errors import CheckpointError, ConfigError, DataError, SpecMismatchError
 from trainer.rank_jobs import SCORES_FILE
 from trainer.run_folder import RunFolder
@@ -217,17 +218,12 @@ def test_training_goes_on_from_there_at_two_ranks(folder: Path, remapped: Remapp
     onward = train(run, folder / "day2_data", two, out=again.path, show_progress=False)
     anew = train(run, folder / "day2_data", out=tmp_path / "anew", show_progress=False)
     assert onward.result["steps"] == anew.result["steps"] > 60
-    learnt, fresh = losses(onward), losses(anew)
+    learnt, fresh = losses(onward.path), losses(anew.path)
     ended = losses(TrainResult.open(folder / "day1_run"))
     # Most rows are of users and visitors that the run knew.
     assert learnt[0] < fresh[0] - 0.05
     assert learnt[0] < ended[-1] + 0.1
     assert onward.metrics["auc"] > 0.7
-
-
-def losses(result: TrainResult) -> list[float]:
-    records = map(json.loads, (result.path / "metrics.jsonl").read_text().splitlines())
-    return [record["loss"] for record in records if record["kind"] == "train"]
 
 
 def test_a_vocabulary_that_has_grown_keeps_its_numbers(folder: Path, tmp_path: Path, spark: Any) -> None:

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 
 from jobs import Cluster, Dataset, RunConfig, evaluate, train
-
-
-def losses(run_folder: Path) -> list[float]:
-    lines = [json.loads(line) for line in (run_folder / "metrics.jsonl").read_text().splitlines()]
-    return [line["loss"] for line in lines if line["kind"] == "train"]
+from tests.support.run_folders import losses
 
 
 def twenty_steps(run: RunConfig, *more: str) -> RunConfig:

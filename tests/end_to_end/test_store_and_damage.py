@@ -13,6 +13,7 @@ from jobs.cli import main
 from tests.end_to_end.conftest import shardrec
 from tests.support.damage import flip_bytes
 from tests.support.object_store import ObjectStore
+from tests.support.run_folders import losses
 from tests.support.tiny import CONFIG, tiny_data
 from trainer.errors import ConfigError, DataError, StoreError
 
@@ -36,11 +37,6 @@ def local(short_run: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> Dat
 @pytest.fixture(scope="module")
 def url(store: ObjectStore, local: Dataset) -> str:
     return store.upload(Path(str(local.path)), "prepared/tiny")
-
-
-def losses(run_folder: Path) -> list[float]:
-    records = [json.loads(line) for line in (run_folder / "metrics.jsonl").read_text().splitlines()]
-    return [record["loss"] for record in records if record["kind"] == "train"]
 
 
 def test_a_data_set_on_a_store_trains_and_evaluates_as_the_local_one(

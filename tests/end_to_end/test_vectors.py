@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import pytest
 
 from jobs import Cluster, Dataset, RunConfig, TrainResult, evaluate, plan, prepare, recommend, train
 from jobs.scoring.mining import mine_negatives
+from tests.support.run_folders import losses
 
 USERS, FILMS, KNOWN, DIM = 40, 50, 45, 4
 COMPONENTS = [f"v{number}" for number in range(DIM)]
@@ -101,11 +101,6 @@ def trained(both: Any, tmp_path_factory: pytest.TempPathFactory) -> list[TrainRe
         train(run, data, out=folder / str(number), show_progress=False)
         for number, (run, data) in enumerate(both)
     ]
-
-
-def losses(folder: Path) -> list[float]:
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [line["loss"] for line in lines if line["kind"] == "train"]
 
 
 def test_losses_are_those_of_plain_columns_at_one_and_two_ranks(

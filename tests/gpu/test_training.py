@@ -9,16 +9,12 @@ import pytest
 import torch
 
 from jobs import Cluster, Dataset, RunConfig, evaluate, train
+from tests.support.run_folders import losses
 
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU here"),
 ]
-
-
-def losses(run_folder: Path) -> list[float]:
-    lines = [json.loads(line) for line in (run_folder / "metrics.jsonl").read_text().splitlines()]
-    return [line["loss"] for line in lines if line["kind"] == "train"]
 
 
 def test_losses_and_metrics_on_a_gpu_are_those_on_cpu(run: RunConfig, data: Dataset, tmp_path: Path) -> None:

@@ -81,12 +81,6 @@ def done(command: Any) -> dict[str, Any]:
     return dict(json.loads(command.stdout))
 
 
-def losses(run_folder: Path) -> list[float]:
-    """Return the training losses that a run has logged, in order."""
-    lines = [json.loads(line) for line in (run_folder / "metrics.jsonl").read_text().splitlines()]
-    return [line["loss"] for line in lines if line["kind"] == "train"]
-
-
 def _write_ratings(path: Path) -> None:
     rng = np.random.default_rng(7)
     users, movies = rng.integers(1, 61, 4000), rng.integers(1, 91, 4000)

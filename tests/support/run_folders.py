@@ -41,6 +41,12 @@ def records(steps: int = 100, every: int = 10) -> list[dict[str, Any]]:
     return lines
 
 
+def losses(folder: Path) -> list[float]:
+    """Return the training losses that a run has logged, in order."""
+    lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    return [line["loss"] for line in lines if line["kind"] == "train"]
+
+
 def manifest(synthetic: bool = False, title: str = "genres") -> Manifest:
     features = (
         Feature(name="age", kind="dense", column="age", ops=(FittedOp(name="fill"), FittedOp(name="log1p"))),
