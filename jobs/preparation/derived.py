@@ -16,6 +16,7 @@ from jobs.preparation.failures import named_failures
 from jobs.preparation.histories import event_time, history_column, keeps_missing
 from jobs.preparation.ordered import KEY, OrderedColumn, as_of_now, id_key, in_order, staged
 from jobs.preparation.planned import HISTORY, PlannedFeature, id_columns, source_columns
+from jobs.preparation.shared_ids import share
 from jobs.preparation.sources import require_columns
 from trainer.config import RunConfig
 from trainer.errors import ConfigError
@@ -94,12 +95,17 @@ def with_derived(
         assert feature.derived is not None
         # A label that is not there is told of where it is needed, with the ways out.
         require_columns(source_columns(feature.derived), rows.columns, f"feature {feature.name!r}")
-    for group in _by_order([f for f in waiting if not _is(f, "target_encoding")]):
+    groups = _by_order([f for f in waiting if not _is(f, "target_encoding")])
+    plain, total = rows, rows.count() if groups and C.SPLIT in rows.columns else 0
+    for group in groups:
         columns = [_column(rows, f, label) for f in group]
         op = group[0].derived
         assert op is not None
         time = _time(rows, op.params["time"], group[0].name)
-        rows = in_order(staged(rows, id_key(rows, id_columns(op)), time, columns), columns)
+        key = id_key(rows, id_columns(op))
+        # Asking the rows with the values so far would make those once more.
+        shared = share(staged(plain, key, time, columns), columns, total)
+        rows = in_order(staged(rows, key, time, columns), columns, shared)
     for feature in waiting:
         if _is(feature, "target_encoding"):
             rows = with_encoding(rows, feature, label, dataset, spark, fitted=fitted)

@@ -14,7 +14,8 @@ from pyspark.sql import types as T
 
 from jobs.preparation import columns as C
 from jobs.preparation.histories import counted
-from jobs.preparation.ordered import Batch, OrderedColumn, events
+from jobs.preparation.kernels import Batch, events
+from jobs.preparation.ordered import OrderedColumn
 from jobs.preparation.planned import PlannedFeature
 from trainer.errors import DataError
 from trainer.schema import Feature
@@ -114,6 +115,20 @@ def seconds(frame: DataFrame, name: str) -> Column:
     return time / 1e6 if isinstance(kind, (T.DateType, T.TimestampType, T.TimestampNTZType)) else time
 
 
+@dataclass(frozen=True)
+class _Seen:
+    """Events of an id: those that later rows may have to tell apart, and count and sum of all before them.
+
+    `newest` is the time of the last row, in seconds, whether it is an event or not.
+    """
+
+    seconds: Floats
+    values: NDArray[Any]
+    count: int
+    sum: Any
+    newest: float
+
+
 class _Earlier:
     """Kernel of counts, means and recency.
 
@@ -127,6 +142,7 @@ class _Earlier:
         self._values = np.zeros(0, np.longdouble)
         self._earlier = 0
         self._count, self._sum = 0, np.longdouble(0)
+        self._newest = -np.inf
 
     def __call__(self, batch: Batch) -> pa.Array:
         seconds_N = _floats(batch.inputs["seconds"])
@@ -142,7 +158,25 @@ class _Earlier:
         total = sums[end] - sums[begin] + np.where(goes_on, self._sum, 0)
         made, there = self._answer(seconds_N, times, begin, end, count, total)
         self._carry(times, values, goes_on[-1], int(begin[-1]), int(end[-1]), int(found.end_N[-1]))
+        self._newest = float(seconds_N[-1])
         return pa.array(made.astype(np.float64), mask=~(there & batch.known_N))
+
+    def state(self) -> _Seen:
+        """Return what the kernel carries."""
+        return _Seen(self._seconds, self._values, self._count, self._sum, self._newest)
+
+    def absorb(self, state: _Seen) -> None:
+        """Put later events behind one's own."""
+        if state.count:  # older than all events that can still be told apart
+            self._count += len(self._seconds)
+            self._sum += self._values.sum()
+            self._seconds, self._values = self._seconds[:0], self._values[:0]
+        self._count, self._sum = self._count + state.count, self._sum + state.sum
+        oldest = -np.inf if self._asked.window is None else state.newest - self._asked.window
+        kept = self._seconds >= oldest
+        self._seconds = np.concatenate([self._seconds[kept], state.seconds])
+        self._values = np.concatenate([self._values[kept], state.values])
+        self._earlier, self._newest = len(self._seconds), state.newest
 
     def _bounds(
         self,

@@ -14,14 +14,8 @@ from pyspark.sql import types as T
 from jobs.preparation import columns as C
 from jobs.preparation.conditions import event_counts
 from jobs.preparation.failures import RAISED
-from jobs.preparation.ordered import (
-    ROWS_AT_ONCE,
-    Batch,
-    OrderedColumn,
-    changes,
-    events,
-    starts,
-)
+from jobs.preparation.kernels import Batch, changes, events, starts
+from jobs.preparation.ordered import ROWS_AT_ONCE, OrderedColumn
 from jobs.preparation.planned import PlannedFeature
 from trainer.schema import Feature
 
@@ -100,6 +94,16 @@ class _Lists:
         begin = np.maximum(found.first_N, found.end_N - self._length)
         self._carry(items, int(begin[-1]), int(found.end_N[-1]))
         return _slices(items, begin, found.end_N)
+
+    def state(self) -> pa.Array:
+        """Return the newest events."""
+        return self._carried
+
+    def absorb(self, state: pa.Array) -> None:
+        """Put later events behind one's own."""
+        both = pa.concat_arrays([self._carried, state.cast(pa.string())])
+        self._carried = pa.concat_arrays([both[max(0, len(both) - self._length) :]])
+        self._earlier = len(self._carried)
 
     def _carry(self, items: pa.Array, begin: int, end: int) -> None:
         """Keep what a row after the last one can need; `begin` and `end` are those of the last one's list."""

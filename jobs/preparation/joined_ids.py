@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -14,11 +15,12 @@ from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from jobs.preparation.rows import RawColumns, mapped
+from jobs.preparation.spark_paths import spark_path
 from trainer.features import chains
-from trainer.features.ids import by_place, oov_buckets
+from trainer.features.ids import by_place, oov_buckets, unseen_ids
 from trainer.features.row_encoder import joined_ids
 from trainer.features.values import Tokens
-from trainer.features.vocabularies import UNKNOWN, Vocabulary, read_most_frequent
+from trainer.features.vocabularies import UNKNOWN, EmptyVocabulary, Vocabulary, read_most_frequent
 from trainer.schema import OUT_OF_VOCABULARY_ID, Feature
 
 if TYPE_CHECKING:
@@ -30,6 +32,10 @@ HELD_BYTES = 512 * 2**20
 _BYTES_PER_VALUE = 44
 # Values of each such vocabulary that every process holds all the same; see `_keys`.
 _HOT_VALUES = 200_000
+# Ids of vectors have no counts: a sample of the rows tells those of them that every process holds.
+_SAMPLED_SHARE = 0.01
+_HOT_SAMPLED = 1_000
+_HOT_VECTORS = 10_000
 _KEY, _KNOWN = "__key_{}", "__known_{}"
 _SALT = "\0salt "
 
@@ -77,17 +83,51 @@ def with_joined_ids(
     wanted = tuple(f for f in features if f.vocabulary in large)
     if not wanted:
         return frame, ()
-    tokens = _Tokens(wanted, str(dataset), _HOT_VALUES)
+    frequent = {f.name: _frequent(frame, f, dataset, spark) for f in wanted if f.vectors is not None}
+    tokens = _Tokens(wanted, str(dataset), _HOT_VALUES, frequent)
     fields = [field for number, feature in enumerate(wanted) for field in _fields(number, feature)]
     frame = mapped(frame, frame.columns, tokens, T.StructType([*frame.schema.fields, *fields]))
     for number, feature in enumerate(wanted):
-        side = spark.read.parquet(str(dataset / str(feature.vocabulary))).select("value", "id")
+        side = _side(feature, dataset, spark)
         if feature.is_list:
             frame = _joined_lists(frame, feature, _KEY.format(number), side, tokens)
         else:
             ids = joined_ids(feature.name)
             frame = _joined(frame, feature, _KEY.format(number), _KNOWN.format(number), ids, side)
     return frame, wanted
+
+
+def _side(feature: Feature, dataset: Path, spark: SparkSession) -> DataFrame:
+    return spark.read.parquet(spark_path(dataset / str(feature.vocabulary))).select("value", "id")
+
+
+def _frequent(frame: DataFrame, feature: Feature, dataset: Path, spark: SparkSession) -> Vocabulary:
+    """Return the tokens that many rows have, with their ids, whether they have a vector or not."""
+    op = chains.id_op(feature)
+    assert op is not None
+    sample = frame.sample(_SAMPLED_SHARE, seed=3)
+    texts = mapped(sample, chains.raw_columns(feature), _Texts(feature), "token string")
+    counted = texts.where(F.col("token").isNotNull()).groupBy("token").count()
+    counted = counted.where(F.col("count") >= _HOT_SAMPLED).orderBy(F.desc("count"), "token")
+    found = [row["token"] for row in counted.limit(_HOT_VECTORS).collect()]
+    if not found:
+        return EmptyVocabulary(np.empty(0, np.int64), np.empty(0, np.int64), None)
+    known = _side(feature, dataset, spark).where(F.col("value").isin(found)).collect()
+    ids = dict(zip(found, unseen_ids(op, pa.array(found)).tolist(), strict=True))
+    ids |= {row["value"]: row["id"] for row in known}
+    return Vocabulary.of(pa.array(list(ids)), np.array(list(ids.values()), np.int64))
+
+
+@dataclass(frozen=True)
+class _Texts:
+    """Makes the tokens of a feature, as text."""
+
+    feature: Feature
+
+    def __call__(self, batches: Iterator[RawColumns]) -> Iterator[pa.RecordBatch]:
+        for columns in batches:
+            texts = _texts(chains.tokens(self.feature, columns))
+            yield pa.RecordBatch.from_arrays([texts], ["token"])
 
 
 def _fields(number: int, feature: Feature) -> list[T.StructField]:
@@ -104,6 +144,7 @@ class _Tokens:
     features: tuple[Feature, ...]
     dataset: str
     hot_values: int
+    frequent: Mapping[str, Vocabulary]
 
     def __call__(self, batches: Iterator[RawColumns]) -> Iterator[pa.RecordBatch]:
         for columns in batches:
@@ -118,6 +159,8 @@ class _Tokens:
 
     def hot(self, feature: Feature) -> Vocabulary:
         """Return the most frequent values of a feature."""
+        if feature.name in self.frequent:
+            return self.frequent[feature.name]
         folders = frozenset((str(f.vocabulary), f.vocabulary_hash) for f in self.features)
         found = read_most_frequent(Path(self.dataset), folders, self.hot_values)
         return found[str(feature.vocabulary)]
@@ -130,9 +173,9 @@ def _texts(tokens: Tokens) -> pa.Array:
 def _keys(feature: Feature, tokens: Tokens, hot: Vocabulary) -> tuple[pa.Array, pa.Array]:
     """Return by which text to join each token, and the ids of the others.
 
-    A join brings all rows of a value to one task, so no value that many fitted rows had is joined: a value
-    beyond the most frequent ones had a small share of them. In place of the others stand keys that match
-    nothing and differ from row to row.
+    A join brings all rows of a value to one task, so no value that many rows have is joined: of a vocabulary,
+    one beyond the most frequent ones had a small share of the fitted rows. In place of the others stand keys
+    that match nothing and differ from row to row.
     """
     op = chains.id_op(feature)
     assert op is not None

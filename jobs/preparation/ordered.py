@@ -7,17 +7,18 @@ is carried from batch to batch. Memory is that of one batch and of the carried r
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-from numpy.typing import NDArray
 from pyspark.sql import functions as F
 
 from jobs.preparation import columns as C
+from jobs.preparation.kernels import Batch, Kernel, as_numpy, changes, marks
 from jobs.preparation.rows import map_in_arrow
 
 if TYPE_CHECKING:
@@ -26,29 +27,12 @@ if TYPE_CHECKING:
 
 KEY = "__key"
 TIME = "__time"
+SEGMENT = "__segment"
 _ASKED = "__asked"
 ROWS_AT_ONCE = 10_000
 
-
-@dataclass(frozen=True)
-class Batch:
-    """Rows in the order of id and time, and where in this batch their id and moment begin.
-
-    Attributes:
-        inputs: arrays of N values by name.
-        known_N: whether the row has an id.
-        key_start_N: index of the first row of the row's id, -1 where the id goes on from the batch before.
-        moment_start_N: the same for rows of one id and time.
-    """
-
-    inputs: Mapping[str, pa.Array]
-    known_N: NDArray[np.bool_]
-    key_start_N: NDArray[np.int64]
-    moment_start_N: NDArray[np.int64]
-
-
-Kernel = Callable[[Batch], pa.Array]
-"""Makes N values of N rows; one kernel sees all batches of a partition in order, and carries state."""
+Place = tuple[str, int]
+"""An id, and the number of one of the segments that its rows are cut into by time."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +54,19 @@ class OrderedColumn:
     rows_at_once: int = ROWS_AT_ONCE
 
 
+@dataclass(frozen=True)
+class Shared:
+    """How several tasks share the rows of frequent ids; see `shared_ids.share`.
+
+    Attributes:
+        with_segments: adds `SEGMENT` to rows with `KEY` and `TIME`, null where the id is none of them.
+        starts: what `Making` goes on from where a segment begins, but for the first of an id.
+    """
+
+    with_segments: Callable[[DataFrame], DataFrame]
+    starts: Mapping[Place, bytes]
+
+
 def id_key(frame: DataFrame, names: Sequence[str]) -> Column:
     """Return one text for the ids of some columns, null where one of them is missing."""
     tokens = [C.token(frame, name) for name in names]
@@ -88,30 +85,41 @@ def staged(frame: DataFrame, key: Column, time: Column, columns: Sequence[Ordere
     return frame.withColumns({KEY: F.when(time.isNotNull(), key), TIME: time, **inputs})
 
 
-def in_order(frame: DataFrame, columns: Sequence[OrderedColumn]) -> DataFrame:
+def in_order(frame: DataFrame, columns: Sequence[OrderedColumn], shared: Shared | None = None) -> DataFrame:
     """Add columns that are made of each row's earlier rows.
 
     Args:
         frame: rows that `staged` made, and perhaps others with a null `TIME`, which come last.
         columns: the same as `staged` got.
+        shared: how tasks share the rows of frequent ids; else one task makes all of an id.
 
     Returns:
         The rows in another order, without what `staged` added.
     """
-    inputs = [[_input(n, name) for name in c.inputs] for n, c in enumerate(columns)]
-    added = {KEY, TIME, *(name for names in inputs for name in names)}
+    added = {KEY, TIME, *input_names(columns)}
     kept = [name for name in frame.columns if name not in added]
     schema = frame.select(*map(C.column, kept)).schema
     for c in columns:
         schema = schema.add(c.name, c.kind)
+    placed = sorted_by_id(frame if shared is None else shared.with_segments(frame), columns)
+    work = _Pass(tuple(kept), makers(columns), shared.starts if shared is not None else {})
+    return map_in_arrow(placed, work, schema)
+
+
+def input_names(columns: Sequence[OrderedColumn]) -> list[str]:
+    """Return the names of the inputs that `staged` adds."""
+    return [_input(n, name) for n, c in enumerate(columns) for name in c.inputs]
+
+
+def sorted_by_id(frame: DataFrame, columns: Sequence[OrderedColumn]) -> DataFrame:
+    """Bring the rows of an id, or of a segment of its rows, into one partition, sorted by id and time."""
     ties = [_input(n, "order") for n, c in enumerate(columns) if "order" in c.inputs]
     # Rows without an id would all meet in one partition.
     spread = F.when(F.col(KEY).isNull(), F.xxhash64(TIME, *ties))
-    placed = frame.repartition(F.col(KEY), spread).sortWithinPartitions(
-        KEY, F.col(TIME).asc_nulls_last(), *ties, *([C.ORDER] if C.ORDER in kept else [])
-    )
-    work = _Pass(kept, inputs, tuple((c.name, tuple(c.inputs), c.kernel, c.rows_at_once) for c in columns))
-    return map_in_arrow(placed, work, schema)
+    segment = [F.col(SEGMENT)] if SEGMENT in frame.columns else []
+    last = [C.ORDER] if C.ORDER in frame.columns else []
+    placed = frame.repartition(F.col(KEY), *segment, spread)
+    return placed.sortWithinPartitions(KEY, F.col(TIME).asc_nulls_last(), *ties, *last)
 
 
 def as_of_now(
@@ -136,7 +144,7 @@ def as_of_now(
         The queries with the columns added.
     """
     seen = staged(rows, key, time, columns)
-    seen = seen.select(KEY, TIME, *[_input(n, name) for n, c in enumerate(columns) for name in c.inputs])
+    seen = seen.select(KEY, TIME, *input_names(columns))
     now = {_input(n, "seconds"): F.lit(seconds) for n, c in enumerate(columns) if "seconds" in c.inputs}
     asked = queries.withColumns({_ASKED: F.lit(True), **now})
     made = in_order(seen.unionByName(asked, allowMissingColumns=True), columns)
@@ -148,89 +156,107 @@ def _input(number: int, name: str) -> str:
 
 
 @dataclass(frozen=True)
-class _Pass:
-    """What an executor does with a partition; pickled, so it holds no Spark objects."""
+class Maker:
+    """An `OrderedColumn` on an executor; pickled, so it holds no Spark objects.
 
-    kept: Sequence[str]
-    inputs: Sequence[Sequence[str]]
-    columns: tuple[tuple[str, tuple[str, ...], Callable[[], Kernel], int], ...]
+    Attributes:
+        name: of the column.
+        inputs: columns of the rows by the kernel's own names.
+        kernel: makes a new kernel.
+        rows_at_once: rows of a batch at most.
+    """
 
-    def __call__(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        kernels = [make() for _, _, make, _ in self.columns]
-        most = min(rows for *_, rows in self.columns)
-        last: tuple[pa.Array, pa.Array] | None = None
-        for whole in batches:
-            for start in range(0, whole.num_rows, most):
-                rows = whole.slice(start, most)
-                key, time = rows.column(KEY), rows.column(TIME)
-                marks = _marks(key, time, last)
-                made = [
-                    kernel(Batch(dict(zip(names, map(rows.column, inputs), strict=True)), *marks))
-                    for kernel, inputs, (_, names, _, _) in zip(
-                        kernels, self.inputs, self.columns, strict=True
-                    )
-                ]
-                last = (key[-1:], time[-1:])
-                arrays = [*map(rows.column, self.kept), *made]
-                yield pa.RecordBatch.from_arrays(arrays, [*self.kept, *(name for name, *_ in self.columns)])
+    name: str
+    inputs: Mapping[str, str]
+    kernel: Callable[[], Kernel]
+    rows_at_once: int
 
 
-def _marks(
-    key: pa.Array, time: pa.Array, last: tuple[pa.Array, pa.Array] | None
-) -> tuple[NDArray[np.bool_], NDArray[np.int64], NDArray[np.int64]]:
-    """Return `known_N`, `key_start_N` and `moment_start_N` of a batch."""
-    known = _numpy(pc.is_valid(key))
-    last_key, last_time = last or (None, None)
-    # Rows without an id have nothing to do with each other.
-    new_key = ~known | changes(key, last_key)
-    return known, starts(new_key), starts(new_key | changes(time, last_time))
+def makers(columns: Sequence[OrderedColumn]) -> tuple[Maker, ...]:
+    """Return what makes columns on an executor."""
+    return tuple(
+        Maker(c.name, {name: _input(n, name) for name in c.inputs}, c.kernel, c.rows_at_once)
+        for n, c in enumerate(columns)
+    )
 
 
-def changes(values: pa.Array, last: pa.Array | None) -> NDArray[np.bool_]:
-    """Return where a value is not the one before; `last` is that before the first, as an array of one."""
-    before = pa.concat_arrays([pa.nulls(1, values.type) if last is None else last, values[:-1]])
-    gone = _numpy(pc.is_null(values)) != _numpy(pc.is_null(before))
-    found: NDArray[np.bool_] = _numpy(pc.fill_null(pc.not_equal(values, before), False)) | gone
+class Making:
+    """The kernels of some columns, which see rows in order, and the last row's id and time."""
+
+    def __init__(self, of: Sequence[Maker]) -> None:
+        self._makers = of
+        self._kernels = [maker.kernel() for maker in of]
+        self._last: tuple[pa.Array, pa.Array] | None = None
+
+    def __call__(self, rows: pa.RecordBatch) -> list[pa.Array]:
+        """Return the columns of the next rows."""
+        key, time = rows.column(KEY), rows.column(TIME)
+        found = marks(key, time, self._last)
+        self._last = (key[-1:], time[-1:])
+        return [
+            kernel(Batch({name: rows.column(column) for name, column in maker.inputs.items()}, *found))
+            for kernel, maker in zip(self._kernels, self._makers, strict=True)
+        ]
+
+    def state(self) -> bytes:
+        """Return what later rows of the last row's id need."""
+        return pickle.dumps([kernel.state() for kernel in self._kernels])
+
+    def absorb(self, state: bytes) -> None:
+        """Take in the rows behind a state, which are later ones of the last row's id."""
+        for kernel, own in zip(self._kernels, pickle.loads(state), strict=True):  # noqa: S301 - made by `state`
+            kernel.absorb(own)
+
+    @classmethod
+    def going_on(cls, of: Sequence[Maker], state: bytes, rows: pa.RecordBatch) -> Making:
+        """Return what makes columns of rows of one id, all later than those behind a state."""
+        made = cls(of)
+        made.absorb(state)
+        made._last = (rows.column(KEY)[:1], pa.nulls(1, rows.column(TIME).type))  # a moment of its own begins
+        return made
+
+
+def pieces(batches: Iterable[pa.RecordBatch], of: Sequence[Maker]) -> Iterator[pa.RecordBatch]:
+    """Cut batches into pieces that are short enough; each segment begins a piece."""
+    most = min(maker.rows_at_once for maker in of)
+    for whole in batches:
+        for start in range(0, whole.num_rows, most):
+            rows = whole.slice(start, most)
+            begun = _segments_begun(rows) if SEGMENT in rows.schema.names else []
+            for a, b in pairwise([0, *begun, rows.num_rows]):
+                yield rows.slice(a, b - a)
+
+
+def _segments_begun(rows: pa.RecordBatch) -> list[int]:
+    """Return the rows after the first at which a segment begins."""
+    key, segment = rows.column(KEY), rows.column(SEGMENT)
+    new = changes(key, key[:1]) | changes(segment, segment[:1])
+    found: list[int] = np.flatnonzero(new & as_numpy(segment.is_valid())).tolist()
     return found
 
 
-def starts(new_N: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Return for each row the last place up to it where something new began, -1 where there is none."""
-    return np.maximum.accumulate(np.where(new_N, np.arange(len(new_N)), -1))
-
-
-def _numpy(array: pa.Array) -> NDArray[Any]:
-    return np.asarray(array.to_numpy(zero_copy_only=False))
+def place_of(rows: pa.RecordBatch, number: int) -> Place | None:
+    """Return the segment that a row is in, if its id has some."""
+    if SEGMENT not in rows.schema.names or not rows.column(SEGMENT)[number].is_valid:
+        return None
+    return rows.column(KEY)[number].as_py(), rows.column(SEGMENT)[number].as_py()
 
 
 @dataclass(frozen=True)
-class Events:
-    """Where each row's earlier events lie among all events in order: those carried over, then the batch's.
+class _Pass:
+    """What an executor does with a partition; pickled, so it holds no Spark objects."""
 
-    Attributes:
-        counts_N: whether the row is an event.
-        total: number of events.
-        first_N: place of the first event of the row's id.
-        end_N: place behind the last earlier event of the row's id.
-    """
+    kept: tuple[str, ...]
+    makers: tuple[Maker, ...]
+    starts: Mapping[Place, bytes]
 
-    counts_N: NDArray[np.bool_]
-    total: int
-    first_N: NDArray[np.int64]
-    end_N: NDArray[np.int64]
-
-
-def events(batch: Batch, carried: int, earlier: int, moment_start_N: NDArray[np.int64]) -> Events:
-    """Find each row's earlier events.
-
-    Args:
-        batch: with the input `counts`.
-        carried: events carried over from the batch before.
-        earlier: of them, those earlier than the moment that goes on from the batch before.
-        moment_start_N: row from which on nothing is earlier, -1 for one of the batch before.
-    """
-    counts = _numpy(pc.fill_null(batch.inputs["counts"], False)) & batch.known_N
-    place = carried + np.cumsum(counts) - counts
-    first = np.where(batch.key_start_N < 0, 0, place[batch.key_start_N])
-    end = np.where(moment_start_N < 0, earlier, place[moment_start_N])
-    return Events(counts, carried + int(counts.sum()), first, end)
+    def __call__(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        making, here = Making(self.makers), None
+        names = [*self.kept, *(maker.name for maker in self.makers)]
+        for rows in pieces(batches, self.makers):
+            place = place_of(rows, 0)
+            if place is not None and place != here and place in self.starts:
+                making = Making.going_on(self.makers, self.starts[place], rows)
+            made = making(rows)
+            here = place_of(rows, rows.num_rows - 1)
+            yield pa.RecordBatch.from_arrays([*map(rows.column, self.kept), *made], names)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import struct
+import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -31,6 +33,7 @@ HASHES = ("a", "b")
 _IDS = pa.schema([("value", pa.string())])
 _VOCABULARY = pa.schema([("value", pa.string()), ("id", pa.int64()), ("count", pa.int64())])
 _HEADER_BYTES = 128
+_COPIED_BYTES = 1 << 20
 
 
 class Problem(str, Enum):
@@ -185,21 +188,23 @@ class _Writer:
         self._unfinished = [path.with_name(f".{path.name}.{mark}") for path in (self._vectors, self._ids)]
         for path in self._unfinished:
             open_files.callback(path.unlink, missing_ok=True)
-        self._file = open_files.enter_context(self._unfinished[0].open("wb"))
-        self._file.write(bytes(_HEADER_BYTES))
+        # The header, which comes first, tells how many vectors there are; and volumes of Databricks take no
+        # file that is not written from front to back.
+        self._body = open_files.enter_context(tempfile.TemporaryFile())  # noqa: SIM115 - closed with it
         self._table = open_files.enter_context(pq.ParquetWriter(self._unfinished[1], _IDS))
 
     def write(self, ids: pa.Array, vectors_ND: NDArray[np.float32]) -> None:
         """Add N vectors."""
-        self._file.write(np.ascontiguousarray(vectors_ND, dtype="<f4").data)
+        self._body.write(np.ascontiguousarray(vectors_ND, dtype="<f4").data)
         self._table.write_table(pa.table([ids.cast(pa.string())], schema=_IDS))
         self._rows += len(ids)
 
     def finish(self) -> None:
-        """Write the header, which tells how many vectors there are, and put the files in place."""
-        self._file.seek(0)
-        self._file.write(_header(self._rows, self._dim))
-        self._file.close()
+        """Put the files in place."""
+        self._body.seek(0)
+        with self._unfinished[0].open("wb") as file:
+            file.write(_header(self._rows, self._dim))
+            shutil.copyfileobj(self._body, file, _COPIED_BYTES)
         self._table.close()
         for path, name in zip(self._unfinished, (self._vectors, self._ids), strict=True):
             os.replace(path, name)

@@ -15,6 +15,7 @@ from jobs.preparation import columns as C
 from jobs.preparation.failures import named_source
 from jobs.preparation.rows import large_batches, map_in_arrow, mapped
 from jobs.preparation.sources import read_source, require_columns
+from jobs.preparation.spark_paths import spark_path
 from jobs.preparation.text_files import UNNAMED
 from jobs.preparation.vector_parts import (
     FOUND,
@@ -262,7 +263,7 @@ def _write_parts(
     with large_batches(spark, max(1, _BATCH_BYTES // size)):
         rows = _with_texts(rows)
         if old.vocabulary.size:
-            known = spark.read.parquet(str(dataset / old.vocabulary.folder)).select("value")
+            known = spark.read.parquet(spark_path(dataset / old.vocabulary.folder)).select("value")
             rows = rows.join(known, "value", "left_anti")
         a, b = HASHES
         hashed = rows.withColumn(a, F.xxhash64("value", "vector"))

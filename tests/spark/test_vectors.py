@@ -12,7 +12,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from pyspark.sql import SparkSession
+from pyspark.sql import DataFrame, SparkSession
 
 from jobs import prepare
 from jobs.preparation import joined_ids, vectors
@@ -224,6 +224,35 @@ def test_single_rows_and_joined_ids_give_the_same_numbers(
     monkeypatch.setattr(joined_ids, "HELD_BYTES", 0)
     made = apply_spec(spark.createDataFrame(raw), spec, prepared.path, spark, keep=["row"]).toPandas()
     assert made.set_index("keep.row").sort_index()["poster"].tolist() == rows.tolist()
+
+
+def test_frequent_ids_of_vectors_are_not_joined(
+    spark: SparkSession, raw: pd.DataFrame, prepared: Prepared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Most rows ask for the last id but one in the order of texts, or for one that has no vector.
+    most = raw["item"].where(raw["row"] % 4 > 1, np.where(raw["row"] % 2 == 0, 8.0, 999.0))
+    frame, spec, keys = raw.assign(item=most), prepared.manifest.spec, []
+    encoder = RowEncoder.load(spec, prepared.path, ["poster"])
+    expected = [encoder.encode_rows([{"item": value}])["poster"][0].as_py() for value in frame["item"]]
+
+    def joined(rows: DataFrame, feature: Any, key: str, *others: Any) -> DataFrame:
+        keys.extend(row[key] for row in rows.select(key).collect())
+        return join(rows, feature, key, *others)
+
+    join = joined_ids._joined
+    monkeypatch.setattr(joined_ids, "_joined", joined)
+    monkeypatch.setattr(joined_ids, "HELD_BYTES", 0)
+    monkeypatch.setattr(joined_ids, "_SAMPLED_SHARE", 0.5)
+    monkeypatch.setattr(joined_ids, "_HOT_SAMPLED", ROWS // 16)
+    made = apply_spec(
+        spark.createDataFrame(frame), spec, prepared.path, spark, features=["poster"], keep=["row"]
+    ).toPandas()
+    assert made.set_index("keep.row").sort_index()["poster"].tolist() == expected
+    assert len(keys) == ROWS
+    rest = [key for key in keys if key is not None and not key.startswith(joined_ids._SALT)]
+    assert 0 < len(rest) <= ROWS // 2
+    assert not {"8", "999"} & set(rest)
+    assert max(keys.count(key) for key in set(keys) if key is not None) < ROWS // 16
 
 
 @pytest.mark.parametrize(
