@@ -6,27 +6,33 @@ import shlex
 import shutil
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jobs.copying import check_store_target, copy_dataset
+from jobs.copying import copy_dataset, put_larger
+from jobs.preparation.appendable import appended_to
+from jobs.preparation.appending import Mode, append_rows
 from jobs.preparation.commit import output_folder
 from jobs.preparation.failures import named_failures
-from jobs.preparation.pipeline import prepare_dataset
+from jobs.preparation.pipeline import Prepared, prepare_dataset
 from jobs.results import Dataset
 from jobs.session import spark_session
+from jobs.store_target import check_store_target
 from trainer.config import RunConfig
 from trainer.errors import ShardrecError, UserError
-from trainer.storage import Place, StorePath, as_place
+from trainer.schema import MANIFEST_FILE, SplitName
+from trainer.storage import Place, StorePath, as_place, read_text
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
+
+    from jobs.preparation.earlier_days import EarlierDays
 
 
 def output_place(
     out: str | Place,
     *,
-    append: str | None = None,
     staging: str | Path | None = None,
     master: str | None = None,
 ) -> Place:
@@ -34,12 +40,11 @@ def output_place(
 
     Args:
         out: folder or URL.
-        append: how rows are added to the data set there, if they are.
         staging: folder to make the data set in before it is copied to a URL.
         master: Spark master, where it is known.
 
     Raises:
-        UserError: rows are to be added on a store, or `staging` is missing or means nothing.
+        UserError: `staging` is missing or means nothing.
         DataError: something else than a data set is at the URL.
         StoreError: the store cannot be reached or refuses access.
     """
@@ -53,16 +58,6 @@ def output_place(
                 fixes=["leave --staging out", "--out s3://BUCKET/PATH"],
             )
         return place
-    if append is not None:
-        raise UserError(
-            "rows are added to a data set in a folder, not to one on a store",
-            where=f"--append {append}",
-            got=str(place),
-            fixes=[
-                f"shardrec copy {place} FOLDER, prepare with --append {append} --out FOLDER, copy it back",
-                "prepare all rows again, without --append",
-            ],
-        )
     _check_staging(staging, master)
     check_store_target(place)
     return place
@@ -89,14 +84,72 @@ def prepare_on_store(
         ConfigError, DataError, UserError: see `prepare_dataset`; or `staging` is missing on a cluster.
         StoreError: the store cannot be reached, refuses access, or keeps failing.
     """
+
+    def make(folder: Path, spark: SparkSession) -> Prepared:
+        return prepare_dataset(run, folder, frame=frame, spark=spark)
+
+    return _staged(target, staging, spark, make, copy_dataset)
+
+
+def append_on_store(
+    run: RunConfig,
+    target: StorePath,
+    mode: Mode,
+    staging: str | Path | None,
+    *,
+    frame: DataFrame | None,
+    spark: SparkSession | None,
+    into: SplitName | None,
+    earlier: EarlierDays | None,
+) -> Dataset:
+    """Add rows to a data set on a store: a copy of it in a new folder gets them, and then takes its place.
+
+    The data set on the store stays whole until then, whatever happens.
+
+    Args:
+        run: the run config, whose source holds the new rows alone.
+        target: URL of the data set.
+        mode: see `append_rows`, like `into` and `earlier`.
+        staging: see `prepare_on_store`, like `frame` and `spark`.
+        frame: as above.
+        spark: as above.
+        into: as above.
+        earlier: as above.
+
+    Raises:
+        ConfigError, DataError, UserError: see `append_rows`; or `staging` is missing on a cluster.
+        StoreError: the store cannot be reached, refuses access, or keeps failing; or the data set there was
+            changed meanwhile.
+    """
+    appended_to(run, target, into, earlier)  # before all of it is copied
+    text = read_text(target / MANIFEST_FILE)
+
+    def make(folder: Path, spark: SparkSession) -> Prepared:
+        copy_dataset(target, folder)
+        return append_rows(run, folder, mode, frame=frame, spark=spark, into=into, earlier=earlier)
+
+    def put(folder: Path, target: StorePath) -> Dataset:
+        return put_larger(folder, target, text)
+
+    return _staged(target, staging, spark, make, put)
+
+
+def _staged(
+    target: StorePath,
+    staging: str | Path | None,
+    spark: SparkSession | None,
+    make: Callable[[Path, SparkSession], Prepared],
+    put: Callable[[Path, StorePath], Dataset],
+) -> Dataset:
+    """Make a data set in a new folder, and put it on the store."""
     start = time.perf_counter()
     spark = spark or spark_session("shardrec prepare")
     _check_staging(staging, spark.conf.get("spark.master", None))
     parent = _new_folder(staging)
     prepared = None
     try:
-        prepared = prepare_dataset(run, parent / "data", frame=frame, spark=spark)
-        copy = copy_dataset(prepared.path, target)
+        prepared = make(parent / "data", spark)
+        copy = put(prepared.path, target)
     except BaseException as error:
         if prepared is None:
             shutil.rmtree(parent, ignore_errors=True)

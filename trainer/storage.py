@@ -1,6 +1,6 @@
 """Where files lie: a text becomes a place on this machine or on an object store, and is read from there.
 
-`store_writing` writes to such places, `store_clients` connects to them.
+`store_listing` lists such places, `store_writing` writes to them, `store_clients` connects to them.
 
 | text | read through |
 |---|---|
@@ -42,7 +42,7 @@ _REFUSED = re.compile(
     r"|invalid.?client|expired.?token|invalid.?token|(status|response code):? ?40[13]",
     re.IGNORECASE,
 )
-_NO_BUCKET = re.compile(r"no.?such.?bucket|bucket does not exist", re.IGNORECASE)
+_NO_BUCKET = re.compile(r"no.?such.?bucket|bucket ('[^']*' not found|does not exist)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -275,7 +275,7 @@ def _failed(place: StorePath, error: Exception, tries: int, detail: str, writing
     if _NO_BUCKET.search(text):
         what, fixes = (
             f"there is no bucket {place.bucket!r}",
-            ["check the bucket's name", _endpoint_fix(place)],
+            ["check the bucket's name", endpoint_fix(place)],
         )
     elif _is_final(place, error):
         what = f"the store refuses access to bucket {place.bucket!r}"
@@ -284,7 +284,7 @@ def _failed(place: StorePath, error: Exception, tries: int, detail: str, writing
     else:
         done = "written" if writing else "read"
         what = f"the store cannot be {done}: {tries} {'tries' if tries > 1 else 'try'} failed"
-        fixes = [_endpoint_fix(place), *([] if writing else ["raise data.remote_attempts"])]
+        fixes = [endpoint_fix(place), *([] if writing else ["raise data.remote_attempts"])]
     where = f"{place}, {detail}" if detail else str(place)
     return StoreError(what, where=where, got=without_secrets(error), fixes=fixes)
 
@@ -296,7 +296,8 @@ def _credentials_fix(scheme: str) -> str:
     return f"check the credentials that {scheme}:// takes from the environment on every host"
 
 
-def _endpoint_fix(place: StorePath) -> str:
+def endpoint_fix(place: StorePath) -> str:
+    """Return what to check where a store is not what it should be."""
     if place.scheme not in S3_SCHEMES:
         return "check the network and the store's endpoint"
     endpoint, region = s3_endpoint(), s3_region()

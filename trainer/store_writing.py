@@ -10,9 +10,12 @@ from trainer.errors import StoreError
 from trainer.storage import Place, StorePath, attempt, file_system
 
 if TYPE_CHECKING:
-    from pyarrow import NativeFile
+    from pyarrow import NativeFile, fs
 
 _CHUNK_BYTES = 8 << 20
+# What a store copies within itself, in one request, up to a size.
+_COPIES_ITSELF = ("s3", "gcs")
+_MOST_COPIED_BYTES = 4 << 30
 
 
 def copy_file(source: Place, target: Place, stop: threading.Event) -> None:
@@ -31,6 +34,9 @@ def copy_file(source: Place, target: Place, stop: threading.Event) -> None:
 
     def copied() -> None:
         filesystem, path = file_system(source)
+        if _one_store(filesystem, path, target):
+            filesystem.copy_file(path, file_system(target)[1])
+            return
         with filesystem.open_input_stream(path) as content, _new_file(target) as copy:
             while chunk := content.read(_CHUNK_BYTES):
                 if stop.is_set():
@@ -73,6 +79,14 @@ def delete(place: StorePath, *, folder: bool = False) -> None:
             return
 
     attempt(place, deleted, writing=True)
+
+
+def _one_store(filesystem: fs.FileSystem, path: str, target: Place) -> bool:
+    """Return whether a file need not come to this machine to be copied."""
+    if filesystem.type_name not in _COPIES_ITSELF or not filesystem.equals(file_system(target)[0]):
+        return False
+    size: int | None = filesystem.get_file_info(path).size
+    return size is not None and size <= _MOST_COPIED_BYTES
 
 
 def _new_file(place: Place) -> NativeFile:

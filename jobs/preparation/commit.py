@@ -91,7 +91,7 @@ def staged_folder(target: Path, kind: FolderKind = DATA_SET) -> Iterator[Path]:
         target.parent.mkdir(parents=True, exist_ok=True)
         restore(target, kind)
         _check_replaceable(target, kind)
-        staging = _sibling(target, "tmp")
+        staging = sibling(target, "tmp")
         staging.mkdir()
     try:
         with named_failures(str(target)):
@@ -119,7 +119,8 @@ def _literal(name: str) -> str:
     return re.sub(r"([*?[])", r"[\1]", name)
 
 
-def _sibling(target: Path, kind: str) -> Path:
+def sibling(target: Path, kind: str) -> Path:
+    """Return a new name beside a folder: a `tmp` one is deleted, an `old` one put back, after a kill."""
     return target.with_name(f"{target.name}.{kind}-{_host()}-{os.getpid()}-{secrets.token_hex(4)}")
 
 
@@ -157,7 +158,7 @@ def _discard(folder: Path, target: Path) -> None:
 
     Under another name they do not find it, so no file of theirs can come while it is being emptied.
     """
-    doomed = _sibling(target, "tmp")
+    doomed = sibling(target, "tmp")
     try:
         folder.rename(doomed)
     except OSError:  # It is gone already, or cannot be renamed.
@@ -172,7 +173,7 @@ def _swap(staging: Path, target: Path) -> None:
         return
     if _exchange(staging, target):
         return  # the old one is now in the staging folder, which the caller deletes
-    old = _sibling(target, "old")
+    old = sibling(target, "old")
     target.rename(old)
     staging.rename(target)
     shutil.rmtree(old, ignore_errors=True)

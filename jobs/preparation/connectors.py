@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from jobs.errors import EnvironmentFault, first_line
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
 
 _MISSING = re.compile(r"No FileSystem for scheme|Class \S*\.fs\.\S+ not found")
 _URL = re.compile(r"\b([a-z][a-z0-9+.-]+)://[^\s'\",;)]*")
@@ -13,6 +17,26 @@ _PACKAGES = {
     **dict.fromkeys(("s3", "s3a", "s3n"), "org.apache.hadoop:hadoop-aws"),
     **dict.fromkeys(("abfs", "abfss", "wasb", "wasbs"), "org.apache.hadoop:hadoop-azure"),
 }
+
+
+def has_connector(spark: SparkSession, url: str) -> bool:
+    """Return whether Spark itself can open a URL: `fs.<scheme>.impl` names a class that is there.
+
+    Args:
+        spark: the session; one of Spark Connect, which does not tell, is taken to have it.
+        url: of a file or folder.
+    """
+    jvm = getattr(spark, "_jvm", None)
+    if jvm is None:
+        return True
+    conf = spark.sparkContext._jsc.hadoopConfiguration()
+    try:
+        jvm.org.apache.hadoop.fs.FileSystem.getFileSystemClass(url.partition(":")[0].lower(), conf)
+    except Exception as error:
+        if type(error).__module__.startswith(("pyspark", "py4j")):
+            return not _MISSING.search(str(error))
+        raise
+    return True
 
 
 def missing_connector(text: str, where: str) -> EnvironmentFault | None:
@@ -37,13 +61,17 @@ def missing_connector(text: str, where: str) -> EnvironmentFault | None:
 
 def _fixes(scheme: str) -> list[str]:
     package = _PACKAGES.get(scheme)
+    own = (
+        f"pip install the package that fsspec names for {scheme}://, through which the files are then copied"
+    )
     if package is None:
         return [
-            f"add the Hadoop connector of {scheme}:// to Spark: spark.jars.packages in spark-defaults.conf"
+            f"add the Hadoop connector of {scheme}:// to Spark: spark.jars.packages in spark-defaults.conf",
+            own,
         ]
     setting = f"spark.jars.packages={package}:{_hadoop_version()}"
     spelling = " and write s3a:// in place of s3://" if scheme in ("s3", "s3n") else ""
-    return [f"set {setting} in spark-defaults.conf (or spark-submit --packages){spelling}"]
+    return [f"set {setting} in spark-defaults.conf (or spark-submit --packages){spelling}", own]
 
 
 def _hadoop_version() -> str:

@@ -99,7 +99,8 @@ def test_a_data_set_on_the_store_is_replaced_whole(store: ObjectStore) -> None:
     second = prepare(None, run, URL, staging="shared")
     assert (str(second.path), second.manifest) == (URL, Dataset.open(URL).manifest)
     assert sum(second.as_json()["rows"].values()) == 200
-    named = {f"{KEY}/{f.path}" for split in second.manifest.splits.values() for f in split.files}
+    inner = f"{KEY}/{second.manifest.files_in}"
+    named = {f"{inner}/{f.path}" for split in second.manifest.splits.values() for f in split.files}
     assert {key for key in store.files(f"{KEY}/") if "/part-" in key and "/vocabulary/" not in key} == named
     assert list(Path("shared").iterdir()) == []
 
@@ -108,7 +109,7 @@ def test_a_data_set_on_the_store_is_replaced_whole(store: ObjectStore) -> None:
     ("arguments", "said"),
     [
         (["--out", URL], r"something else than a data set[\s\S]*notes.txt"),
-        (["--out", URL, "--append", "grow"], r"not to one on a store[\s\S]*shardrec copy"),
+        (["--out", f"{URL}2", "--append", "grow"], r"not a data set[\s\S]*small2/manifest.json"),
         (["--out", f"{URL}2", "--master", "spark://127.0.0.1:9"], r"all executors reach[\s\S]*--staging"),
         (
             ["--out", f"{URL}2", "--staging", "s3://b/x"],

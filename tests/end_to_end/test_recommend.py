@@ -21,6 +21,7 @@ from jobs.scoring.mining import mine_negatives
 from jobs.scoring.recommendation import recommend_lists
 from jobs.session import spark_session
 from tests.end_to_end.conftest import interrupted
+from tests.support.object_store import ObjectStore
 from trainer.assembly import build_task
 from trainer.batch import Batch
 from trainer.errors import CheckpointError, DataError
@@ -289,6 +290,16 @@ def test_ids_keep_the_type_of_the_raw_rows_also_of_a_user_who_has_seen_everythin
     first, second = found["users"]
     assert [type(item["item"]) for item in first["items"]] == [int, int]
     assert second["items"] == []
+
+
+def test_raw_rows_may_lie_on_a_store(
+    result: tuple[RunConfig, TrainResult], store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.renew(monkeypatch)
+    url = store.upload(Path(result[0].data.root), "raw")
+    remote = recommend_lists(result[1], [1, 42], 3, events=url).as_json()
+    assert remote == recommend_lists(result[1], [1, 42], 3).as_json()
+    assert not list((result[1].path / "jobs").glob("raw*"))
 
 
 def test_a_checkpoint_may_be_named_as_the_message_about_an_unfinished_run_says(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator
@@ -18,7 +19,11 @@ from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
 
 BUCKET = "ads-bucket"
 REGION = "us-east-1"
-_ERROR = b"<?xml version='1.0'?><Error><Code>InternalError</Code><Message>Internal error</Message></Error>"
+_ERROR = "<?xml version='1.0'?><Error><Code>{}</Code><Message>Told to fail</Message></Error>"
+_CODES = {"403": "AccessDenied", "503": "SlowDown"}
+
+_METHODS = ("GET", "HEAD", "PUT", "POST", "DELETE")
+_STATUS = "500 Internal Server Error"
 
 Start = Callable[..., Any]
 
@@ -31,6 +36,13 @@ class Request:
     path: str
     bytes: int | None
     """Length of the range; None for all."""
+    copies: bool = False
+    """Whether the store is to copy another object."""
+
+    @property
+    def uploads(self) -> bool:
+        """Return whether content comes with the request, or is announced by it."""
+        return self.method in ("PUT", "POST") and not self.copies
 
 
 @dataclass
@@ -42,7 +54,9 @@ class ObjectStore:
         key: access key that may do everything.
         secret: its secret.
         requests: what was asked for, in order.
-        failures: path endings and how many more requests for each get a 500.
+        failures: path endings and how many more requests for each fail.
+        failing: methods of the requests that fail.
+        status: what they get; empty cuts the connection.
         before: called with each request before it is answered.
     """
 
@@ -51,6 +65,8 @@ class ObjectStore:
     secret: str = ""
     requests: list[Request] = field(default_factory=list)
     failures: dict[str, int] = field(default_factory=dict)
+    failing: tuple[str, ...] = _METHODS
+    status: str = _STATUS
     before: Callable[[Request], None] = lambda _: None
     _server: BaseWSGIServer | None = None
 
@@ -88,12 +104,17 @@ class ObjectStore:
         """Begin anew for one test: variables set, an empty bucket, nothing to fail, nothing asked for."""
         self.use(patch)
         patch.setattr("trainer.storage._FIRST_WAIT_SECONDS", 0.01)
-        self.failures.clear()
-        self.before = lambda _: None
+        self.heal()
         client = self.client()
         for item in client.list_objects_v2(Bucket=BUCKET).get("Contents", []):
             client.delete_object(Bucket=BUCKET, Key=item["Key"])
         self.requests.clear()
+
+    def heal(self) -> None:
+        """Let no further request fail or wait."""
+        self.failures.clear()
+        self.failing, self.status = _METHODS, _STATUS
+        self.before = lambda _: None
 
     def client(self, service: str = "s3") -> Any:
         """Return a boto3 client."""
@@ -133,15 +154,22 @@ class ObjectStore:
         path = environ["PATH_INFO"]
         first, _, last = environ.get("HTTP_RANGE", "").removeprefix("bytes=").partition("-")
         size = int(last) - int(first) + 1 if first and last else None
-        request = Request(environ["REQUEST_METHOD"], path, size)
+        request = Request(environ["REQUEST_METHOD"], path, size, "HTTP_X_AMZ_COPY_SOURCE" in environ)
         self.requests.append(request)
         self.before(request)
         for ending, left in self.failures.items():
-            if path.endswith(ending) and left > 0:
+            if path.endswith(ending) and left > 0 and request.method in self.failing:
                 self.failures[ending] = left - 1
-                start("500 Internal Server Error", [("Content-Type", "application/xml")])
-                return [_ERROR]
+                return self._fail(environ, start)
         return app(environ, start)
+
+    def _fail(self, environ: dict[str, Any], start: Start) -> list[bytes]:
+        if not self.status:
+            environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)
+            start(_STATUS, [])
+            return []
+        start(self.status, [("Content-Type", "application/xml")])
+        return [_ERROR.format(_CODES.get(self.status[:3], "InternalError")).encode()]
 
 
 class _Silent(WSGIRequestHandler):

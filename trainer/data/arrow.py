@@ -63,7 +63,7 @@ class ArrowReader:
         self.rows = entry.rows
         self._share = share
         self._columns = Columns(manifest.spec)
-        self._files = PartFiles(dataset, entry, policy)
+        self._files = PartFiles(manifest.folder_in(dataset), entry, policy)
         self._vectors = open_vectors(manifest, dataset)
         largest = max(rows for file in entry.files for rows in file.row_groups)
         budget = _WINDOW_BYTES // (share.num_lanes * largest * self._columns.bytes_per_row(manifest))

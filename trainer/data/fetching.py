@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 from trainer.data.columns import Columns
 from trainer.data.part_files import PartFiles, damaged_row_group, missing_part, unreadable_part
+from trainer.data.prefetch import when_stopped
 from trainer.storage import attempt, open_input
 
 # What waits to be decoded may take this much memory, by the sizes in the manifest (all columns); at least one
@@ -62,6 +63,7 @@ class RowGroupFetcher:
         self._parts: OrderedDict[int, _Part] = OrderedDict()
         self._lock = threading.Lock()
         self._stop = threading.Event()
+        when_stopped(self._stop.set)
 
     def take(self, row_group: int) -> pq.ParquetFile:
         """Return a Parquet file that holds the bytes of this row group alone.

@@ -42,7 +42,7 @@ class KeptColumns:
 
     def __init__(self, dataset: Place, manifest: Manifest, split: str, policy: ReadPolicy) -> None:
         self._spec = manifest.spec
-        self._files = PartFiles(dataset, manifest.split(split), policy)
+        self._files = PartFiles(manifest.folder_in(dataset), manifest.split(split), policy)
         self._schema = self._any_schema()
 
     def require(self, column: str) -> None:

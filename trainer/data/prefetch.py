@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from typing import Generic, TypeVar, cast
 
@@ -47,6 +47,16 @@ def in_background(items: Iterator[Item], depth: int) -> Generator[Item, None, No
         worker.stop()
 
 
+def when_stopped(call: Callable[[], None]) -> None:
+    """Have a function called when the background thread that this is called in is told to stop.
+
+    The thread is waited for, so that whatever it waits for itself must end; elsewhere, nothing is called.
+    """
+    worker: _Worker[object] | None = getattr(_THREAD, "worker", None)
+    if worker is not None:
+        worker.when_stopped(call)
+
+
 def _pinned(batches: Iterator[Batch]) -> Iterator[Batch]:
     try:
         for batch in batches:
@@ -73,15 +83,28 @@ class _Worker(Generic[Item]):
         self.slots = threading.Semaphore(depth)
         self._items = items
         self._stopped = threading.Event()
+        self._calls: list[Callable[[], None]] = []
+        when_stopped(self.tell)  # made in the thread of another one, which waits for this
         # Daemon: a program that ends without closing the generator must not hang on a full queue.
         self.thread = threading.Thread(target=self._run, name="shardrec-prefetch", daemon=True)
 
     def stop(self) -> None:
-        self._stopped.set()
-        self.slots.release()
+        self.tell()
         self.thread.join()
 
+    def tell(self) -> None:
+        self._stopped.set()
+        self.slots.release()
+        for call in self._calls:
+            call()
+
+    def when_stopped(self, call: Callable[[], None]) -> None:
+        self._calls.append(call)
+        if self._stopped.is_set():
+            call()
+
     def _run(self) -> None:
+        _THREAD.worker = self
         error: BaseException | None = None
         try:
             while self.slots.acquire() and not self._stopped.is_set():
@@ -101,3 +124,4 @@ class _Worker(Generic[Item]):
 
 
 _DONE = object()
+_THREAD = threading.local()

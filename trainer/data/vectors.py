@@ -82,7 +82,7 @@ def open_vectors(manifest: Manifest, dataset: str | Place) -> tuple[Vectors, ...
         DataError: they are missing, damaged, or not what the manifest says.
         StoreError: the store cannot be read.
     """
-    place = as_place(manifest.vectors_in or dataset)
+    place = as_place(manifest.vectors_in) if manifest.vectors_in else manifest.folder_in(dataset)
     opened: dict[str, Vectors] = {}
     for feature in manifest.spec.vectors:
         table = _table(feature)

@@ -5,18 +5,19 @@ from __future__ import annotations
 import json
 import shutil
 import threading
+from collections.abc import Iterable
 from pathlib import Path
 
 import fsspec
 import pytest
 
 from jobs import Dataset, RunConfig, copy_dataset
-from jobs.copying import COPYING_FILE, check_store_target
+from jobs.store_target import COPYING_FILE, check_store_target
 from tests.support.object_store import BUCKET, ObjectStore, Request
 from tests.support.tiny import tiny_data
 from trainer.errors import ConfigError, DamagedError, DataError, StoreError
 from trainer.schema import MANIFEST_FILE, Manifest
-from trainer.storage import StorePath, list_files, local_copy
+from trainer.storage import StorePath, list_files
 
 KEY = "prepared/ads"
 URL = f"s3://{BUCKET}/{KEY}"
@@ -48,6 +49,16 @@ def stored(store: ObjectStore) -> dict[str, bytes]:
     }
 
 
+def data_set(store: ObjectStore) -> dict[str, bytes]:
+    """Return the files of the data set at the URL, which must be all there is, as they lie in a folder."""
+    files = stored(store)
+    values = json.loads(files.pop(MANIFEST_FILE))
+    start = f"{values['files_in']}/" if values["files_in"] else ""
+    assert [name for name in files if not name.startswith(start)] == []
+    text = json.dumps(values | {"files_in": None}, indent=1, ensure_ascii=False)
+    return {name.removeprefix(start): file for name, file in files.items()} | {MANIFEST_FILE: text.encode()}
+
+
 def put(store: ObjectStore, **files: str) -> None:
     for name, text in files.items():
         store.client().put_object(Bucket=BUCKET, Key=f"{KEY}/{name.replace('__', '/')}", Body=text.encode())
@@ -74,20 +85,41 @@ def test_a_copy_has_the_same_files_and_the_way_back_too(
     assert set(list_files(again.path)) == set(contents(data.path))
 
 
-def test_the_manifest_is_deleted_before_anything_else_changes_and_written_last(
+def test_the_old_data_set_is_whole_until_the_new_manifest_is_there(
     store: ObjectStore, data: Dataset, other: Dataset
 ) -> None:
-    copy_dataset(data, URL)
-    store.requests.clear()
+    for one, two in ((data, other), (other, data)):  # at the URL itself, then in a folder inside
+        copy_dataset(one, URL)
+        before = stored(store)
+        store.requests.clear()
+        copy = copy_dataset(two, URL)
+        assert data_set(store) == contents(two.path)
+        assert copy.manifest == Manifest.load(URL)
+        done = changes(store)
+        manifests = [n for n, (_, name) in enumerate(done) if name == MANIFEST_FILE]
+        old = [n for n, (_, name) in enumerate(done) if name in before or name in top_folders(before)]
+        new = [n for n, (_, name) in enumerate(done) if name.partition("/")[0] == copy.manifest.files_in]
+        assert max(new) < min(manifests) <= min(old)
+        assert ("DELETE", MANIFEST_FILE) not in done
+        assert done[-1] == ("DELETE", COPYING_FILE)
+
+
+def top_folders(names: Iterable[str]) -> set[str]:
+    return {name.partition("/")[0] for name in names if "/" in name}
+
+
+def test_a_data_set_that_took_a_place_is_copied_to_folders_and_urls_as_it_was(
+    store: ObjectStore, data: Dataset, other: Dataset, tmp_path: Path
+) -> None:
     copy_dataset(other, URL)
-    assert stored(store) == contents(other.path)
-    done = changes(store)
-    of_data = [n for n, (_, name) in enumerate(done) if name not in ("", MANIFEST_FILE, COPYING_FILE)]
-    of_manifest = [n for n, (_, name) in enumerate(done) if name == MANIFEST_FILE]
-    deleted = done.index(("DELETE", MANIFEST_FILE))
-    assert deleted == of_manifest[0] < of_data[0]
-    assert of_data[-1] < of_manifest[1]
-    assert done[-1] == ("DELETE", COPYING_FILE)
+    copy_dataset(data, URL)
+    assert Manifest.load(URL).files_in is not None
+    assert contents(copy_dataset(URL, tmp_path / "back").path) == contents(data.path)
+    store.requests.clear()
+    copy_dataset(URL, f"{URL}_2")
+    part = data.manifest.splits["train"].files[0].path
+    assert store.fetched(part) == [], "a store copies within itself"
+    assert contents(copy_dataset(f"{URL}_2", tmp_path / "again").path) == contents(data.path)
 
 
 def test_a_data_set_in_a_folder_is_replaced(data: Dataset, other: Dataset, tmp_path: Path) -> None:
@@ -126,26 +158,30 @@ def test_names_that_only_begin_alike_are_left_alone(store: ObjectStore, data: Da
     store.client().put_object(Bucket=BUCKET, Key=f"{KEY}2/notes.txt", Body=b"mine")
     copy_dataset(data, URL)
     copy_dataset(data, URL)
-    assert stored(store) == contents(data.path)
+    assert data_set(store) == contents(data.path)
     assert store.files(f"{KEY}2/") == {f"{KEY}2/notes.txt": 4}
 
 
-def fail_at(store: ObjectStore, data: Dataset, ending: str) -> None:
-    store.failures[ending] = 10**6
-    with pytest.raises(StoreError, match=r"cannot be written: \d tr(y|ies) failed") as caught:
+def fail_at(
+    store: ObjectStore,
+    data: Dataset,
+    ending: str,
+    status: str = "500 Internal Server Error",
+    said: str = r"cannot be written: \d tr(y|ies) failed",
+) -> None:
+    store.failures[ending], store.failing, store.status = 10**6, ("PUT", "POST"), status
+    with pytest.raises(StoreError, match=said) as caught:
         copy_dataset(data, URL)
-    store.failures.clear()
+    store.heal()
     assert ending in caught.value.where
     for secret in (store.key, store.secret):
         assert secret not in str(caught.value)
 
 
 @pytest.mark.parametrize("ending", ["train/part-00001.parquet", MANIFEST_FILE])
-def test_a_copy_that_was_broken_off_is_no_data_set_and_goes_on(
-    store: ObjectStore, data: Dataset, other: Dataset, ending: str
+def test_a_first_copy_that_was_broken_off_is_no_data_set_and_goes_on(
+    store: ObjectStore, data: Dataset, ending: str
 ) -> None:
-    if ending != MANIFEST_FILE:  # over an older data set, too
-        copy_dataset(other, URL)
     fail_at(store, data, ending)
     half = stored(store)
     assert MANIFEST_FILE not in half
@@ -159,6 +195,81 @@ def test_a_copy_that_was_broken_off_is_no_data_set_and_goes_on(
     whole = {name for name, content in half.items() if content == contents(data.path).get(name)}
     assert whole
     assert written == (set(contents(data.path)) - whole) | {COPYING_FILE}
+
+
+@pytest.mark.parametrize("ending", ["train/part-00001.parquet", MANIFEST_FILE])
+@pytest.mark.parametrize("again", [False, True])
+def test_a_copy_over_a_data_set_that_was_broken_off_leaves_it_whole_and_goes_on(
+    store: ObjectStore, data: Dataset, other: Dataset, tmp_path: Path, ending: str, again: bool
+) -> None:
+    copy_dataset(other, URL)
+    if again:
+        copy_dataset(other, URL)  # in a folder inside now
+    old = stored(store)
+    fail_at(store, data, ending)
+    half = stored(store)
+    assert {name: half.get(name) for name in old} == old
+    assert contents(copy_dataset(URL, tmp_path / "old").path) == contents(other.path)
+    check_store_target(StorePath(URL))
+    store.requests.clear()
+    copy_dataset(data, URL)
+    assert data_set(store) == contents(data.path)
+    folder = f"{Manifest.load(URL).files_in}/"
+    begun = {name for name in half if name.startswith(folder)}
+    assert begun
+    assert begun.isdisjoint(name for method, name in changes(store) if method == "PUT")
+
+
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [
+        ("403 Forbidden", f"refuses access to bucket '{BUCKET}'"),
+        ("503 Slow Down", "5 tries failed"),
+        ("", "5 tries failed"),
+    ],
+)
+def test_refused_throttled_and_cut_uploads_name_the_file_and_leave_the_old_data_set(
+    store: ObjectStore, data: Dataset, other: Dataset, status: str, said: str
+) -> None:
+    copy_dataset(other, URL)
+    old = stored(store)
+    part = "train/part-00001.parquet"
+    fail_at(store, data, part, status, rf"{said}[\s\S]*{part}")
+    assert {name: stored(store).get(name) for name in old} == old
+    copy_dataset(data, URL)
+    assert data_set(store) == contents(data.path)
+
+
+def test_another_copy_over_what_was_broken_off_leaves_no_file_of_it(
+    store: ObjectStore, data: Dataset, other: Dataset, tmp_path: Path
+) -> None:
+    copy_dataset(other, URL)
+    fail_at(store, data, MANIFEST_FILE)
+    third = Path(shutil.copytree(str(data.path), tmp_path / "third"))
+    data.manifest.model_copy(update={"created": data.manifest.created[:-1] + "9"}).save(third)
+    copy_dataset(third, URL)
+    assert data_set(store) == contents(third)
+
+
+def test_old_files_that_could_not_be_deleted_are_no_failure_and_go_with_the_next_copy(
+    store: ObjectStore, data: Dataset, other: Dataset
+) -> None:
+    copy_dataset(other, URL)
+
+    def refuse(now: Request) -> None:
+        written = any(r.method == "PUT" and r.path.endswith(MANIFEST_FILE) for r in store.requests)
+        if written and now.method in ("DELETE", "POST") and not now.path.endswith(MANIFEST_FILE):
+            store.failures[now.path] = 10**6
+
+    store.requests.clear()
+    store.before, store.status = refuse, "403 Forbidden"
+    copy_dataset(data, URL)
+    store.heal()
+    left = stored(store)
+    assert Manifest.load(URL).splits == data.manifest.splits
+    assert [name for name in left if name.startswith("train/")]
+    copy_dataset(other, URL)
+    assert data_set(store) == contents(other.path)
 
 
 def test_another_copy_takes_nothing_from_one_that_was_broken_off(
@@ -322,8 +433,8 @@ def test_what_fsspec_knows_is_copied_to_as_well(data: Dataset, other: Dataset, t
     try:
         copy_dataset(other, "memory://box/ads")
         copy = copy_dataset(data, "memory://box/ads")
-        assert Manifest.load("memory://box/ads") == data.manifest
-        assert contents(local_copy(copy.path, tmp_path / "back")) == contents(data.path)
+        assert Manifest.load("memory://box/ads") == copy.manifest
+        assert contents(copy_dataset(copy, tmp_path / "back").path) == contents(data.path)
     finally:
         memory.rm("/box", recursive=True)
 

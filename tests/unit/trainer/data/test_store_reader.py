@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import gc
+import os
 import shutil
+import signal
 import tempfile
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -16,10 +20,10 @@ import torch
 
 from tests.support.damage import flip_bytes, truncate
 from tests.support.datasets import WrittenDataset, write_dataset, write_split
-from tests.support.object_store import ObjectStore
+from tests.support.object_store import BUCKET, ObjectStore, Request
 from tests.unit.trainer.data.reading import open_tiny
 from trainer.batch import Batch
-from trainer.data import BatchReader, ReadPolicy
+from trainer.data import BatchReader, ReadPolicy, prefetched
 from trainer.data.columns import Columns
 from trainer.data.fetching import RowGroupFetcher
 from trainer.data.kept import KeptColumns
@@ -42,7 +46,8 @@ def url(store: ObjectStore, whole: WrittenDataset) -> str:
 @pytest.fixture(autouse=True)
 def _environment(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
     store.use(monkeypatch)
-    store.failures.clear()
+    store.heal()
+    store.requests.clear()
 
 
 def open_url(url: str, rank: int = 0, world_size: int = 1, **options: object) -> BatchReader:
@@ -84,6 +89,20 @@ def test_vectors_are_fetched_once_for_all_ranks_of_a_host(
     assert (cache.stat().st_mode & 0o777) == 0o700
     (copy,) = (path for path in cache.iterdir() if path.is_dir())
     assert sorted(p.name for p in copy.iterdir()) == [f"part-0000{part}.npy" for part in range(3)]
+
+
+def test_files_may_lie_in_a_folder_that_the_manifest_names(
+    store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = write_dataset(tmp_path / "data", rows=640, vector_dims=[6])
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    store.upload(made.folder, "prepared/moved/v-0123456789ab")
+    url = f"s3://{BUCKET}/prepared/moved"
+    manifest = made.manifest.model_copy(update={"files_in": "v-0123456789ab"})
+    moved = WrittenDataset(as_place(url), manifest, {})  # type: ignore[arg-type]
+    assert_equal(open_tiny(moved).batches(0), open_tiny(made).batches(0))
+    kept = KeptColumns(as_place(url), manifest, "train", ReadPolicy())
+    assert kept.read("row").to_pylist() == list(range(640))
 
 
 def test_files_of_vectors_that_were_fetched_whole_are_not_fetched_again(
@@ -141,8 +160,6 @@ def test_another_data_set_of_as_many_rows_at_the_same_url_is_found_out(
 
 
 def test_reader_left_early_leaves_no_thread(url: str) -> None:
-    import threading
-
     batches = open_url(url).batches(0)
     next(batches)
     batches.close()  # type: ignore[attr-defined]
@@ -181,20 +198,110 @@ def test_memory_of_what_is_fetched_ahead_is_bounded(
     assert not store.fetched("part-00002.parquet")
 
 
-def test_server_errors_inside_an_epoch_are_borne(store: ObjectStore, whole: WrittenDataset, url: str) -> None:
+def row_group_requests(store: ObjectStore, whole: WrittenDataset) -> Callable[[Request], bool]:
+    """Return what tells the requests for row groups: for a footer, all of such a small file is asked for."""
+    sizes = {file.path.rpartition("/")[2]: file.bytes for file in whole.manifest.splits["train"].files}
+
+    def is_row_group(request: Request) -> bool:
+        size = sizes.get(request.path.rpartition("/")[2])
+        return request.method == "GET" and size is not None and request.bytes not in (None, size)
+
+    return is_row_group
+
+
+@pytest.mark.parametrize("depth", [1, 3, 8])
+def test_as_many_row_groups_as_are_allowed_are_under_way_at_once(
+    store: ObjectStore, whole: WrittenDataset, url: str, depth: int
+) -> None:
+    is_row_group = row_group_requests(store, whole)
+    together, lock = threading.Barrier(depth), threading.Lock()
+    met: list[Request] = []
+
+    def meet(request: Request) -> None:
+        if is_row_group(request) and len(met) < depth:
+            with lock:
+                met.append(request)
+            together.wait(60)  # None of them is answered before all of them have come.
+
+    store.before = meet
+    policy = ReadPolicy(remote_prefetch_row_groups=depth)
+    files = PartFiles(url, whole.manifest.splits["train"], policy)
+    fetcher = RowGroupFetcher(files, Columns(whole.manifest.spec), range(16))
+    for row_group in range(4):
+        fetcher.take(row_group)
+    fetcher.close()
+    assert len(met) == depth
+    asked = [request for request in store.requests if is_row_group(request)]
+    assert len(asked) <= 4 + depth
+
+
+def test_a_row_group_is_handed_on_while_later_ones_are_under_way(
+    store: ObjectStore, whole: WrittenDataset, url: str
+) -> None:
+    taken, later = threading.Event(), threading.Event()
+
+    def hold(request: Request) -> None:
+        if request.path.endswith("part-00003.parquet"):
+            later.set()
+            assert taken.wait(60)
+
+    store.before = hold
+    policy = ReadPolicy(remote_prefetch_row_groups=2)
+    files = PartFiles(url, whole.manifest.splits["train"], policy)
+    fetcher = RowGroupFetcher(files, Columns(whole.manifest.spec), [0, 15])
+    assert fetcher.take(0).metadata.num_rows > 0
+    assert later.wait(60)
+    taken.set()
+    fetcher.take(15)
+    fetcher.close()
+
+
+@pytest.mark.parametrize("depth", [0, 2])
+def test_ctrl_c_ends_the_tries_and_the_threads(store: ObjectStore, url: str, depth: int) -> None:
+    """The store fails for good, with tries without end: only what Ctrl-C does can end them."""
+    reader = open_url(url, policy=ReadPolicy(remote_attempts=10**9))
+    pressed = threading.Lock()
+
+    def press(request: Request) -> None:
+        if request.method == "GET" and "/train/part-" in request.path:
+            store.failures[request.path] = 10**9
+            if len(store.fetched(".parquet")) > 4 and pressed.acquire(blocking=False):
+                os.kill(os.getpid(), signal.SIGINT)
+
+    store.before, store.status = press, "503 Slow Down"
+    with pytest.raises(KeyboardInterrupt):
+        next(prefetched(reader.batches(0), depth))
+    gc.collect()
+    assert not [t.name for t in threading.enumerate() if t.name.startswith("shardrec")]
+
+
+FAULTS = ["500 Internal Server Error", "503 Slow Down", ""]
+"""The last one cuts the connection."""
+
+
+@pytest.mark.parametrize("status", FAULTS)
+def test_faults_inside_an_epoch_are_borne(
+    store: ObjectStore, whole: WrittenDataset, url: str, status: str
+) -> None:
     reader = open_url(url)
-    store.failures["part-00001.parquet"] = 4
+    store.failures["part-00001.parquet"], store.status = 4, status
     assert_equal(reader.batches(0), open_tiny(whole).batches(0))
     assert store.failures.pop("part-00001.parquet") == 0
 
 
-def test_server_errors_that_stay_name_file_and_row_group(store: ObjectStore, url: str) -> None:
-    reader = open_url(url, shuffle=False, policy=ReadPolicy("skip", 1, 1))
-    store.failures["part-00002.parquet"] = 1000
+@pytest.mark.parametrize("status", FAULTS)
+def test_faults_that_stay_name_file_and_row_group_after_the_tries_that_were_asked_for(
+    store: ObjectStore, url: str, status: str
+) -> None:
+    reader = open_url(url, shuffle=False, policy=ReadPolicy("skip", 1, 2))
+    store.failures["part-00002.parquet"], store.status = 1000, status
     with pytest.raises(StoreError) as caught:
         list(reader.batches(0))
-    for words in ("1 try failed", f"{url}/train/part-00002.parquet, row group 0", "HTTP status 500"):
+    for words in ("2 tries failed", f"{url}/train/part-00002.parquet, row group 0", "AWS_ENDPOINT_URL"):
         assert words in str(caught.value)
+    if status:
+        assert f"status {status[:3]}" in str(caught.value)
+    assert not [t.name for t in threading.enumerate() if t.name.startswith("shardrec")]
 
 
 def test_lost_access_inside_an_epoch_names_the_bucket(
