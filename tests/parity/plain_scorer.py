@@ -1,16 +1,26 @@
-"""A feature spec applied to one row with plain Python: dictionaries, lists and the math module."""
+"""A feature spec applied to one row with plain Python."""
 
 from __future__ import annotations
 
-import math
+import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
-import xxhash
 
-from trainer.schema import Feature, FeatureSpec, FittedOp
+from tests.support.plain_ops import (
+    PlainVocabulary,
+    Token,
+    crossed,
+    hash_id,
+    read,
+    through,
+    token_of,
+    tokens_of,
+)
+from trainer.schema import Feature, FeatureSpec
 
 
 class PlainScorer:
@@ -18,66 +28,66 @@ class PlainScorer:
 
     def __init__(self, spec: FeatureSpec, dataset: Path) -> None:
         self._spec = spec
-        folders = {f.vocabulary for f in spec.features if f.vocabulary is not None}
-        self._vocabularies = {folder: _read(dataset / folder) for folder in folders}
+        self._vocabularies = dict(_vocabularies(spec, dataset))
+        self._encodings = {f.name: _Encoding(f, dataset) for f in spec.features if _is_encoded(f)}
 
     def inputs(self, row: dict[str, str | None]) -> dict[str, Any]:
         """Return a float32, an id or a list of ids by feature."""
         return {f.name: self._input(f, row) for f in self._spec.features}
 
     def _input(self, feature: Feature, row: dict[str, str | None]) -> Any:
+        ops = [(op.name, op.params) for op in feature.ops]
+        if feature.name in self._encodings:
+            value: Any = self._encodings[feature.name].of(row)
+        elif ops and ops[0][0] == "cross":
+            value = crossed([row[name] for name in ops.pop(0)[1]["columns"]])
+        else:
+            value = read(row[feature.column], ops, feature.kind)
+        made = through(value, ops)
         if feature.kind == "dense":
-            text = (row[feature.column] or "").strip()
-            number = float(text) if text else math.nan
-            for op in feature.ops:
-                number = _number(number, op)
-            return np.float32(number)
-        tokens: list[str | None] = [row.get(feature.column) or None]
-        if feature.ops and feature.ops[0].name == "cross":
-            parts = [row[name] for name in feature.ops[0].params["columns"]]
-            tokens = [" & ".join(p.replace("&", "\\&") for p in parts if p) if all(parts) else None]
-        for op in feature.ops:
-            if op.name == "split":
-                text = tokens[0]
-                tokens = [part or None for part in text.split(op.params["delimiter"])] if text else []
-            elif op.name == "lower":
-                tokens = [None if token is None else token.lower() for token in tokens]
-            elif op.name == "fill":
-                tokens = [str(op.params["value"]) if token is None else token for token in tokens]
-        if feature.is_list:
-            return [self._id(feature, token) for token in tokens if token is not None]
-        return self._id(feature, tokens[0])
+            return np.float32(made)
+        ids = [self._id(feature, token) for token in tokens_of(made)]
+        return ids if feature.is_list else ids[0]
 
-    def _id(self, feature: Feature, token: str | None) -> int:
-        if token is None:
-            return 0
-        last = feature.ops[-1]
+    def _id(self, feature: Feature, token: Token) -> int:
+        last = feature.ops[-1] if feature.ops else None
+        if last is None or last.name not in ("hash", "vocabulary"):
+            return 0 if token is None else int(token)
         if last.name == "hash":
-            text = f"{last.params['seed']}:{token}".encode()
-            hashed = xxhash.xxh64_intdigest(text, seed=42)
-            signed = hashed - (1 << 64) if hashed >> 63 else hashed
-            return int(signed % last.params["num_buckets"] + 1)
-        assert feature.vocabulary is not None
-        return self._vocabularies[feature.vocabulary].get(token, 1)
+            return hash_id(token, last.params["num_buckets"], last.params["seed"])
+        return self._vocabularies[feature.name].id_of(token)
 
 
-def _number(x: float, op: FittedOp) -> float:
-    params = op.params
-    if op.name == "fill":
-        return float(params["value"]) if math.isnan(x) else x
-    if op.name == "clip":
-        low = -math.inf if params["min"] is None else params["min"]
-        high = math.inf if params["max"] is None else params["max"]
-        return x if math.isnan(x) else min(max(x, low), high)
-    if op.name == "log1p":
-        return math.log1p(x)
-    assert op.name == "standardise", op.name
-    return float((x - params["mean"]) / (params["std"] or 1.0))
+class _Encoding:
+    """The table of a target encoding, for rows that it was not made of."""
+
+    def __init__(self, feature: Feature, dataset: Path) -> None:
+        assert feature.derived is not None
+        self._params = feature.derived.params
+        self._table = {}
+        for path in (dataset / self._params["table"]).glob("*.parquet"):
+            for found in pq.read_table(path).to_pylist():
+                self._table[found["key"]] = (found["count"], found["sum"])
+
+    def of(self, row: dict[str, str | None]) -> float:
+        """Return the smoothed mean label of the training rows with the row's ids."""
+        tokens = [token_of(row[name]) for name in self._params["by"]]
+        key = tokens[0] if len(tokens) == 1 else json.dumps(tokens, separators=(",", ":"), ensure_ascii=False)
+        count, total = self._table.get(key, (0, 0.0)) if all(tokens) else (0, 0.0)
+        smoothing, prior = self._params["smoothing"], self._params["prior"]
+        return float((total + smoothing * prior) / (count + smoothing)) if count else float(prior)
 
 
-def _read(folder: Path) -> dict[str, int]:
-    found: dict[str, int] = {}
-    for path in folder.glob("*.parquet"):
-        table = pq.read_table(path)
-        found.update(zip(table["value"].to_pylist(), table["id"].to_pylist(), strict=True))
-    return found
+def _is_encoded(feature: Feature) -> bool:
+    return feature.derived is not None and feature.derived.name == "target_encoding"
+
+
+def _vocabularies(spec: FeatureSpec, dataset: Path) -> Iterator[tuple[str, PlainVocabulary]]:
+    for feature in spec.features:
+        if feature.vocabulary is not None:
+            ids: dict[str, int] = {}
+            for path in (dataset / feature.vocabulary).glob("*.parquet"):
+                table = pq.read_table(path)
+                ids.update(zip(table["value"].to_pylist(), table["id"].to_pylist(), strict=True))
+            params = feature.ops[-1].params
+            yield feature.name, PlainVocabulary(ids, params["oov_buckets"], params["missing"])

@@ -1,4 +1,4 @@
-"""The label rate of each split, and over time where a kept column tells the time."""
+"""The label rate over time: as `prepare` counted it, else of a kept column that tells the time."""
 
 from __future__ import annotations
 
@@ -12,13 +12,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from trainer.label_times import point_count
 from trainer.reporting.data.counted import Floats, Ints
 from trainer.reporting.data.sample import SplitSample
-from trainer.schema import KEEP_PREFIX, Manifest
+from trainer.schema import KEEP_PREFIX, LabelTimes, Manifest
 
-MAX_BUCKETS = 60
-# Rows of the rarer class that a bucket should have: the standard error is then a tenth of its rate.
-PER_BUCKET = 100
 # Numbers from here to there are seconds since 1970 (1979 to 2100); thousandths and millionths likewise.
 _SECONDS = (3e8, 4.1e9)
 _TIME_NAME = re.compile(r"time|date|stamp|(^|_)ts($|_)", re.IGNORECASE)
@@ -30,18 +28,22 @@ class LabelRates:
 
     Attributes:
         column: raw column that tells the time.
+        counted: over all rows, by `prepare`; else over the rows that were looked at.
         dated: times are seconds since 1970; else the column's own numbers.
         curves: by split, or under `all` where splits do not follow one another: mean time, label rate and
             its standard error of each bucket.
     """
 
     column: str
+    counted: bool
     dated: bool
     curves: dict[str, tuple[Floats, Floats, Floats]]
 
 
 def label_rates(manifest: Manifest, samples: Mapping[str, SplitSample]) -> LabelRates | None:
-    """Return the label rate over time; None where no kept column tells the time."""
+    """Return the label rate over time; None where nothing tells the time."""
+    if manifest.label_times is not None:
+        return _counted_rates(manifest.label_times)
     columns = next(iter(samples.values())).columns
     types = {name: next(iter(samples.values())).type_of(name) for name in columns}
     named = list(time_columns(manifest, types))
@@ -53,6 +55,18 @@ def label_rates(manifest: Manifest, samples: Mapping[str, SplitSample]) -> Label
         if rates is not None and (name in named or rates.dated):
             return rates
     return None
+
+
+def _counted_rates(found: LabelTimes) -> LabelRates:
+    curves: dict[str, tuple[Floats, Floats, Floats]] = {}
+    times = _seconds(np.array([point[0] for points in found.points.values() for point in points]))
+    start = 0
+    for split, points in found.points.items():
+        _, rows, positives = np.array(points, dtype=np.float64).T
+        rates = positives / rows
+        curves[split] = times[start : start + len(points)], rates, np.sqrt(rates * (1 - rates) / rows)
+        start += len(points)
+    return LabelRates(found.column, True, _are_seconds(times), curves)
 
 
 def time_columns(manifest: Manifest, types: Mapping[str, pa.DataType]) -> Iterator[str]:
@@ -106,12 +120,6 @@ def _are_seconds(times: Floats) -> bool:
     return bool(_SECONDS[0] <= times.min() and times.max() <= _SECONDS[1])
 
 
-def bucket_count(labels: NDArray[np.bool_]) -> int:
-    """Return how many buckets give each about `PER_BUCKET` rows of the rarer class."""
-    positives = int(labels.sum())
-    return max(1, min(MAX_BUCKETS, min(positives, len(labels) - positives) // PER_BUCKET))
-
-
 def buckets(times: Floats, labels: NDArray[np.bool_], count: int) -> tuple[Floats, Floats, Floats]:
     """Return mean time, label rate and standard error of `count` buckets of equally many rows."""
     order = np.argsort(times, kind="stable")
@@ -137,5 +145,5 @@ def _rates(
     present = {split: pair for split, pair in present.items() if len(pair[0])}
     if not present:
         return None
-    curves = {split: buckets(x, y, bucket_count(y)) for split, (x, y) in present.items()}
-    return LabelRates(name, all(_are_seconds(x) for x, _ in present.values()), curves)
+    curves = {split: buckets(x, y, point_count(len(y), int(y.sum()))) for split, (x, y) in present.items()}
+    return LabelRates(name, False, all(_are_seconds(x) for x, _ in present.values()), curves)

@@ -189,12 +189,13 @@ def _label_chart(data: DataProfile) -> Chart | None:
 def _label_note(data: DataProfile) -> str:
     if data.labels is None:
         return (
-            "No kept column tells the time, so there is no label rate over time: name the time column under "
+            "Nothing tells the time, so there is no label rate over time: name the time column under "
             "data.keep and prepare again."
         )
+    source = "all rows and their column" if data.labels.counted else "the kept column"
     order = "" if len(data.labels.curves) == 1 and "all" in data.labels.curves else " of each split"
     return (
-        f"By the kept column {data.labels.column}, in points of equally many rows{order}. The band is two "
+        f"By {source} {data.labels.column}, in points of about equally many rows{order}. The band is two "
         "standard errors wide on either side."
     )
 

@@ -23,7 +23,7 @@ from trainer.reporting.data.counted import (
 from trainer.reporting.data.dense import dense_profile
 from trainer.reporting.data.drift import dense_drift, id_drift, ks_distance, psi
 from trainer.reporting.data.ids import id_profile
-from trainer.reporting.data.labels import as_times, bucket_count, buckets
+from trainer.reporting.data.labels import as_times, buckets
 from trainer.reporting.data.leakage import dense_auc, id_auc, out_of_fold_rates
 from trainer.reporting.data.sample import row_quotas, take_samples
 from trainer.schema import Manifest
@@ -263,14 +263,6 @@ def test_buckets_are_equally_many_rows_in_time_order() -> None:
             pytest.approx(part.label.mean()),
         )
     assert errors == pytest.approx(np.sqrt(rates * (1 - rates) / 250))
-
-
-def test_bucket_count_leaves_each_bucket_a_hundred_of_the_rarer_class() -> None:
-    labels = np.arange(10_000) % 20 == 0
-    assert bucket_count(labels) == 5
-    assert bucket_count(~labels) == 5
-    assert bucket_count(labels[:100]) == 1
-    assert bucket_count(np.arange(100_000) % 2 == 0) == 60
 
 
 @pytest.mark.parametrize(
