@@ -8,7 +8,8 @@ import re
 import socket
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from jobs.attended import interrupts_waiting
 from jobs.errors import EnvironmentFault, first_line
 from jobs.java import java_home, java_options, through_shim
 from sharding.errors import UserError
+from sharding.machine_memory import memory_bytes
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -25,9 +27,21 @@ _MASTER = re.compile(r"local(-cluster)?(\[.+\])?|yarn|(spark|k8s|mesos)://.+")
 _CONNECT_SECONDS = 5.0
 
 # What the same rows and queries must give in every time zone and Spark version.
-_SAME_EVERYWHERE = {
+_RESULTS = {
     "spark.sql.session.timeZone": "UTC",
     "spark.sql.ansi.enabled": "false",  # Spark 4 turned it on.
+    "spark.sql.caseSensitive": "false",
+}
+NANOSECONDS = "spark.sql.legacy.parquet.nanosAsLong"
+"""Whether timestamps in nanoseconds, which Spark has no type for, are read as integers."""
+_WHOLE_FILES = {
+    "spark.sql.files.ignoreCorruptFiles": "false",
+    "spark.sql.files.ignoreMissingFiles": "false",
+    NANOSECONDS: "true",
+}
+_SAME_EVERYWHERE = {
+    **_RESULTS,
+    **_WHOLE_FILES,
     "spark.sql.execution.arrow.pyspark.enabled": "false",
     "spark.sql.parquet.compression.codec": "zstd",
 }
@@ -116,6 +130,27 @@ def session_settings(
     }
 
 
+@contextmanager
+def same_results(spark: SparkSession, *, reads_files: bool = True) -> Iterator[None]:
+    """Give a session that somebody else has started the settings on which results depend, for a while.
+
+    Args:
+        spark: the session.
+        reads_files: whether files are read by our own rules, which do not pass over damaged ones; False where
+            the rows are a DataFrame, whose own reading stays as it is.
+    """
+    wanted = {**_RESULTS, **(_WHOLE_FILES if reads_files else {})}
+    before = {key: spark.conf.get(key) for key in wanted}
+    changed = {key: value for key, value in wanted.items() if before[key] != value}
+    for key, value in changed.items():
+        spark.conf.set(key, value)
+    try:
+        yield
+    finally:
+        for key in changed:
+            spark.conf.set(key, before[key])
+
+
 def _check_master(master: str) -> None:
     """Refuse a master that Spark cannot use: it would tell of Java, or of nothing for a minute."""
     if not _MASTER.fullmatch(master):
@@ -160,6 +195,19 @@ def _no_start(error: Exception, master: str | None) -> EnvironmentFault:
 def is_local(spark: SparkSession) -> bool:
     """Return whether all tasks of a session run on the driver's machine."""
     return _is_local(spark.conf.get("spark.master", ""))
+
+
+def reads_elsewhere(spark: SparkSession) -> bool:
+    """Return whether a path without a scheme is of another file system to Spark than that of its host.
+
+    So it is with HDFS and on Databricks (`fs.defaultFS`); Spark Connect does not tell.
+    """
+    try:
+        hadoop = spark._jsparkSession.sessionState().newHadoopConf()
+        default = str(hadoop.get("fs.defaultFS", "file:///"))
+    except Exception:  # Spark Connect has no JVM here, and says so in its own ways.
+        return not is_local(spark)
+    return not default.startswith("file:")
 
 
 def _is_local(master: str) -> bool:
@@ -222,7 +270,7 @@ def _spark_defaults(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def _local_settings() -> dict[str, str]:
-    memory_gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    memory_gib = memory_bytes() / 2**30
     return {
         "spark.driver.memory": f"{max(1, min(16, int(memory_gib / 3)))}g",
         "spark.ui.enabled": "false",

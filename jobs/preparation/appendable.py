@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from jobs.preparation.commit import output_folder
@@ -11,19 +10,20 @@ from jobs.resuming import differing_keys
 from trainer.config import RunConfig
 from trainer.errors import ConfigError
 from trainer.schema import Manifest, SplitName
+from trainer.storage import Place, StorePath, as_place
 
 _PREPARE_ALL = "prepare all rows again, without --append"
 _GIVE_ALL = "give the raw rows of all earlier days again: --history-input PATH..."
 
 
 def appended_to(
-    run: RunConfig, out: str | Path, into: SplitName | None = None, earlier: EarlierDays | None = None
-) -> tuple[Path, Manifest]:
-    """Return the folder and the manifest of the data set that rows can be added to.
+    run: RunConfig, out: str | Place, into: SplitName | None = None, earlier: EarlierDays | None = None
+) -> Manifest:
+    """Return the manifest of the data set that rows can be added to.
 
     Args:
         run: the config; its source holds the new rows alone.
-        out: folder of the data set.
+        out: folder or URL of the data set.
         into: split of all new rows, if one is named.
         earlier: raw rows of the data set, if they are given again.
 
@@ -31,18 +31,18 @@ def appended_to(
         ConfigError: the config is not that of the data set, or has what a new day cannot be given.
         DataError: there is no data set.
     """
-    target = output_folder(out)
-    old = Manifest.load(target)
-    _check_same(run, old, target)
+    place = as_place(out)
+    old = Manifest.load(place if isinstance(place, StorePath) else output_folder(place))
+    _check_same(run, old, place)
     _check_old_rows_stay(run, into)
     if earlier is None:
         _check_alone(run)
     else:
         _check_times_of_days(run)
-    return target, old
+    return old
 
 
-def _check_same(run: RunConfig, old: Manifest, target: Path) -> None:
+def _check_same(run: RunConfig, old: Manifest, target: Place) -> None:
     """Check that the config is the data set's, but for the times that cut the splits."""
     mine, theirs = without_borders(run.preparation()), without_borders(old.preparation)
     if old.config_hash == run.preparation_hash() or mine == theirs:
@@ -72,7 +72,7 @@ def _check_old_rows_stay(run: RunConfig, into: SplitName | None) -> None:
         "data.split.method: leave_last": (
             data.split.leave_last is not None,
             "a user's new events would push the old test and valid events into train",
-            [],
+            ["for data that grows by days: data.split.method: time with `until`, prepared once that way"],
         ),
         "data.split.method: time, with fractions": (
             shares,
@@ -87,7 +87,7 @@ def _check_old_rows_stay(run: RunConfig, into: SplitName | None) -> None:
         "data.clean.k_core": (
             bool(data.clean.k_core),
             "rows that were too rare may be frequent enough together with the new ones",
-            [],
+            ["for data that grows by days: no k_core, and `vocabulary: {min_count: ...}` for rare ids"],
         ),
     }
     for where, (found, reason, fixes) in reasons.items():

@@ -17,12 +17,13 @@ from pyspark.sql import functions as F
 
 from jobs.preparation import columns as C
 from jobs.preparation.appendable import appended_to
-from jobs.preparation.commit import staged_folder
+from jobs.preparation.commit import output_folder, staged_folder
 from jobs.preparation.dealing import deal
 from jobs.preparation.earlier_days import EarlierDays, check_whole
 from jobs.preparation.encodings import ENCODING_FOLDER, grow_encodings
 from jobs.preparation.failures import named_source
 from jobs.preparation.fitting import wanted_vocabulary
+from jobs.preparation.label_times import with_later
 from jobs.preparation.labels import negatives_kept
 from jobs.preparation.parquet_scan import parquet_scan
 from jobs.preparation.part_writing import next_part, remove_unfinished
@@ -37,6 +38,7 @@ from jobs.preparation.pipeline import (
     write_rows,
 )
 from jobs.preparation.planned import PlannedFeature
+from jobs.preparation.raw_copies import raw_copies
 from jobs.preparation.raw_types import check_types
 from jobs.preparation.report import write_report
 from jobs.preparation.row_checks import row_checks, source_name
@@ -47,7 +49,7 @@ from jobs.preparation.streams import streams_between_tasks
 from jobs.preparation.survey import Survey, survey
 from jobs.preparation.vectors import FittedVectors, grow_vectors
 from jobs.preparation.vocabulary import FittedVocabulary, GrownVocabulary, WantedVocabulary, grow_vocabularies
-from jobs.session import spark_session
+from jobs.session import same_results, spark_session
 from trainer.config import RunConfig
 from trainer.errors import DataError
 from trainer.schema import SPLITS, Appended, Feature, FeatureSpec, Manifest, Split, SplitName
@@ -94,9 +96,10 @@ def append_rows(
         UserError: no permission to write, or the disk is full.
     """
     start = time.perf_counter()
-    target, old = appended_to(run, out, into, earlier)
+    target, old = output_folder(out), appended_to(run, out, into, earlier)
     spark = spark or (frame.sparkSession if frame is not None else spark_session("shardrec prepare"))
-    with staged_folder(target) as folder, large_batches(spark), ExitStack() as cached:
+    with raw_copies(target), staged_folder(target) as folder, large_batches(spark), ExitStack() as cached:
+        cached.enter_context(same_results(spark, reads_files=frame is None))
         _link(target, folder, _DATA if mode == "grow" else (*_DATA, ENCODING_FOLDER))
         _LOGGER.info("reading and checking the new rows")
         staged = stage(run, spark, frame, folder / _SCRATCH, cached, earlier)
@@ -133,7 +136,8 @@ def append_rows(
         added = _added(run, mode, counted, into, from_source=frame is None)
         numbers = statistics(spec, answers, _missing(old, counted))
         splits = with_share_kept(splits, _share_kept(old.splits["train"], counted))
-        fitted = {"spec": spec, "splits": splits, "statistics": numbers}
+        times = with_later(old.label_times, counted.label_times)
+        fitted = {"spec": spec, "splits": splits, "statistics": numbers, "label_times": times}
         manifest = _with_day(old.model_copy(update=fitted), run, added, staged)
         text = write_report(manifest, folder)
         manifest.save(folder)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,9 +12,11 @@ from urllib.parse import unquote
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
-from jobs.preparation.columns import column
+from jobs.preparation.columns import column, quoted
 from jobs.preparation.files import escaped
 from jobs.preparation.parquet_files import ParquetGroup, holds_exact_integers
+from jobs.preparation.spark_paths import spark_path
+from jobs.session import NANOSECONDS
 from trainer.errors import DataError
 
 if TYPE_CHECKING:
@@ -88,15 +91,16 @@ def _partition_types(
     names = {unquote(part.partition("=")[0]) for part in parts if "=" in part}
     if not names:
         return {}
-    found = spark.read.option("basePath", folder).parquet(*map(escaped, files)).schema
+    found = spark.read.option("basePath", spark_path(folder)).parquet(*map(escaped, files)).schema
     return {field.name: field.dataType for field in found if field.name in names}
 
 
 def _read(
     group: ParquetGroup, spark: SparkSession, partitions: dict[str, T.DataType], *, drift: bool
 ) -> DataFrame:
-    reader = spark.read if group.base is None else spark.read.option("basePath", group.base)
-    rows = reader.parquet(*group.paths)
+    reader = spark.read if group.base is None else spark.read.option("basePath", spark_path(group.base))
+    with _nanoseconds_as_integers(spark, bool(group.nanoseconds)):
+        rows = reader.parquet(*group.paths)
     fields = [T.StructField(f.name, partitions.get(f.name, f.dataType)) for f in rows.schema]
     if any(a.dataType != b.dataType for a, b in zip(fields, rows.schema, strict=True)):
         # Not cast afterwards: `01` beside `eu` is a text, and 1 no longer tells of the zero.
@@ -111,7 +115,38 @@ def _read(
             # Spark 4.1 fails on such an item where it looks at one.
             x = column(field.name)
             nulls[field.name] = F.when(x.isNotNull(), F.array_repeat(F.lit(None), F.size(x)))
-    return rows.withColumns(nulls) if nulls else rows
+    times = {
+        field.name: F.expr(_moment(field, group.nanoseconds[field.name.lower()]))
+        for field in rows.schema
+        if field.name.lower() in group.nanoseconds
+    }
+    return rows.withColumns({**nulls, **times}) if nulls or times else rows
+
+
+@contextmanager
+def _nanoseconds_as_integers(spark: SparkSession, wanted: bool) -> Iterator[None]:
+    """Let Spark take nanoseconds for integers only where they are known to be some, and can be mended."""
+    before = spark.conf.get(NANOSECONDS)
+    spark.conf.set(NANOSECONDS, str(wanted).lower())
+    try:
+        yield
+    finally:
+        spark.conf.set(NANOSECONDS, str(before))
+
+
+def _moment(field: T.StructField, local: bool) -> str:
+    """Return the timestamps, in microseconds, of a column of nanoseconds or of lists of them, as SQL."""
+    if isinstance(field.dataType, T.ArrayType):
+        return f"transform({quoted(field.name)}, x -> {_micros('x', local)})"
+    return _micros(quoted(field.name), local)
+
+
+def _micros(sql: str, local: bool) -> str:
+    micros = f"(({sql} - pmod({sql}, 1000)) div 1000)"
+    if not local:
+        return f"timestamp_micros({micros})"
+    seconds = f"cast({micros} as decimal(20, 0)) / 1000000"
+    return f"timestamp_ntz'1970-01-01 00:00:00' + make_dt_interval(0, 0, 0, {seconds})"
 
 
 def _file(group: ParquetGroup) -> str:

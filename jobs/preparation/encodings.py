@@ -11,6 +11,7 @@ from pyspark.sql import functions as F
 from jobs.preparation import columns as C
 from jobs.preparation.ordered import id_key
 from jobs.preparation.planned import PlannedFeature
+from jobs.preparation.spark_paths import spark_path
 from jobs.preparation.vocabulary import plain_folders
 from trainer.schema import Feature, FittedOp
 
@@ -50,7 +51,7 @@ def fit_encodings(
         table = train.groupBy(id_key(rows, params["by"]).alias("key"))
         counted = table.agg(F.count(F.lit(1)).alias("count"), F.sum(label.cast("double")).alias("sum"))
         _write(counted.where(F.col("key").isNotNull()), dataset / folder)
-        digest = _digest(spark.read.schema(_SCHEMA).parquet(str(dataset / folder)))
+        digest = _digest(spark.read.schema(_SCHEMA).parquet(spark_path(dataset / folder)))
         fitted[feature.name] = FittedOp(
             name=feature.derived.name,
             params={**params, **priors[feature.name], "table": folder, "digest": digest},
@@ -78,14 +79,14 @@ def grow_encodings(
         assert feature.derived is not None
         params = feature.derived.params
         place = dataset / params["table"]
-        known = spark.read.schema(_SCHEMA).parquet(str(old / params["table"]))
+        known = spark.read.schema(_SCHEMA).parquet(spark_path(old / params["table"]))
         ones = F.lit(1).cast("bigint").alias("count")
         new = train.select(
             id_key(train, params["by"]).alias("key"), ones, F.col(C.LABEL).cast("double").alias("sum")
         )
         rows = known.unionByName(new.where(F.col("key").isNotNull())).groupBy("key")
         _write(rows.agg(F.sum("count").alias("count"), F.sum("sum").alias("sum")), place)
-        digest = _digest(spark.read.schema(_SCHEMA).parquet(str(place)))
+        digest = _digest(spark.read.schema(_SCHEMA).parquet(spark_path(place)))
         grown[feature.name] = FittedOp(name=feature.derived.name, params={**params, "digest": digest})
     return grown
 
@@ -119,7 +120,7 @@ def with_encoding(
         priors = F.array(*[F.lit(x).cast("double") for x in params["fold_priors"]])
         prior = F.when(fold.isNotNull(), priors[fold]).otherwise(prior)
     else:
-        table = spark.read.schema(_SCHEMA).parquet(str(Path(dataset) / params["table"]))
+        table = spark.read.schema(_SCHEMA).parquet(spark_path(Path(dataset) / params["table"]))
         rows = _joined(rows, table.select(F.col("key").alias("key"), "count", "sum"))
     smoothing = params["smoothing"]
     mean = (total + smoothing * prior) / (count + smoothing)
@@ -176,7 +177,7 @@ def _priors(train: DataFrame, label: Column, features: Sequence[PlannedFeature])
 
 def _write(table: DataFrame, folder: Path) -> None:
     raw = folder.with_name(f"_{folder.name}")
-    table.write.option("compression", "zstd").parquet(str(raw))
+    table.write.option("compression", "zstd").parquet(spark_path(raw))
     folder.mkdir(parents=True)
     for number, part in enumerate(sorted(raw.glob("*.parquet"))):
         part.replace(folder / f"part-{number:05d}.parquet")

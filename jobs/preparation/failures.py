@@ -36,7 +36,11 @@ _PARTITIONS = re.compile(
     r"CONFLICTING_DIRECTORY_STRUCTURES|CONFLICTING_PARTITION_COLUMN_NAMES"
     r"|Conflicting directory structures|Conflicting partition column names"
 )
-_NO_TABLE = re.compile(r"TABLE_OR_VIEW_NOT_FOUND|Table or view not found|SCHEMA_NOT_FOUND")
+_NO_TABLE = re.compile(
+    r"TABLE_OR_VIEW_NOT_FOUND|Table or view not found|SCHEMA_NOT_FOUND|CATALOG_NOT_FOUND"
+    r"|REQUIRES_SINGLE_PART_NAMESPACE|requires a single-part namespace|PARSE_SYNTAX_ERROR"
+)
+_NANOSECONDS = re.compile(r"Illegal Parquet type: INT64 \(TIMESTAMP\(NANOS")
 _BAD_HEADER = re.compile(r"(CSV header does not conform to the schema.*?)(?:\n\s*at |\Z)", re.DOTALL)
 _UNREADABLE = re.compile(
     r"is not a Parquet file|CANNOT_READ_FILE_FOOTER|Could not read footer|FAILED_READ_FILE|FAILED_READ"
@@ -163,9 +167,20 @@ def _of_source(text: str, where: str, place: str) -> UserError | None:
             ],
         )
     if _NO_TABLE.search(text):
-        return DataError("there is no such table", where=where, got=first_line(text))
+        return DataError(
+            "there is no such table",
+            where=where,
+            got=first_line(text),
+            fixes=["spark.catalog.listTables() and SHOW CATALOGS list what this session has"],
+        )
     if _NO_PATH.search(text):
         return DataError("there is no such file or folder", where=place)
+    if _NANOSECONDS.search(text):
+        return DataError(
+            "Spark reads no timestamps in nanoseconds from files that it alone can open",
+            where=place,
+            fixes=["write microseconds: to_parquet(..., coerce_timestamps='us')", "copy or mount the files"],
+        )
     if _UNREADABLE.search(text):
         return _unreadable(text, place)
     return None

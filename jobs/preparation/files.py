@@ -13,12 +13,14 @@ from urllib.parse import unquote
 
 from jobs.preparation.failures import no_read_permission
 from jobs.preparation.parquet_files import ParquetGroup, parquet_groups
+from jobs.preparation.spark_paths import is_volume, spark_path
 from jobs.preparation.table_folders import refuse_tables_here
 from trainer.config import SourceConfig
 from trainer.config.source import absolute_path, named_format
 from trainer.errors import ConfigError, DataError
 from trainer.storage import local_path
 
+_MOUNTED = ("file:", "dbfs:")
 _GLOB = re.compile(r"[*?\[]")
 _Place = tuple[str, str | None]
 """A file, and the folder of `path` that it was found in, if it was."""
@@ -47,7 +49,9 @@ class SourceFiles:
     bases: tuple[str, ...] = ()
 
 
-def find_files(source: SourceConfig, root: str, where: str, *, local: bool) -> SourceFiles:
+def find_files(
+    source: SourceConfig, root: str, where: str, *, local: bool, elsewhere: bool = False
+) -> SourceFiles:
     """Return the files of a source.
 
     Args:
@@ -55,29 +59,29 @@ def find_files(source: SourceConfig, root: str, where: str, *, local: bool) -> S
         root: folder that relative paths start from.
         where: key path for errors.
         local: whether Spark runs on this machine, so that plain paths mean its file system.
+        elsewhere: whether plain paths are of another file system to Spark; only a local one looks here first.
 
     Raises:
         ConfigError: the format cannot be told from the names, or has no such option.
         DataError: a path does not exist, matches nothing, or may not be read; a Parquet file is damaged, or
             lacks a column of another; a folder is that of a Delta, Hudi or Iceberg table.
     """
-    given = source.paths()
-    if not given:
-        raise ConfigError("`path` is an empty list", where=f"{where}.path")
     paths: list[str] = []
     entries: list[str] = []
-    for path in given:
+    theirs: set[str] = set()
+    for path in source.paths():
         absolute = absolute_path(path, root)
-        posix = local_path(absolute)
-        # On a cluster a plain path may mean its own file system, which only Spark can look into.
-        known = posix is not None and (local or absolute.startswith(("file:", "dbfs:")))
-        paths += _existing(posix, f"{where}.path") if known and posix is not None else [absolute]
+        own = _path_here(absolute, local=local, elsewhere=elsewhere)
+        paths += [absolute] if own is None else _existing(own, f"{where}.path")
+        theirs |= {absolute} if own is None and elsewhere else set()
         entries += [path] * (len(paths) - len(entries))
-    refuse_tables_here([path for path in paths if Path(path).exists()], where)
-    by_path = [_placed(path) for path in paths]
+    if not paths:
+        raise ConfigError("`path` is an empty list", where=f"{where}.path")
+    found = [path for path in paths if path not in theirs and Path(path).exists()]
+    refuse_tables_here(found, where)
+    by_path: list[list[_Place]] = [[(path, None)] if path in theirs else _placed(path) for path in paths]
     _check_once(list(zip(entries, by_path, strict=True)), f"{where}.path")
     placed = [place for places in by_path for place in places]
-    found = [path for path in paths if Path(path).exists()]
     if len(found) == len(paths) and not placed:
         inside = any(item.is_dir() and not hidden(item.name) for item in Path(found[0]).iterdir())
         raise DataError(
@@ -100,7 +104,8 @@ def find_files(source: SourceConfig, root: str, where: str, *, local: bool) -> S
     if len(found) < len(paths):
         placed = []
     shown, here = ", ".join(paths[:3]), [file for file, _ in placed]
-    given = [escaped(path) if path in found else path for path in paths]
+    ours = set(found)
+    given = [escaped(path) if path in ours else path for path in paths]
     if kind != "parquet":
         return SourceFiles(given, kind, shown, here, bases=_bases(placed, f"{where}.path"))
     skip = source.on_corrupt == "skip"
@@ -123,8 +128,21 @@ def find_files(source: SourceConfig, root: str, where: str, *, local: bool) -> S
 
 
 def escaped(path: str) -> str:
-    """Return the pattern that matches a path literally."""
-    return re.sub(r"([*?\[\]{}\\])", r"\\\1", path)
+    """Return the pattern by which Spark finds a path of this machine, and no other."""
+    return spark_path(re.sub(r"([*?\[\]{}\\])", r"\\\1", path))
+
+
+def _path_here(absolute: str, *, local: bool, elsewhere: bool) -> str | None:
+    """Return the path that must be there on this machine; None for what Spark alone may be able to find.
+
+    On a cluster a plain path may mean its own file system.
+    """
+    path = local_path(absolute)
+    if path is None or absolute.startswith(_MOUNTED) or is_volume(path):
+        return path
+    if elsewhere and local:
+        return path if Path(path).exists() or any(glob.iglob(path, recursive=True)) else None
+    return path if local else None
 
 
 def _existing(path: str, where: str) -> list[str]:

@@ -10,6 +10,7 @@ from pyspark.sql import functions as F
 
 from jobs.preparation import columns as C
 from jobs.preparation.labels import label_value
+from jobs.preparation.spark_paths import spark_path
 from jobs.preparation.transform import with_features
 from trainer.config import RunConfig
 from trainer.schema import KEEP_PREFIX, FeatureSpec
@@ -58,5 +59,5 @@ def write_item_log_q(
     log_q = F.log(F.sum("count").over(same) / F.col("all")).cast("float")
     found = found.crossJoin(F.broadcast(everything)).select("item", "id", "count", log_q.alias("log_q"))
     found.orderBy(F.col("count").desc(), "item").coalesce(1).write.option("compression", "zstd").parquet(
-        str(dataset / LOG_Q_FOLDER)
+        spark_path(dataset / LOG_Q_FOLDER)
     )

@@ -12,8 +12,9 @@ from jobs.preparation import columns as C
 from jobs.preparation.failures import named_failures
 from jobs.preparation.files import find_files
 from jobs.preparation.negative_sampling import PLACE, USER
+from jobs.preparation.raw_copies import fetched
 from jobs.preparation.sources import read_source, require_columns
-from jobs.session import is_local
+from jobs.session import is_local, reads_elsewhere
 from trainer.config import NegativesFile, RunConfig, SamplingConfig, SourceConfig
 from trainer.errors import DataError
 
@@ -74,9 +75,9 @@ def _ncf_lists(file: NegativesFile, run: RunConfig, place: str, spark: SparkSess
     """Return user, item (`_KEY`) and the list of negatives of a file such as `ml-1m.test.negative`."""
     local = is_local(spark)
     source = SourceConfig(path=file.path, format="tsv", columns=["line"])
-    text = spark.read.text(find_files(source, run.data.root, place, local=local).paths).where(
-        F.trim("value") != ""
-    )
+    source = fetched(source, run.data.root, place, spark)
+    files = find_files(source, run.data.root, place, local=local, elsewhere=reads_elsewhere(spark))
+    text = spark.read.text(files.paths).where(F.trim("value") != "")
     parts = F.split(F.regexp_replace("value", "\r$", ""), "\t")
     lines = text.select("value", parts[0].alias("pair"), F.slice(parts, 2, 1 << 30).alias("items"))
     whole = F.col("pair").rlike(_NCF_PAIR) & (F.size("items") > 0) & ~F.array_contains("items", "")

@@ -18,6 +18,7 @@ from jobs.preparation.negative_sampling import ITEM, PLACE, POSITIVE, USER, Draw
 from jobs.preparation.part_numbers import numbered_parts
 from jobs.preparation.rows import map_in_arrow
 from jobs.preparation.sources import require_columns, with_side_tables
+from jobs.preparation.spark_paths import spark_path
 from trainer.config import NegativesConfig, RunConfig, SamplingConfig
 from trainer.errors import ConfigError, DataError
 
@@ -120,7 +121,7 @@ def _items(known: DataFrame, config: NegativesConfig, spark: SparkSession, scrat
         F.count(F.when(counted, 1)).alias("count"),
         (F.min(fields) if config.item_columns else F.first(F.lit(0))).alias(_FIELDS),
     )
-    items.orderBy(_TOKEN).write.parquet(str(scratch))
+    items.orderBy(_TOKEN).write.parquet(spark_path(scratch))
     return numbered_parts(scratch, spark, ITEM)
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import pyarrow as pa
@@ -17,7 +17,9 @@ from trainer.errors import DataError
 
 _FIXES = ["write the files again with the same columns", "list in `path` the files that fit together"]
 _SHOWN = 20
+_LARGEST_PRECISION = 38
 _NO_TYPE = "Null"
+_NANOS = "timestamp in nanoseconds"
 _TIME_OF_DAY_FROM = (4, 1)
 # Whole numbers up to here are exact in a double.
 _EXACT = 2**53
@@ -36,6 +38,8 @@ class ParquetGroup:
         base: folder below which folder names are partition columns; None where Spark finds it.
         folder: what was given of `files`: `base`, but where `paths` are copies.
         untyped: columns in lower case that hold nulls, or lists of nulls, of no type.
+        nanoseconds: columns in lower case of timestamps in nanoseconds, or of lists of them, and whether they
+            are local times. Spark takes them for integers.
     """
 
     paths: tuple[str, ...]
@@ -43,6 +47,7 @@ class ParquetGroup:
     base: str | None = None
     folder: str | None = None
     untyped: frozenset[str] = frozenset()
+    nanoseconds: Mapping[str, bool] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -175,6 +180,15 @@ def _lost(looked: Sequence[_Looked], kept: Sequence[str]) -> list[str]:
 
 
 def _check_readable_types(file: str, schema: pq.ParquetSchema) -> None:
+    for leaf in map(schema.column, range(len(schema))):
+        if str(leaf.logical_type).startswith("Decimal") and leaf.precision > _LARGEST_PRECISION:
+            raise DataError(
+                f"column {leaf.path!r} holds decimals of more digits than Spark can read",
+                where=file,
+                got=str(leaf.logical_type),
+                allowed=f"precision up to {_LARGEST_PRECISION}",
+                fixes=["write it as text, or as decimals of fewer digits", "drop the column"],
+            )
     if tuple(map(int, pyspark.__version__.split(".")[:2])) >= _TIME_OF_DAY_FROM:
         return
     for number in range(len(schema)):
@@ -216,6 +230,11 @@ def _grouped(looked: Sequence[_Looked]) -> list[ParquetGroup]:
             base,
             group[0].folder,
             frozenset(name for name, types in columns if all(kind.endswith(_NO_TYPE) for kind in types)),
+            {
+                name: types[0].endswith(f"local {_NANOS}")
+                for name, types in columns
+                if all(kind.endswith(_NANOS) for kind in types)
+            },
         )
         for (base, columns), group in members.items()
     ]
@@ -241,7 +260,8 @@ def _stored_type(leaf: pq.ColumnSchema) -> str:
     if logical == _NO_TYPE:
         kind = _NO_TYPE
     elif logical.startswith("Timestamp") or physical == "INT96":
-        kind = "local timestamp" if "isAdjustedToUTC=false" in logical else "timestamp"
+        kind = _NANOS if "timeUnit=nanoseconds" in logical else "timestamp"
+        kind = f"local {kind}" if "isAdjustedToUTC=false" in logical else kind
     else:
         kind = physical if logical == "None" else f"{physical} ({logical})"
     # Its place among lists and structs is a part of the type.

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 from pyspark.sql import functions as F
 
 from jobs.preparation.columns import column
+from jobs.preparation.spark_paths import spark_path
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -33,7 +34,7 @@ def numbered_parts(folder: Path, spark: SparkSession, name: str) -> DataFrame:
     rows = [pq.read_metadata(part).num_rows for part in parts]
     starts = zip((part.name for part in parts), accumulate(rows, initial=0), strict=False)
     table = spark.createDataFrame(list(starts), f"{_PART} string, {_START} bigint")
-    found = spark.read.parquet(str(folder))
+    found = spark.read.parquet(spark_path(folder))
     columns = [column(given) for given in found.columns]
     place = [F.col("_metadata.file_name").alias(_PART), F.col("_metadata.row_index").alias(_PLACE)]
     placed = found.select(*columns, *place).join(F.broadcast(table), _PART)

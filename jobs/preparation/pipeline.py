@@ -27,6 +27,7 @@ from jobs.preparation.item_log_q import write_item_log_q
 from jobs.preparation.labels import check_label_rule, negatives_kept, require_two_classes
 from jobs.preparation.parquet_scan import parquet_scan
 from jobs.preparation.part_writing import remove_unfinished
+from jobs.preparation.raw_copies import raw_copies
 from jobs.preparation.raw_types import check_types
 from jobs.preparation.report import write_report
 from jobs.preparation.row_checks import row_checks, source_name
@@ -40,7 +41,7 @@ from jobs.preparation.survey import Survey, check_fitted, survey
 from jobs.preparation.transform import encodable
 from jobs.preparation.vectors import fit_vectors
 from jobs.preparation.writing import Layout, part_files, rows_in_row_group, write_in_order, write_splits
-from jobs.session import spark_session
+from jobs.session import same_results, spark_session
 from trainer.config import RunConfig
 from trainer.errors import ConfigError, DataError
 from trainer.features.ops import check_ops
@@ -103,7 +104,8 @@ def prepare_dataset(
     check_run(run)
     target = output_folder(out)
     spark = spark or (frame.sparkSession if frame is not None else spark_session("shardrec prepare"))
-    with staged_folder(target) as folder, large_batches(spark), ExitStack() as cached:
+    with raw_copies(target), staged_folder(target) as folder, large_batches(spark), ExitStack() as cached:
+        cached.enter_context(same_results(spark, reads_files=frame is None))
         _LOGGER.info("reading and checking the rows")
         staged = stage(run, spark, frame, folder / _SCRATCH, cached)
         streams = cached.enter_context(streams_between_tasks(spark, folder))
@@ -146,6 +148,7 @@ def prepare_dataset(
             fingerprint=counted.fingerprint,
             cleaning=staged.cleaning,
             remarks=tuple(staged.remarks),
+            label_times=counted.label_times,
             raw=raw_places(run) if frame is None else None,
             synthetic=frame is None and is_synthetic(run),
             versions=versions(spark),

@@ -9,17 +9,20 @@ from typing import TYPE_CHECKING
 from pyspark.sql import functions as F
 
 from jobs.preparation import columns as C
+from jobs.preparation.earlier import seconds
 from jobs.preparation.labels import label_value, weight_value
 from jobs.preparation.ordered import id_key
 from jobs.preparation.planned import PlannedFeature, id_columns
 from jobs.preparation.text_rows import bad_line_error
 from trainer.config import RunConfig
 from trainer.errors import DataError
+from trainer.schema import FittedOp
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
 
 LARGEST_FLOAT = 3.4028234e38
+_YEAR_10000 = 253402300800  # in seconds since 1970
 LINE, LABEL_MISSING, LABEL_WRONG = "line", "label missing", "label wrong"
 _FOUND = "__bad_"
 
@@ -93,13 +96,21 @@ def _label_checks(rows: DataFrame, run: RunConfig) -> list[RowCheck]:
                 where=where,
                 got=value,
                 allowed="numbers" if graded else "0, 1",
-                fixes=_named_in_file(run, name, value)
-                or ([] if graded else ["data.label.positive_at_least: 4 makes 1 of values >= 4"]),
+                fixes=_named_in_file(run, name, value) or ([] if graded else [_label_rule(value)]),
             ),
             LABEL_WRONG,
         ),
         *_weight_checks(rows, run),
     ]
+
+
+def _label_rule(value: str) -> str:
+    """Return the key that makes labels of such values."""
+    try:
+        float(value)
+    except ValueError:
+        return "data.label.positive_values: [...] names the values that mean 1"
+    return "data.label.positive_at_least: 4 makes 1 of values >= 4"
 
 
 def _named_in_file(run: RunConfig, name: str, value: str) -> list[str]:
@@ -143,7 +154,31 @@ def _time_checks(rows: DataFrame, features: Sequence[PlannedFeature]) -> list[Ro
             missing, unreadable = C.time_problems(rows, name)
             for bad, what in ((missing, "no time"), (unreadable, "a time that cannot be read")):
                 checks.setdefault((tuple(ids), name, what), _time_check(there & bad, what, place, name))
+            if _in_seconds(feature.derived):
+                late = there & (seconds(rows, name) > F.lit(_YEAR_10000))
+                checks.setdefault((tuple(ids), name, "late"), _late_check(late, place, name))
     return list(checks.values())
+
+
+def _in_seconds(derived: FittedOp) -> bool:
+    """Return whether a derived feature depends on the unit of its times."""
+    params = derived.params
+    return params.get("what") == "recency" or bool(
+        params.get("window_seconds") or params.get("delay_seconds")
+    )
+
+
+def _late_check(late: Column, place: str, name: str) -> RowCheck:
+    def error(count: int, value: str) -> DataError:
+        return DataError(
+            f"{count} row(s) have a time after the year 9999, where numbers are seconds since 1970",
+            where=place,
+            got=value,
+            allowed="timestamps, dates, or numbers of seconds",
+            fixes=["divide milliseconds by 1000, for instance in a view", "write timestamps"],
+        )
+
+    return RowCheck(late, C.column(name), error)
 
 
 def _time_check(bad: Column, what: str, place: str, name: str) -> RowCheck:

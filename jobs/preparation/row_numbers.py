@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 _KEYS = ("__partition", "__file", "__block")
 _PLACE = "__place"
 _START = "__start"
+_HOST = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*:(//[^/]*)?")
 # `monotonically_increasing_id` holds the partition above these bits and the row within it below.
 _ROW_BITS = 33
 
@@ -81,16 +82,21 @@ def _starts(blocks: list[Row], files: SourceFiles) -> list[tuple[int, str, int, 
 def _file_order(files: SourceFiles) -> Callable[[str], tuple[int, str]]:
     """Return what sorts the files, given as Spark's URLs: by place in the list, then by name."""
     here = {os.path.realpath(path): number for number, path in enumerate(files.here)}
-    given = [re.sub(r"\\(.)", r"\1", path).rstrip("/") for path in files.paths]
+    unescaped = [re.sub(r"\\(.)", r"\1", path).rstrip("/") for path in files.paths]
+    given = [local_path(path) or path for path in unescaped]
 
     def order(url: str) -> tuple[int, str]:
         path = unquote(url)
         local = local_path(path)
         if local is not None and os.path.realpath(local) in here:
             return here[os.path.realpath(local)], path
-        within = (
-            n for n, start in enumerate(given) if f"{path}/".startswith(f"{start}/") or fnmatch(path, start)
-        )
+        # Spark's URL names the scheme and host that a bare path of its default file system lacks.
+        names = (local or path, _HOST.sub("", path))
+        within = (n for n, start in enumerate(given) if any(_is_below(name, start) for name in names))
         return next(within, len(given)), path
 
     return order
+
+
+def _is_below(path: str, start: str) -> bool:
+    return f"{path}/".startswith(f"{start}/") or fnmatch(path, start)

@@ -12,18 +12,18 @@ from jobs.preparation.columns import BAD_LINE, FILE, column, token, without_maps
 from jobs.preparation.drift import METADATA, read_parquet
 from jobs.preparation.failures import column_twice, named_failures
 from jobs.preparation.files import SourceFiles, find_files
+from jobs.preparation.raw_copies import copied_path, fetched, with_urls
 from jobs.preparation.row_numbers import with_row_numbers
 from jobs.preparation.table_folders import refuse_tables_of_spark
 from jobs.preparation.text_files import UNNAMED
-from jobs.preparation.text_guesses import header_fixes
 from jobs.preparation.text_rows import bad_line_error, read_json, read_text
-from jobs.session import is_local
+from jobs.session import is_local, reads_elsewhere
 from trainer.config import JoinConfig, RunConfig, SourceConfig
 from trainer.config.messages import did_you_mean
 from trainer.config.source import absolute_path
+from trainer.config.text_guesses import header_fixes
 from trainer.errors import ConfigError, DataError
 from trainer.schema import SYNTHETIC_FILE
-from trainer.storage import local_path
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame, SparkSession
@@ -141,7 +141,8 @@ def read_source(
         raise ConfigError("a source needs `path` or `table`", where=where)
     local = is_local(spark)
     with named_failures(", ".join(source.paths()[:3]), reading=True):
-        files = find_files(source, root, where, local=local)
+        source = fetched(source, root, where, spark)
+        files = find_files(source, root, where, local=local, elsewhere=reads_elsewhere(spark))
         if not files.here:
             refuse_tables_of_spark(files.paths, where, spark)
     with named_failures(files.shown, reading=True):
@@ -155,7 +156,7 @@ def read_source(
             if source.on_corrupt == "skip":
                 rows = _sound_lines(rows, where, remarks)
     if remarks is not None:
-        remarks += [f"{where}: {line}" for line in files.lost]
+        remarks += [f"{where}: {with_urls(line)}" for line in files.lost]
     return rows
 
 
@@ -179,7 +180,8 @@ def _sound_lines(rows: DataFrame, where: str, remarks: list[str] | None) -> Data
         if found is not None and found["count"]:
             error = bad_line_error(found["count"], found["line"])
             remarks.append(
-                f"{where}: skipped: {error.what}, for instance in {error.where}: {str(error.got)[:80]}"
+                f"{where}: skipped: {error.what}, for instance in {with_urls(error.where)}: "
+                f"{str(error.got)[:80]}"
             )
     # Always true: Spark refuses a query of nothing but the lines that it could not read.
     first = next(name for name in rows.columns if name not in (BAD_LINE, FILE))
@@ -197,7 +199,7 @@ def is_synthetic(run: RunConfig) -> bool:
     """Return whether rows or side tables lie in a folder that `shardrec synth` made, as its marker tells."""
     sources = [run.data.source, *(join.source for join in run.data.joins)]
     paths = [path for source in sources if source is not None for path in source.paths()]
-    here = [local for path in paths if (local := local_path(absolute_path(path, run.data.root))) is not None]
+    here = [local for path in paths if (local := copied_path(absolute_path(path, run.data.root))) is not None]
     folders = {folder for path in here for folder in (Path(path), *Path(path).parents)}
     return any((folder / SYNTHETIC_FILE).is_file() for folder in folders)
 

@@ -84,6 +84,8 @@ def require_filled(rows: Mapping[str, int], split: SplitConfig) -> None:
     cause = _CAUSES.get(split.method, "no row belongs to it")
     if split.by is not None:
         cause = f"rows of one {split.by} share a split, and there are few of them"
+    if split.until is not None:
+        cause = f"no time of a row lies there: data.split.until is {', '.join(map(str, split.until))}"
     fractions = split.method in ("random", "time") and split.until is None
     raise DataError(
         f"the {name} split has no rows",

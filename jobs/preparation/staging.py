@@ -15,6 +15,7 @@ from jobs.preparation.conditions import event_counts
 from jobs.preparation.earlier_days import EarlierDays, with_earlier_days
 from jobs.preparation.failures import named_source
 from jobs.preparation.histories import counts_column
+from jobs.preparation.label_times import time_column
 from jobs.preparation.labels import label_condition
 from jobs.preparation.negatives import adds_rows, with_negatives
 from jobs.preparation.planned import PlannedFeature, plan_features, source_columns
@@ -102,6 +103,8 @@ def stage(
     needed = [name for names in named.values() for name in names]
     for feature in features:
         needed += chains.raw_columns(feature) if feature.derived is None else source_columns(feature.derived)
+    time = time_column(run, features, have)
+    needed += [time] if time is not None else []
     kept = [C.column(name) for name in dict.fromkeys(needed)]
     kept += [C.column(name) for name in rows.columns if name.startswith(C.NUMBER)]
     own_marks = (C.SPLIT, C.OLD, C.NEGATIVE, C.GROUP, C.HASH, C.ORDER, C.BAD_LINE, C.FILE)

@@ -22,6 +22,7 @@ from jobs.preparation.dense_checks import (
     refusals_after_fitting,
     waits_for_fitting,
 )
+from jobs.preparation.label_times import count_times, label_times, time_column, with_times
 from jobs.preparation.planned import PlannedFeature
 from jobs.preparation.row_checks import ErrorOf, RowCheck, found_column, source_name, with_row_checks
 from jobs.preparation.rows import RawColumns, TaskRows, mapped
@@ -31,7 +32,8 @@ from trainer.config import RunConfig
 from trainer.errors import DataError
 from trainer.features import chains
 from trainer.features.values import Tokens
-from trainer.schema import Feature, FittedOp
+from trainer.label_times import TimeBins
+from trainer.schema import Feature, FittedOp, LabelTimes
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -55,6 +57,7 @@ class Survey:
         kept_bytes: of the columns to keep, in memory.
         num_counts: counts in `values`.
         fingerprint: of the set of all rows, 16 hex digits.
+        label_times: label rate over time, where the config names a time.
         streams: how `values` holds the counts.
         values: counts of the training rows' tokens, see `Counts`; `table` is the place in `counted_tables`.
         cached: what `values` is made of; to be released when that is no longer needed.
@@ -68,6 +71,7 @@ class Survey:
     kept_bytes: int
     num_counts: int
     fingerprint: str
+    label_times: LabelTimes | None
     streams: Streams
     values: DataFrame
     cached: DataFrame
@@ -85,6 +89,7 @@ class _Facts:
     hashes: int = 0
     kept_bytes: int = 0
     num_counts: int = 0
+    times: dict[str, list[Any]] = field(default_factory=dict)
     bad: dict[str, tuple[int, str]] = field(default_factory=dict)
 
     def found(self, key: str, bad: NDArray[np.bool_], shown: Any) -> None:
@@ -107,6 +112,7 @@ class _Facts:
         self.hashes = (self.hashes + said["hashes"]) % 2**64
         self.kept_bytes += said["kept_bytes"]
         self.num_counts += said["num_counts"]
+        self.times = with_times(self.times, said["times"])
         for feature, largest in said["largest"].items():
             self.largest[feature] = max(largest, self.largest.get(feature, 0))
         for key, (count, quote) in said["bad"].items():
@@ -147,7 +153,9 @@ def survey(
     marks = [name for name in (C.SPLIT, C.LABEL, C.HASH, C.NEGATIVE) if name in rows.columns]
     needed = [*marks, *(name for f in features for name in chains.raw_columns(f))]
     needed += [*run.data.keep, *(found_column(number) for number in range(len(checks)))]
-    work = _Work(tuple(features), len(checks), tuple(run.data.keep), streams)
+    time = time_column(run, features, rows.columns)
+    needed += [] if time is None else [time]
+    work = _Work(tuple(features), len(checks), tuple(run.data.keep), time, streams)
     found = mapped(rows, needed, work, _SCHEMA).persist()
     try:
         facts = _checked(found, run, _errors(features, checks), trains)
@@ -163,6 +171,7 @@ def survey(
         facts.kept_bytes,
         facts.num_counts,
         f"{facts.hashes:016x}",
+        label_times(run, time, facts.times),
         streams,
         found.where(F.col("facts").isNull()).drop("facts"),
         found,
@@ -238,6 +247,7 @@ class _Work:
     features: tuple[PlannedFeature, ...]
     num_checks: int
     keep: tuple[str, ...]
+    time: str | None
     streams: Streams
 
     def __call__(self, batches: Iterator[RawColumns]) -> Iterator[pa.RecordBatch]:
@@ -247,6 +257,7 @@ class _Work:
     def _surveyed(self, batches: Iterator[RawColumns], sender: Sender) -> Iterator[pa.RecordBatch]:
         tables = {name: place for place, name in enumerate(counted_tables(self.features))}
         facts, values = _Facts(), ValueCounts()
+        times: dict[str, TimeBins] = {}
         for columns in batches:
             facts.rows.update(_by_split(columns[C.SPLIT]))
             # A sum, which rows in any order give, and equal rows do not cancel.
@@ -258,6 +269,8 @@ class _Work:
                 quotes = columns[found_column(number)]
                 there = quotes.is_valid().to_numpy(zero_copy_only=False)
                 facts.found(found_column(number), there, quotes)
+            if self.time is not None:
+                count_times(columns, self.time, times)
             train = _fitted_on(columns)
             for feature in self.features:
                 if feature.kind == "dense":
@@ -274,6 +287,7 @@ class _Work:
         facts.num_counts += len(counts)
         yield from _values(counts, sender)
         if facts.rows:
+            facts.times = {split: bins.plain() for split, bins in times.items()}
             text = pa.array([facts.as_json()])
             yield pa.RecordBatch.from_arrays([text, *(pa.nulls(1, kind) for kind in _KINDS)], _NAMES)
 

@@ -6,11 +6,14 @@ import glob
 import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trainer.errors import DataError
+from trainer.storage import StorePath, exists
+from trainer.store_listing import names_in
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -21,6 +24,7 @@ _MARKERS = {
     "hudi": ("a Hudi", [".hoodie/hoodie.properties"]),
     "iceberg": ("an Iceberg", ["metadata/v[0-9]*.metadata.json", "metadata/[0-9]*-*.metadata.json"]),
 }
+_GLOB = re.compile(r"[*?\[]")
 _TOP = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*:/*[^/]*$")
 
 
@@ -52,6 +56,17 @@ def refuse_tables_of_spark(paths: Sequence[str], where: str, spark: SparkSession
         list(pool.map(look, folders))
 
 
+def refuse_tables_on_stores(urls: Sequence[str], where: str) -> None:
+    """Refuse URLs that are, or lie in, the folder of a table; see `refuse_tables_here`."""
+    folders = dict.fromkeys(folder for url in urls for folder in _upwards(url) if not _GLOB.search(folder))
+
+    def look(folder: str) -> None:
+        _refuse(folder, where, lambda marker: _store_has(StorePath(folder), marker))
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(look, folders))
+
+
 def _refuse(folder: str, where: str, has: Callable[[str], bool]) -> None:
     for kind, (name, markers) in _MARKERS.items():
         if any(map(has, markers)):
@@ -71,6 +86,13 @@ def _is_here(folder: Path, marker: str) -> bool:
     if "*" not in marker:
         return (folder / marker).exists()
     return (folder / "data").is_dir() and any(glob.iglob(f"{glob.escape(str(folder))}/{marker}"))
+
+
+def _store_has(folder: StorePath, marker: str) -> bool:
+    if "*" not in marker:
+        return exists(folder / marker)
+    inner, _, pattern = marker.rpartition("/")
+    return any(fnmatchcase(name, pattern) for name in names_in(folder / inner)) and exists(folder / "data")
 
 
 def _upwards(path: str) -> list[str]:

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from jobs.preparation.failures import column_twice, unreadable_file
 from jobs.preparation.files import SourceFiles
-from jobs.preparation.text_guesses import header_fixes
+from trainer.config.text_guesses import header_fixes
 from trainer.errors import DataError
 
 # Text is decoded here at a few GB/s, which Spark's own reading hides; beyond this only each file's beginning.
@@ -30,14 +30,27 @@ _PACKED = {".gz", ".bz2", ".zst"}
 _STRICT = {"utf-8", "utf-8-sig", "ascii"}
 # Spark skips such lines as blank.
 _ONLY_BLANKS = re.compile(r"\n([ \t]+)\r?(?=\n)")
+# A quoted field with a backslash before a quote that neither ends the field nor is the first of two.
+_ESCAPED_QUOTE = re.compile(r'(?:^|[,;\t|])"(?:[^"\\\r\n]|\\[^"\r\n]|"")*\\"[^",;\t|\r\n]', re.MULTILINE)
 # Where an object may end before its line does; Spark reads no further than the first object.
 _AFTER_OBJECT = re.compile(r"\}[ \t\r]*[^\s,\]}]")
+_UTF_16 = "UTF-16 text"
+# How files begin that are no text in most encodings, what they are, and the way out.
+_OTHERS = {
+    b"PK\x03\x04": ("a zip archive", "unzip it"),
+    b"\x1f\x8b": ("packed with gzip", "let its name end in .gz"),
+    b"\x28\xb5\x2f\xfd": ("packed with zstd", "let its name end in .zst"),
+    b"BZh91AY&SY": ("packed with bzip2", "let its name end in .bz2"),
+    b"PAR1\x15": ("Parquet", "format: parquet"),
+    b"\xff\xfe": (_UTF_16, "convert the file: iconv -f UTF-16 -t UTF-8"),
+    b"\xfe\xff": (_UTF_16, "convert the file: iconv -f UTF-16 -t UTF-8"),
+}
 _NO_HEADER = "header: false, columns: [...], if the first line is a row"
 UNNAMED = "__unnamed_"
 
 
 def checked_text(
-    files: SourceFiles, encoding: str, *, skip: bool = False
+    files: SourceFiles, encoding: str, *, skip: bool = False, doubled_quotes: bool = False
 ) -> tuple[SourceFiles, list[str] | None]:
     """Check that local text files are in the encoding, and hold no lines that Spark would take wrongly.
 
@@ -45,10 +58,11 @@ def checked_text(
         files: of text.
         encoding: that the config says.
         skip: leave out files that cannot be unpacked.
+        doubled_quotes: whether a quote within a quoted field is written as two.
 
     Returns:
-        The files that can be read; and the beginning of each of `files.here`, None where Spark alone can open
-        the files.
+        The files that can be read; and the first line of each of `files.here`, None where Spark alone can
+        open the files.
 
     Raises:
         DataError: bytes that are no text in the encoding, a line that Spark would skip or cut, a damaged
@@ -62,7 +76,9 @@ def checked_text(
     for file in files.here:
         whole = skip and Path(file).suffix.lower() in _PACKED
         try:
-            heads[file] = _checked_head(file, encoding, None if whole else limit, files.format)
+            heads[file] = _checked_head(
+                file, encoding, None if whole else limit, files.format, doubled_quotes
+            )
         except (pa.ArrowException, OSError) as error:
             if not skip or isinstance(error, PermissionError):
                 raise unreadable_file(file, "text", error) from error
@@ -74,7 +90,9 @@ def checked_text(
     return files, list(heads.values())
 
 
-def _checked_head(file: str, encoding: str, limit: int | None, kind: str) -> str:
+def _checked_head(
+    file: str, encoding: str, limit: int | None, kind: str, doubled_quotes: bool = False
+) -> str:
     errors = "strict" if codecs.lookup(encoding).name in _STRICT else "replace"
     decoder = codecs.getincrementaldecoder(encoding)(errors)
     head, seen, last, rest = "", 0, False, ""
@@ -83,17 +101,41 @@ def _checked_head(file: str, encoding: str, limit: int | None, kind: str) -> str
             while not last and (limit is None or seen < limit):
                 chunk = stream.read(_CHUNK_BYTES if limit is None else min(_CHUNK_BYTES, limit))
                 last = not chunk
+                if not seen:
+                    _check_beginning(chunk, file, encoding)
                 text = decoder.decode(chunk, final=last)
                 if kind == "json":
                     rest = _check_objects(rest + text, file, last=last)
                 else:
                     _check_blanks(text if head else "\n" + text, file)
-                head = head or text
+                    if doubled_quotes and '\\"' in text:
+                        _check_escapes(text, file)
+                head = head or _first_line(text)
                 seen += len(chunk)
     except UnicodeDecodeError as error:
         # The decoder still held the first bytes of a character from the chunk before.
         _raise_wrong_encoding(file, encoding, error, seen - (len(error.object) - len(chunk)))
     return head.removeprefix("\ufeff")
+
+
+def _first_line(text: str) -> str:
+    """Return a text up to the end of its first line that is not blank: all files' are held at once."""
+    lines: list[str] = []
+    quotes = 0
+    for line in io.StringIO(text, newline=None):
+        lines.append(line)
+        quotes += line.count('"')
+        if line.strip() and quotes % 2 == 0:
+            break
+    return "".join(lines)
+
+
+def _check_beginning(chunk: bytes, file: str, encoding: str) -> None:
+    """Check that a file does not begin as those of other formats do: most encodings would read it as text."""
+    utf_16 = codecs.lookup(encoding).name.startswith(("utf-16", "utf-32"))
+    for mark, (what, fix) in _OTHERS.items():
+        if chunk.startswith(mark) and not (utf_16 and what == _UTF_16):
+            raise DataError(f"the file is {what}, not {encoding} text", where=file, fixes=[fix])
 
 
 def _check_blanks(text: str, file: str) -> None:
@@ -106,6 +148,18 @@ def _check_blanks(text: str, file: str) -> None:
             where=file,
             got=repr(found.group(1)),
             fixes=["remove such lines, for instance: grep -v -P '^[ \\t]+\\r?$'"],
+        )
+
+
+def _check_escapes(text: str, file: str) -> None:
+    found = _ESCAPED_QUOTE.search(text)
+    if found:
+        raise DataError(
+            "quotes within a quoted field have a backslash before them, and would be kept with it",
+            where=file,
+            got=found.group()[:100],
+            allowed='two quotes for one ("")',
+            fixes=['escape: "\\\\" in the source'],
         )
 
 
@@ -148,15 +202,16 @@ def _raise_wrong_encoding(file: str, encoding: str, error: UnicodeDecodeError, s
 
 
 def headers(
-    files: SourceFiles, heads: Sequence[str], delimiter: str, quote: str
+    files: SourceFiles, heads: Sequence[str], delimiter: str, quote: str, escape: str | None = None
 ) -> list[tuple[list[str], list[str]]]:
     """Return the column names in the first lines of all files, and the files that have them in this order.
 
     Args:
         files: of CSV or TSV.
-        heads: their beginnings.
+        heads: their first lines.
         delimiter: between columns.
         quote: character, or nothing.
+        escape: character before a quote; None where such quotes are doubled.
 
     Returns:
         Names, those of columns without one `__unnamed_<n>`, and files; the first file's come first.
@@ -166,7 +221,12 @@ def headers(
     """
     found: dict[tuple[str, ...], list[str]] = {}
     for file, head in zip(files.here, heads, strict=True):
-        names = _header(head, delimiter, quote)
+        try:
+            names = _header(head, delimiter, quote, escape)
+        except csv.Error as error:
+            raise DataError(
+                "the header cannot be read", where=file, got=f"{error}: {head[:100]!r}", fixes=[_NO_HEADER]
+            ) from error
         if names:
             found.setdefault(tuple(names), []).append(file)
     if not found:
@@ -184,11 +244,14 @@ def _named(names: Sequence[str]) -> list[str]:
     return [name or f"{UNNAMED}{number}" for number, name in enumerate(names)]
 
 
-def _header(head: str, delimiter: str, quote: str) -> list[str]:
-    lines = (line for line in io.StringIO(head) if line.strip())
+def _header(head: str, delimiter: str, quote: str, escape: str | None) -> list[str]:
+    # Spark ends lines at a carriage return alone, too.
+    lines = (line for line in io.StringIO(head, newline=None) if line.strip())
     if not quote:
         return next(lines, "").rstrip("\r\n").split(delimiter) if head.strip() else []
-    return next(csv.reader(lines, delimiter=delimiter, quotechar=quote), [])
+    doubled = escape is None
+    reader = csv.reader(lines, delimiter=delimiter, quotechar=quote, escapechar=escape, doublequote=doubled)
+    return next(reader, [])
 
 
 def _check_header(names: Sequence[str], file: str) -> None:

@@ -16,16 +16,15 @@ from jobs.preparation.columns import BAD_LINE, column
 from jobs.preparation.drift import METADATA, united, wider
 from jobs.preparation.failures import SKIP
 from jobs.preparation.files import SourceFiles, escaped
+from jobs.preparation.spark_paths import spark_path
 from jobs.preparation.text_files import checked_text, headers
-from jobs.preparation.text_guesses import likely_delimiter
 from trainer.config import SourceConfig
-from trainer.config.source import java_charset
+from trainer.config.source import DELIMITERS, java_charset
+from trainer.config.text_guesses import likely_delimiter, naming_fixes
 from trainer.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
-
-_TEXT_DELIMITER = {"csv": ",", "tsv": "\t"}
 
 
 def read_text(
@@ -46,15 +45,17 @@ def read_text(
         ConfigError: there is neither a header nor column names, or Spark has no such encoding.
         DataError: headers differ, a file is damaged or in another encoding, or folders are named as a column.
     """
-    delimiter = source.delimiter or _TEXT_DELIMITER[files.format]
+    delimiter = source.delimiter or DELIMITERS[files.format]
     # Only plain CSV has quotes: in TSV, and in `::` files, a quote is a character like any other.
     quote = '"' if files.format == "csv" and len(delimiter) == 1 else ""
-    files, heads = checked_text(files, source.encoding, skip=source.on_corrupt == "skip")
+    doubled = quote != "" and source.escape is None
+    skip = source.on_corrupt == "skip"
+    files, heads = checked_text(files, source.encoding, skip=skip, doubled_quotes=doubled)
     options: dict[str, str | bool] = {
         "sep": delimiter,
         "encoding": _line_charset(source, where),
         "quote": quote,
-        "escape": quote or "\\",
+        "escape": source.escape or quote or "\\",
         "header": source.header,
         "multiLine": source.multi_line,
         # A line with too many columns is found only where all are read.
@@ -63,13 +64,13 @@ def read_text(
         "columnNameOfCorruptRecord": BAD_LINE,
     }
     if source.header and heads is not None:
-        read = headers(files, heads, delimiter, quote)
+        read = headers(files, heads, delimiter, quote, source.escape)
     elif source.header:
         read = [(spark.read.options(**options).csv(files.paths[0]).columns, files.here)]
     elif source.columns:
         read = [(source.columns, files.here)]
     else:
-        raise _no_column_names(where, heads)
+        raise _no_column_names(where, heads, delimiter)
     # Every file's header must be the first one's: Spark checks what we could not open.
     reader = _Reader(spark, "csv", {**options, "enforceSchema": heads is not None})
     frames = [reader.frame(files, chosen, _texts(names)) for names, chosen in read]
@@ -96,7 +97,7 @@ class _Reader:
         """Read paths; folder names below `base` are partition columns."""
         reader = self.spark.read.format(self.kind).options(**self.options)
         if base is not None:
-            reader = reader.option("basePath", base)
+            reader = reader.option("basePath", spark_path(base))
         return (reader if columns is None else reader.schema(columns)).load(list(paths))
 
     def frame(self, files: SourceFiles, chosen: Sequence[str], columns: T.StructType | None) -> DataFrame:
@@ -208,14 +209,14 @@ def _with_file_name(rows: DataFrame, kind: str) -> DataFrame:
     return rows.withColumn(BAD_LINE, F.when(F.col(BAD_LINE).isNotNull(), line))
 
 
-def _no_column_names(where: str, heads: Sequence[str] | None) -> ConfigError:
+def _no_column_names(where: str, heads: Sequence[str] | None, delimiter: str) -> ConfigError:
     """Return the error of a text source that neither names its columns nor has a header."""
     lines = [line for head in heads or () for line in head.splitlines() if line.strip()]
     return ConfigError(
         "a text source needs its column names",
         where=where,
         got=f"the first line {lines[0][:200]!r}" if lines else None,
-        fixes=["header: true, where the first line names them", "columns: [...], where it does not"],
+        fixes=naming_fixes(lines[0] if lines else None, delimiter),
     )
 
 

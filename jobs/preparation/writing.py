@@ -22,6 +22,7 @@ from jobs.preparation.columns import HASH, ORDER, SPLIT, column
 from jobs.preparation.measures import SplitMeasure
 from jobs.preparation.part_writing import part_name, write_parquet
 from jobs.preparation.rows import RawColumns, mapped
+from jobs.preparation.spark_paths import spark_path
 from jobs.preparation.statistics import Answers
 from jobs.preparation.streams import Streams, received
 from jobs.preparation.transform import Encodable, encoder
@@ -220,7 +221,7 @@ def write_in_order(
         .option("parquet.page.size.row.check.min", rows_per_row_group)
         .option("parquet.page.size.row.check.max", rows_per_row_group)
     )
-    writer.parquet(str(raw))
+    writer.parquet(spark_path(raw))
     folder.mkdir()
     # Spark numbers the parts by partition, and partitions are in order.
     written = sorted(raw.glob("part-*.parquet"))

@@ -12,6 +12,7 @@ from jobs.preparation import columns as C
 from jobs.preparation.negative_sampling import ITEM, PLACE, POSITIVE, USER, Drawing, Items, Sampler
 from jobs.preparation.part_numbers import numbered_parts
 from jobs.preparation.rows import map_in_arrow
+from jobs.preparation.spark_paths import spark_path
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -55,7 +56,7 @@ def drawn_pairs(
         spark: the session.
     """
     user, item = users.columns[0], items.columns[0]
-    items.orderBy(C.column(item)).write.parquet(str(scratch))
+    items.orderBy(C.column(item)).write.parquet(spark_path(scratch))
     numbered = numbered_parts(scratch, spark, ITEM)
     marks = [F.lit(True).alias(POSITIVE), C.column(user)]
     asked = users.select(

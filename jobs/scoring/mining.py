@@ -88,20 +88,26 @@ def mine_negatives(
         DataError: no user is named, an id is in no raw row, or no user has an item left.
         UserError: there are fewer candidates than items to skip and to keep.
     """
+    from jobs.preparation.raw_copies import raw_copies
+    from jobs.preparation.spark_paths import spark_path
     from jobs.scoring.candidates import Events
-    from jobs.session import spark_session
+    from jobs.session import same_results, spark_session
 
     _check_numbers(k, skip_top, candidates_per_user)
     folder = RunFolder(result.path if isinstance(result, TrainResult) else Path(result))
     checkpoint = chosen_checkpoint(folder, checkpoint)
     run, frame = raw_rows_of(folder, events)
     spark = spark or spark_session("shardrec mine")
-    met = Events.read(run, spark, frame)
-    columns = met.columns
-    named = None if users is None else user_ids(users, columns)
-    asked = met.users() if named is None else met.known_users(named)
-    excluded = met.training_positives() if exclude == "train" else met.pairs()
-    with job_folder(folder, "mine") as place:
+    with (
+        raw_copies(folder.path / "jobs" / "raw"),
+        same_results(spark, reads_files=frame is None),
+        job_folder(folder, "mine") as place,
+    ):
+        met = Events.read(run, spark, frame)
+        columns = met.columns
+        named = None if users is None else user_ids(users, columns)
+        asked = met.users() if named is None else met.known_users(named)
+        excluded = met.training_positives() if exclude == "train" else met.pairs()
         pairs = _pairs(met, asked, excluded, candidates_per_user, place)
         data = _inputs(folder, met, pairs, place)
         if data.manifest.splits["test"].rows == 0:
@@ -115,7 +121,7 @@ def mine_negatives(
         best = _best(
             place / "rows" / "test", place / "job" / SCORES_FOLDER, columns, (skip_top, skip_top + k), spark
         )
-        _in_order(best, columns, named, spark).write.parquet(str(place / "best"))
+        _in_order(best, columns, named, spark).write.parquet(spark_path(place / "best"))
         return _written(place / "best", Path(out), skip_top)
 
 
@@ -148,7 +154,7 @@ def _inputs(folder: RunFolder, met: Events, pairs: DataFrame, place: Path) -> Da
     from jobs.preparation.pipeline import write_inputs
     from jobs.preparation.transform import apply_spec
 
-    dataset, spec = folder.dataset(), folder.manifest().spec
+    dataset, spec = folder.dataset_files(), folder.manifest().spec
     vocabularies = with_vocabularies(dataset, spec, place)
     rows = met.as_rows(pairs, spec.features)
     keep = [met.columns.user, met.columns.item]
@@ -166,10 +172,11 @@ def _best(
 
     from jobs.preparation.columns import column
     from jobs.preparation.part_numbers import numbered_parts
+    from jobs.preparation.spark_paths import spark_path
 
     found = numbered_parts(pairs, spark, _ROW)
     names = [column(KEEP_PREFIX + name).alias(name) for name in (columns.user, columns.item)]
-    scored = spark.read.parquet(str(scores)).withColumnRenamed("row", _ROW)
+    scored = spark.read.parquet(spark_path(scores)).withColumnRenamed("row", _ROW)
     rows = found.select(*names, _ROW).join(scored, _ROW)
     order = [F.col("probability").desc(), column(columns.item)]
     rank = F.row_number().over(Window.partitionBy(column(columns.user)).orderBy(*order)).cast("bigint")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -74,25 +75,42 @@ def recommend_lists(
         DataError: no user is named, or one has no raw rows.
         CheckpointError: no complete checkpoint has that name.
     """
+    from jobs.preparation.raw_copies import raw_copies
+
+    folder = RunFolder(result.path if isinstance(result, TrainResult) else Path(result))
+    with raw_copies(folder.path / "jobs" / "raw"):
+        return _recommended(folder, users, k, events, cluster, spark, chosen_checkpoint(folder, checkpoint))
+
+
+def _recommended(
+    folder: RunFolder,
+    users: DataFrame | Iterable[Any],
+    k: int,
+    events: DataFrame | str | Path | None,
+    cluster: Cluster | None,
+    spark: SparkSession | None,
+    checkpoint: str,
+) -> Recommendations:
     from jobs.preparation.pipeline import write_inputs
     from jobs.preparation.transform import apply_spec
     from jobs.scoring.candidates import Events, section
+    from jobs.session import same_results
 
-    folder = RunFolder(result.path if isinstance(result, TrainResult) else Path(result))
-    checkpoint = chosen_checkpoint(folder, checkpoint)
     run, frame = raw_rows_of(folder, events)
     columns = section(run)
     asked = user_ids(users, columns)
     spark = spark or _session()
     spec = folder.manifest().spec
-    met = Events.read(run, spark, frame)
-    known = met.known_users(asked).cache()
-    try:
+    with ExitStack() as ended:
+        ended.enter_context(same_results(spark, reads_files=frame is None))
+        met = Events.read(run, spark, frame)
+        known = met.known_users(asked).cache()
+        ended.callback(known.unpersist)
         shown = [name for name in (columns.title, columns.subtitle) if name is not None]
         keep = list(dict.fromkeys([columns.user, columns.item, *shown]))
         order = [KEEP_PREFIX + columns.user, KEEP_PREFIX + columns.item]
         with job_folder(folder, "recommend") as place:
-            dataset = folder.dataset()
+            dataset = folder.dataset_files()
             vocabularies = with_vocabularies(dataset, spec, place)
             inputs = apply_spec(met.candidates(known, spec.features), spec, vocabularies, spark, keep=keep)
             manifest = write_inputs(
@@ -108,8 +126,6 @@ def recommend_lists(
                 ranked = _lists(data, place / "job" / SCORES_FILE, columns, k)
         liked = met.liked(known)
         ids = {str(row[0]): row[0] for row in known.collect()}
-    finally:
-        known.unpersist()
     lists = [
         replace(ranked.get(str(user), UserList(ids[str(user)], [], [])), liked=liked.get(str(user), []))
         for user in asked

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ from pyspark.sql import SparkSession
 from jobs.errors import EnvironmentFault
 from jobs.preparation import text_files
 from jobs.preparation.failures import from_spark, named_failures, named_source
+from jobs.preparation.files import SourceFiles
 from jobs.preparation.planned import plan_features
 from jobs.preparation.sources import raw_rows
 from tests.spark.prepared import make_run
@@ -94,6 +96,11 @@ TEXTS: list[tuple[str, bytes, dict[str, Any], list[str]]] = [
     ("latin.jsonl", b'{"label": 1, "title": "Ren\xe9"}\n', {}, ["not utf-8 text", "0xe9", "`encoding`"]),
     ("ascii.tsv", b"1\t\xc3\xa9\n", {"columns": ["label", "x"], "encoding": "ascii"}, ["not ascii", "0xc3"]),
     ("tabs.tsv", b"1\t2\n\t\n0\t3\n", {"columns": ["label", "x"]}, ["delimiters only", "tabs.tsv"]),
+    ("zip.csv", b"PK\x03\x04\x14\x00", HEADER, ["a zip archive", "zip.csv", "unzip"]),
+    ("gz.csv", gzip.compress(b"label,x\n1,2\n"), HEADER, ["packed with gzip", "end in .gz"]),
+    ("parquet.tsv", b"PAR1\x15\x04", {"columns": ["label", "x"]}, ["is Parquet", "format: parquet"]),
+    ("wide_.csv", "label,x\n1,2\n".encode("utf-16"), HEADER, ["UTF-16 text", "iconv -f UTF-16"]),
+    ("endless.csv", b'label,"' + b"x" * 200_000, HEADER, ["header cannot be read", "endless.csv"]),
     ("torn.csv.gz", b"\x1f\x8b\x08\x00torn", HEADER, ["damaged", "torn.csv.gz"]),
     ("wide.csv", "label,x\n1,2\n".encode("utf-16"), {**HEADER, "encoding": "utf-16"}, ["iconv", ".encoding"]),
     ("twice.jsonl", b'{"label": 1, "x": 1, "X": 2}\n', {}, ["'x'", "twice.jsonl"]),
@@ -109,6 +116,14 @@ def test_text_that_would_be_read_wrongly_is_named(
     (tmp_path / name).write_bytes(content)
     error = refused(spark, tmp_path, {"path": name, **options})
     assert [word for word in words if word not in str(error)] == []
+
+
+def test_of_many_files_the_first_lines_alone_are_held(tmp_path: Path) -> None:
+    names = [str(tmp_path / f"{number}.csv") for number in range(3)]
+    for name in names:
+        Path(name).write_text('\n"two\nlines",x\n' + "0,1\n" * 100_000)
+    files = SourceFiles(names, "csv", "", names)
+    assert text_files.checked_text(files, "utf-8") == (files, ['\n"two\nlines",x\n'] * 3)
 
 
 def test_a_wrong_byte_is_found_across_chunks_at_its_offset(

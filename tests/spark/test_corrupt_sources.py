@@ -142,7 +142,7 @@ def test_executors_that_see_no_copies_lose_the_whole_file(tmp_path: Path) -> Non
     source = SourceConfig(path=f"file:{tmp_path}", on_corrupt="skip")
     found = find_files(source, ".", "data.source", local=False)
     assert [path for group in found.groups for path in group.paths] == [
-        f"{tmp_path}/{n}.parquet" for n in "ac"
+        f"file:{tmp_path}/{n}.parquet" for n in "ac"
     ]
     assert found.lost == (f"skipped as damaged: the whole file {tmp_path}/b.parquet, 40 rows",)
 

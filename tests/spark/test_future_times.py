@@ -12,6 +12,7 @@ from pyspark.sql import SparkSession
 
 from jobs.preparation.pipeline import prepare_dataset
 from tests.spark.prepared import make_run
+from trainer.errors import DataError
 
 ROWS, LATE = 40, 3
 HISTORY = {"name": "h", "history": {"user": "user", "item": "item", "time": "time"}}
@@ -36,6 +37,25 @@ def rows() -> pd.DataFrame:
     return pd.DataFrame(
         {"label": [n // 4 % 2 for n in range(ROWS)], "user": users, "item": range(ROWS), "time": days}
     )
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [{"what": "recency"}, {"what": "count", "window_seconds": 60}, {"what": "rate", "delay_seconds": 1}],
+)
+def test_milliseconds_are_refused_where_seconds_count(
+    spark: SparkSession, tmp_path: Path, asked: dict[str, Any]
+) -> None:
+    frame = rows()
+    frame["time"] = frame["time"].astype("datetime64[ms]").astype("int64")
+    source = spark.createDataFrame(frame)
+    earlier = {"by": "user", "time": "time", **asked}
+    run = make_run(data=ALL_TRAIN, dense=[{"name": "n", "earlier": earlier, "ops": [{"fill": 0}]}])
+    with pytest.raises(DataError, match=f"^{ROWS} row.s. have a time after the year 9999"):
+        prepare_dataset(run, tmp_path / "out", frame=source, spark=spark)
+    counted = {**earlier, "what": "count", "window_seconds": None, "delay_seconds": 0}
+    run = make_run(data=ALL_TRAIN, dense=[{"name": "n", "earlier": counted}])
+    assert prepare_dataset(run, tmp_path / "out", frame=source, spark=spark).rows["train"] == ROWS
 
 
 @pytest.mark.parametrize("kind", ["timestamp", "text", "seconds", "text of seconds"])

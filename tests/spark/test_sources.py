@@ -27,12 +27,35 @@ def rows_of(run: RunConfig, spark: SparkSession) -> list[dict[str, Any]]:
     return sorted((row.asDict() for row in raw_rows(run, spark).collect()), key=str)
 
 
-def test_csv_with_header_quotes_and_commas(spark: SparkSession, tmp_path: Path) -> None:
-    (tmp_path / "a.csv").write_text('label,x,title\n1,2.5,"Bed, ""Bath"""\n0,,plain\n')
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_csv_with_header_quotes_and_commas(spark: SparkSession, tmp_path: Path, end: str) -> None:
+    text = 'label,x,title\n1,2.5,"Bed, ""Bath"""\n0,,plain\n'
+    (tmp_path / "a.csv").write_text(text.replace("\n", end), newline="")
     assert rows_of(run_on(tmp_path, {"path": "a.csv", "header": True}), spark) == [
         {"label": "0", "x": None, "title": "plain"},
         {"label": "1", "x": "2.5", "title": 'Bed, "Bath"'},
     ]
+
+
+def test_quotes_with_backslashes_as_spark_writes_them(spark: SparkSession, tmp_path: Path) -> None:
+    titles = ['say "hi", all', "C:\\dir", 'a "b"', "plain", 'both \\" here']
+    rows = [("1", str(n), title) for n, title in enumerate(titles)]
+    frame = spark.createDataFrame(rows, ["label", "x", 'the "title"'])
+    frame.coalesce(1).write.option("header", True).csv(str(tmp_path / "a.csv"))
+    source = {"path": "a.csv", "header": True}
+    with pytest.raises(DataError, match="have a backslash before them") as error:
+        raw_rows(run_on(tmp_path, source), spark)
+    assert 'escape: "\\\\"' in error.value.fixes[0]
+    found = raw_rows(run_on(tmp_path, {**source, "escape": "\\"}), spark)
+    assert found.columns == frame.columns
+    assert sorted(map(tuple, found.collect())) == rows
+
+
+@pytest.mark.parametrize("field", ['"C:\\"', '"x\\""y"', 'in\\"ch', '"{""a"": ""\\""}"'])
+def test_backslashes_that_are_no_escapes_are_kept(spark: SparkSession, tmp_path: Path, field: str) -> None:
+    (tmp_path / "a.csv").write_text(f"label,x,title\n1,2,{field}\n")
+    plain = field[1:-1].replace('""', '"') if field[0] == '"' else field
+    assert rows_of(run_on(tmp_path, {"path": "a.csv", "header": True}), spark)[0]["title"] == plain
 
 
 def test_long_delimiter_and_other_encoding(spark: SparkSession, tmp_path: Path) -> None:

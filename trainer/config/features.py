@@ -10,6 +10,9 @@ from trainer.config.base import Section
 from trainer.config.derived import EarlierConfig, HistoryConfig, TargetEncodingConfig
 from trainer.config.source import VectorsConfig
 
+SOURCES = ("columns", "history", "earlier", "target_encoding", "vectors", "cross")
+"""Keys of a feature group that say what its features are made of; each group has one of them."""
+
 
 class OpConfig(Section):
     """One feature op: `log1p`, or `clip: {min: 0}`, or `fill: 0` for ops with one main parameter."""
@@ -68,10 +71,9 @@ class FeatureGroup(Section):
 
     @model_validator(mode="after")
     def _named(self) -> FeatureGroup:
-        sources = ("columns", "history", "earlier", "target_encoding", "vectors", "cross")
-        given = [name for name in sources if getattr(self, name) is not None]
+        given = [name for name in SOURCES if getattr(self, name) is not None]
         if len(given) != 1:
-            raise ValueError(f"give exactly one of {', '.join(f'`{name}`' for name in sources)}")
+            raise ValueError(f"give exactly one of {', '.join(f'`{name}`' for name in SOURCES)}")
         if self.columns is None and self.name is None:
             article = "an" if given[0] == "earlier" else "a"
             raise ValueError(f"{article} `{given[0]}` needs a `name`")

@@ -33,10 +33,10 @@ class _Finding:
     key: str
     got: object = None
     allowed: object = None
-    fix: str | None = None
+    fixes: tuple[str, ...] = ()
 
     def line(self) -> str:
-        return f"{self.what} (`{self.key}`)" + (f": {self.fix}" if self.fix else "")
+        return f"{self.what} (`{self.key}`)" + (f": {self.fixes[0]}" if self.fixes else "")
 
 
 def config_error(
@@ -60,7 +60,7 @@ def config_error(
         where=where(first.key) if callable(where) else placed(where, first.key),
         got=first.got,
         allowed=first.allowed,
-        fixes=[first.fix] if first.fix else [],
+        fixes=first.fixes,
         also=also,
     )
 
@@ -81,20 +81,27 @@ def _finding(item: Any, keys: list[Any], root: type[BaseModel], section: str) ->
     key = ".".join(str(part) for part in ([section] if section else []) + keys)
     if item["type"] == "extra_forbidden":
         names = _fields(_annotation(root, keys[:-1]))
-        return _Finding("unknown key", key, None, names or None, did_you_mean(str(keys[-1]), names))
+        return _Finding("unknown key", key, None, names or None, _only(did_you_mean(str(keys[-1]), names)))
     if item["type"] == "missing":
         return _Finding("a required key is missing", key)
     message = str(item["msg"]).removeprefix("Value error, ")
     message = message[:1].lower() + message[1:]
-    got, expected = item.get("input"), item.get("ctx", {}).get("expected")
+    context = item.get("ctx", {})
+    if "fixes" in context:  # a rule of ours that knows more than what is wrong
+        return _Finding(message, key, context["got"], None, tuple(context["fixes"]))
+    got, expected = item.get("input"), context.get("expected")
     if item["type"].endswith("_type"):
-        return _Finding(message, key, _with_kind(got), expected, _as_expected(item["type"], got))
+        return _Finding(message, key, _with_kind(got), expected, _only(_as_expected(item["type"], got)))
     # Of a whole section the message says what is wrong in it.
     shown = got if isinstance(got, (*_KINDS, list)) else None if isinstance(got, dict) else type(got).__name__
     fix = None
     if expected is not None and isinstance(got, str):
         fix = did_you_mean(got, [choice.strip(" '") for choice in expected.replace(" or ", ",").split(",")])
-    return _Finding(message, key, shown, expected, fix)
+    return _Finding(message, key, shown, expected, _only(fix))
+
+
+def _only(fix: str | None) -> tuple[str, ...]:
+    return () if fix is None else (fix,)
 
 
 def _with_kind(got: Any) -> str:

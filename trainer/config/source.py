@@ -7,19 +7,23 @@ import re
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from trainer.config.base import Section
+from trainer.config.text_guesses import first_line, naming_fixes
 
 FORMATS = {
     ".csv": "csv", ".tsv": "tsv", ".json": "json", ".jsonl": "json", ".ndjson": "json",
     ".parquet": "parquet", ".parq": "parquet", ".pq": "parquet",
 }  # fmt: skip
 """Formats by the last suffix of a file name that tells one."""
+DELIMITERS = {"csv": ",", "tsv": "\t"}
+"""Of text formats, where the config names none."""
 _SCHEME = re.compile(r"^[a-z][a-z0-9+.-]+:")
 # Which options each format reads; a table has none.
 _OPTIONS = {
-    "csv": {"delimiter", "header", "columns", "encoding", "multi_line", "null_values"},
+    "csv": {"delimiter", "header", "columns", "encoding", "multi_line", "null_values", "escape"},
     "tsv": {"delimiter", "header", "columns", "encoding", "null_values"},
     "json": {"encoding"},
 }
@@ -101,6 +105,9 @@ class SourceConfig(Section):
     """Character encoding of CSV, TSV and JSON files."""
     multi_line: bool = False
     """Whether quoted fields of a CSV file may hold line breaks; one task then reads each file as a whole."""
+    escape: str | None = Field(default=None, min_length=1)
+    """Character before a quote within a quoted field of a CSV file, a backslash in what Spark and MySQL
+    write; without it such quotes are doubled."""
     null_values: list[str] | None = None
     """Words of a CSV or TSV file that mean a missing value, like an empty field; for instance `[NA, nan]`."""
     on_corrupt: Literal["fail", "skip"] = "fail"
@@ -135,11 +142,15 @@ class SourceConfig(Section):
         return encoding
 
     @model_validator(mode="after")
-    def _one_origin(self) -> SourceConfig:
+    def _one_origin(self, info: ValidationInfo) -> SourceConfig:
         if self.path is not None and self.table is not None:
             raise ValueError("give `path` or `table`, not both")
         if self.header and self.columns:
             raise ValueError("give `header: true` or `columns`, not both")
+        if len(self.escape or "") > 1:
+            raise ValueError('`escape` is one character: a backslash is `"\\\\"` in double quotes, else `\\`')
+        if self.escape is not None and len(self.delimiter or "") > 1:
+            raise ValueError("`escape` means nothing with a delimiter of several characters: leave it out")
         kind = "table" if self.table is not None else self.format
         ignored = [] if kind is None else self.ignored_options(kind)
         if ignored:
@@ -147,9 +158,7 @@ class SourceConfig(Section):
             raise ValueError(f"`{ignored[0]}` means nothing for {what}: leave it out")
         kinds = {self.format or named_format(path) for path in self.paths()}
         if kinds and kinds <= {"csv", "tsv"} and not self.header and not self.columns:
-            raise ValueError(
-                "a CSV or TSV source needs its column names: give `header: true` or `columns: [...]`"
-            )
+            raise _no_column_names(self, (info.context or {}).get("root", "."))
         return self
 
     def ignored_options(self, kind: str) -> list[str]:
@@ -163,6 +172,16 @@ class SourceConfig(Section):
     def paths(self) -> list[str]:
         """Return `path` as a list."""
         return [self.path] if isinstance(self.path, str) else list(self.path or [])
+
+
+def _no_column_names(source: SourceConfig, root: str) -> PydanticCustomError:
+    path = absolute_path(source.paths()[0], root)
+    line = first_line(path, source.encoding)
+    kind = source.format or named_format(path) or "csv"
+    fixes = naming_fixes(line, source.delimiter or DELIMITERS[kind])
+    got = None if line is None else f"the first line {line[:200]!r} of {path}"
+    what = "a CSV or TSV source needs its column names: give `header: true` or `columns: [...]`"
+    return PydanticCustomError("no_column_names", what, {"got": got, "fixes": fixes})
 
 
 class JoinConfig(Section):
