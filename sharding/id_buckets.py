@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -80,11 +80,13 @@ class Change:
     """What one step did to some buckets.
 
     Attributes:
-        rows_R: rows of the table that have a new owner.
+        rows_N: the row of each id of the step, `OOV_ROW` where it has no slot.
+        renewed_R: rows of the table that have a new owner.
         evicted: ids that lost their slot, to a newcomer or by age.
     """
 
-    rows_R: Tensor
+    rows_N: Tensor
+    renewed_R: Tensor
     evicted: int
 
 
@@ -140,73 +142,107 @@ class IdBuckets:
         bucket_N, order_N = (self.shape.bucket_of(ids_N) - self.mine.start).sort(stable=True)
         bucket_T, sizes_T = torch.unique_consecutive(bucket_N, return_counts=True)
         ends = sizes_T.cumsum(0)
-        changes = []
+        rows_N, changes = torch.empty_like(ids_N), []
         for part in _parts(len(bucket_T)):
             first = int(ends[part.start - 1]) if part.start else 0
-            which = order_N[first : int(ends[part.stop - 1])]
-            place_n = torch.arange(part.stop - part.start, device=ids_N.device).repeat_interleave(
-                sizes_T[part]
-            )
-            changes.append(self._update(bucket_T[part], place_n, ids_N[which], counts_N[which], step))
-        rows = [change.rows_R for change in changes]
-        return Change(torch.cat(rows) if rows else ids_N[:0], sum(change.evicted for change in changes))
+            here = slice(first, int(ends[part.stop - 1]))
+            which = order_N[here]
+            evicted = self._forget_aged(bucket_T[part], step)
+            change = self._update(bucket_N[here], ids_N[which], counts_N[which], step)
+            rows_N[which] = change.rows_N
+            changes.append(replace(change, evicted=change.evicted + evicted))
+        renewed = torch.cat([ids_N[:0], *(change.renewed_R for change in changes)])
+        return Change(rows_N, renewed, sum(change.evicted for change in changes))
 
-    def occupied(self, step: int) -> int:
-        """Return how many slots here have an owner."""
-        used_BS = self.ids_BE[:, : self.shape.slots] != EMPTY
+    def held(self, step: int) -> tuple[int, int]:
+        """Return how many owners and how many candidates there are here."""
+        held_BE = self.ids_BE != EMPTY
         if self.policy.ttl_steps is not None:
-            used_BS &= ~self._aged(self.seen_BE[:, : self.shape.slots], step)
-        return int(used_BS.sum())
+            held_BE &= ~self._aged(self.seen_BE, step)
+        owners = int(held_BE[:, : self.shape.slots].sum())
+        return owners, int(held_BE.sum()) - owners
 
-    def _update(
-        self, bucket_T: Tensor, place_N: Tensor, ids_N: Tensor, counts_N: Tensor, step: int
-    ) -> Change:
-        """Update T buckets; `place_N` says which of them an id belongs to."""
-        slots = self.shape.slots
-        ids_TE, counts_TE, seen_TE = self.ids_BE[bucket_T], self.counts_BE[bucket_T], self.seen_BE[bucket_T]
-        evicted = 0
-        if self.policy.ttl_steps is not None:
-            aged_TE = (ids_TE != EMPTY) & self._aged(seen_TE, step)
-            ids_TE[aged_TE] = EMPTY
-            evicted += int(aged_TE[:, :slots].sum())
-        match_NE = ids_TE[place_N] == ids_N[:, None]
-        known_N, entry_N = match_NE.any(dim=1), match_NE.to(torch.uint8).argmax(dim=1)
-        counts_N = counts_N + torch.where(known_N, counts_TE[place_N, entry_N], 0)
-        owner_N = known_N & (entry_N < slots)
-        counts_TE[place_N[owner_N], entry_N[owner_N]] = counts_N[owner_N]
-        seen_TE[place_N[owner_N], entry_N[owner_N]] = step
+    def _forget_aged(self, bucket_T: Tensor, step: int) -> int:
+        """Empty the entries of T buckets that are too old; return how many of them were owners."""
+        if self.policy.ttl_steps is None:
+            return 0
+        ids_TE = self.ids_BE[bucket_T]
+        aged_TE = (ids_TE != EMPTY) & self._aged(self.seen_BE[bucket_T], step)
+        self.ids_BE[bucket_T] = ids_TE.masked_fill_(aged_TE, EMPTY)
+        return int(aged_TE[:, : self.shape.slots].sum())
+
+    def _update(self, bucket_N: Tensor, ids_N: Tensor, counts_N: Tensor, step: int) -> Change:
+        """Count ids that lie bucket by bucket, and let those without a slot contend for one."""
+        found_N, entry_N = (self.ids_BE[bucket_N] == ids_N[:, None]).to(torch.uint8).max(dim=1)
+        known_N = found_N.bool()
+        counts_N = counts_N + torch.where(known_N, self.counts_BE[bucket_N, entry_N], 0)
+        owner_N = known_N & (entry_N < self.shape.slots)
+        own = bucket_N[owner_N], entry_N[owner_N]
+        self.counts_BE[own], self.seen_BE[own] = counts_N[owner_N], step
         # Candidates that were seen leave their entry and come back as newcomers, with their count.
         waiting_N = known_N & ~owner_N
-        ids_TE[place_N[waiting_N], entry_N[waiting_N]] = EMPTY
-        new = _Newcomers.of(place_N[~owner_N], ids_N[~owner_N], counts_N[~owner_N])
-        victim_M, admitted_M = self._contest(ids_TE[:, :slots], counts_TE, seen_TE, new, step)
-        place_A, slot_A = new.place_M[admitted_M], victim_M[admitted_M]
-        evicted += int((ids_TE[place_A, slot_A] != EMPTY).sum())
-        ids_TE[place_A, slot_A] = new.ids_M[admitted_M]
-        counts_TE[place_A, slot_A] = new.counts_M[admitted_M]
-        seen_TE[place_A, slot_A] = step
-        _line_up(ids_TE[:, slots:], counts_TE[:, slots:], seen_TE[:, slots:], new.only(~admitted_M), step)
-        self.ids_BE[bucket_T], self.counts_BE[bucket_T], self.seen_BE[bucket_T] = ids_TE, counts_TE, seen_TE
-        return Change(self._row(bucket_T[place_A], slot_A), evicted)
+        self.ids_BE[bucket_N[waiting_N], entry_N[waiting_N]] = EMPTY
+        rows_N = torch.where(owner_N, self._row(bucket_N, entry_N), OOV_ROW)
+        new_M = (~owner_N).nonzero().squeeze(1)
+        # Most buckets of a table that has settled see their owners alone, and are done.
+        bucket_T, place_M = torch.unique_consecutive(bucket_N[new_M], return_inverse=True)
+        new = _Newcomers.of(place_M, ids_N[new_M], counts_N[new_M], new_M)
+        admitted, renewed_A, evicted = self._admit(bucket_T, new, step)
+        rows_N[admitted] = renewed_A
+        return Change(rows_N, renewed_A, evicted)
 
-    def _contest(
-        self, ids_TS: Tensor, counts_TE: Tensor, seen_TE: Tensor, new: _Newcomers, step: int
-    ) -> tuple[Tensor, Tensor]:
+    def _admit(self, bucket_T: Tensor, new: _Newcomers, step: int) -> tuple[Tensor, Tensor, int]:
+        """Give newcomers of T buckets slots, or a place among the candidates.
+
+        Returns:
+            Which of the step's ids got a slot, the row of each, and how many owners lost theirs.
+        """
+        victim_M, admitted_M = self._contest(bucket_T, new, step)
+        bucket_A, slot_A = bucket_T[new.place_M[admitted_M]], victim_M[admitted_M]
+        won = bucket_A, slot_A
+        evicted = int((self.ids_BE[won] != EMPTY).sum())
+        self.ids_BE[won], self.counts_BE[won] = new.ids_M[admitted_M], new.counts_M[admitted_M]
+        self.seen_BE[won] = step
+        self._line_up(bucket_T, new.only(~admitted_M), step)
+        return new.which_M[admitted_M], self._row(bucket_A, slot_A), evicted
+
+    def _contest(self, bucket_T: Tensor, new: _Newcomers, step: int) -> tuple[Tensor, Tensor]:
         """Set the best newcomer of each bucket against its worst slot, the second against the second, ...
 
         Returns:
             The slot that each newcomer stands against, and whether it gets it.
         """
         slots = self.shape.slots
-        seen_TS = seen_TE[:, :slots]
-        score_TS = self.score(counts_TE[:, :slots], step - seen_TS)
+        seen_TS = self.seen_BE[bucket_T, :slots]
+        score_TS = self.score(self.counts_BE[bucket_T, :slots], step - seen_TS)
         score_TS.masked_fill_(seen_TS == step, math.inf)
-        score_TS.masked_fill_(ids_TS == EMPTY, -math.inf)
+        score_TS.masked_fill_(self.ids_BE[bucket_T, :slots] == EMPTY, -math.inf)
         score_TS, slot_TS = score_TS.sort(dim=1, stable=True)
         rank_M = new.rank_M.clamp(max=slots - 1)
         better_M = self._newcomer_score(new.counts_M) > score_TS[new.place_M, rank_M]
         fits_M = (new.counts_M >= self.policy.min_count) & (new.rank_M < slots)
         return slot_TS[new.place_M, rank_M], better_M & fits_M
+
+    def _line_up(self, bucket_T: Tensor, new: _Newcomers, step: int) -> None:
+        """Put newcomers before the candidates of T buckets; the last that do not fit are forgotten.
+
+        So candidates are in the order of when they were last seen, and then of their counts.
+        """
+        slots = self.shape.slots
+        held_TC = self.ids_BE[bucket_T, slots:] != EMPTY
+        ahead_T = torch.bincount(new.place_M, minlength=len(bucket_T))
+        # What does not fit goes to one column more, which is cut off.
+        to_TC = (held_TC.cumsum(dim=1) - 1 + ahead_T[:, None]).clamp_(max=slots).masked_fill_(~held_TC, slots)
+        to_M = new.rank_M.clamp(max=slots)
+        for values_BE, new_M in (
+            (self.counts_BE, new.counts_M),
+            (self.seen_BE, torch.full_like(new.ids_M, step)),
+            (self.ids_BE, new.ids_M),
+        ):
+            waiting_TC = values_BE[bucket_T, slots:]
+            moved = waiting_TC.new_zeros(len(bucket_T), slots + 1).scatter_(1, to_TC, waiting_TC)
+            moved[new.place_M, to_M] = new_M
+            values_BE[bucket_T, slots:] = moved[:, :slots]
 
     def score(self, counts: Tensor, unseen: Tensor) -> Tensor:
         """Return how much owners are worth; the least goes first. float64, as every device rounds it."""
@@ -240,50 +276,33 @@ class _Newcomers:
         place_M: bucket.
         ids_M: ids; equal counts are in their order.
         counts_M: times seen, most first.
+        which_M: number among the ids of the step.
         rank_M: place among the newcomers of its bucket, from 0.
     """
 
     place_M: Tensor
     ids_M: Tensor
     counts_M: Tensor
+    which_M: Tensor
     rank_M: Tensor
 
     @classmethod
-    def of(cls, place_M: Tensor, ids_M: Tensor, counts_M: Tensor) -> _Newcomers:
+    def of(cls, place_M: Tensor, ids_M: Tensor, counts_M: Tensor, which_M: Tensor) -> _Newcomers:
         """Sort ids that rise within their buckets."""
         by_count = counts_M.sort(descending=True, stable=True).indices
         order = by_count[place_M[by_count].sort(stable=True).indices]
-        return cls._ranked(place_M[order], ids_M[order], counts_M[order])
+        return cls._ranked(place_M[order], ids_M[order], counts_M[order], which_M[order])
 
     @classmethod
-    def _ranked(cls, place_M: Tensor, ids_M: Tensor, counts_M: Tensor) -> _Newcomers:
+    def _ranked(cls, place_M: Tensor, ids_M: Tensor, counts_M: Tensor, which_M: Tensor) -> _Newcomers:
         first_M = torch.searchsorted(place_M, place_M)
-        return cls(place_M, ids_M, counts_M, torch.arange(len(ids_M), device=ids_M.device) - first_M)
+        rank_M = torch.arange(len(ids_M), device=ids_M.device) - first_M
+        return cls(place_M, ids_M, counts_M, which_M, rank_M)
 
     def only(self, chosen_M: Tensor) -> _Newcomers:
         """Return some of them, ranked anew."""
-        return self._ranked(self.place_M[chosen_M], self.ids_M[chosen_M], self.counts_M[chosen_M])
-
-
-def _line_up(ids_TC: Tensor, counts_TC: Tensor, seen_TC: Tensor, new: _Newcomers, step: int) -> None:
-    """Put newcomers before the candidates of their buckets, in place; the last that do not fit are forgotten.
-
-    So candidates are in the order of when they were last seen, and then of their counts.
-    """
-    buckets, size = ids_TC.shape
-    ahead_T = torch.bincount(new.place_M, minlength=buckets)
-    held_TC = ids_TC != EMPTY
-    # What does not fit goes to one column more, which is cut off.
-    to_TC = (held_TC.cumsum(dim=1) - 1 + ahead_T[:, None]).clamp_(max=size).masked_fill_(~held_TC, size)
-    to_M = new.rank_M.clamp(max=size)
-    for values_TC, new_M in (
-        (counts_TC, new.counts_M),
-        (seen_TC, torch.full_like(new.ids_M, step)),
-        (ids_TC, new.ids_M),
-    ):
-        moved = values_TC.new_zeros(buckets, size + 1).scatter_(1, to_TC, values_TC)
-        moved[new.place_M, to_M] = new_M
-        values_TC.copy_(moved[:, :size])
+        parts = (self.place_M, self.ids_M, self.counts_M, self.which_M)
+        return self._ranked(*(part[chosen_M] for part in parts))
 
 
 def _log2(number: Tensor) -> Tensor:

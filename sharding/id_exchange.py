@@ -60,13 +60,11 @@ class IdExchange:
         pairs = torch.stack([torch.cat([part[i] for part in asked]) for i in (1, 2)], dim=1)
         order = key.sort(stable=True).indices
         sizes = torch.bincount(key, minlength=self._world_size * self._num_tables)
-        theirs = torch.empty_like(sizes)
-        dist.all_to_all_single(theirs, sizes)
+        theirs = self._exchanged(sizes)
         sent, received = (
             value.reshape(self._world_size, self._num_tables).sum(dim=1).tolist() for value in (sizes, theirs)
         )
-        brought = pairs.new_empty(sum(received), 2)
-        dist.all_to_all_single(brought, pairs[order].contiguous(), received, sent)
+        brought = self._exchanged(pairs[order], received, sent)
         numbers = torch.arange(self._num_tables, device=self._device).repeat(self._world_size)
         return Brought(
             brought[:, 0].contiguous(),
@@ -88,15 +86,26 @@ class IdExchange:
         mine = torch.empty_like(brought.ids_N)
         for number, rows in enumerate(answers):
             mine[brought.tables_N == number] = rows
-        found = mine.new_empty(sum(brought.sent))
-        dist.all_to_all_single(found, mine, brought.sent, brought.received)
+        found = self._exchanged(mine, brought.sent, brought.received)
         rows = torch.empty_like(found)
         rows[brought.order] = found
         return list(torch.split(rows, brought.lengths))
 
+    def _exchanged(
+        self, mine: Tensor, received: list[int] | None = None, sent: list[int] | None = None
+    ) -> Tensor:
+        """Send each rank its part of the rows, and return those that came; without sizes all are equal."""
+        if self._world_size == 1:
+            return mine
+        theirs = mine.new_empty(len(mine) if received is None else sum(received), *mine.shape[1:])
+        dist.all_to_all_single(theirs, mine.contiguous(), received, sent)
+        return theirs
+
 
 def all_rows(mine: Sequence[Tensor], world_size: int) -> list[Tensor]:
     """Return the rows of all ranks, rising, for each of several lists of rows."""
+    if world_size == 1:
+        return [rows.sort().values for rows in mine]
     lengths = torch.tensor([len(rows) for rows in mine], device=mine[0].device)
     every = [torch.empty_like(lengths) for _ in range(world_size)]
     dist.all_gather(every, lengths)

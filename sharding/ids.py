@@ -32,6 +32,7 @@ from sharding.tables import TableSpec
 Figures = dict[str, dict[str, float]]
 _STATE = {"ids": "ids_BE", "counts": "counts_BE", "seen": "seen_BE"}
 _COUNTS = 4  # admitted, evicted, lookups, lookups without a row
+_LOOKED_UP = 2  # lookups, and those without a row, outside training
 
 
 class IdMap:
@@ -54,6 +55,7 @@ class IdMap:
         self._exchange = IdExchange(self._world_size, len(self.tables), device)
         self._step = torch.zeros((), dtype=torch.int64)
         self._counts = torch.zeros(len(self.tables), _COUNTS, dtype=torch.int64)
+        self._looked_up = torch.zeros(len(self.tables), _LOOKED_UP, dtype=torch.int64)
 
     @property
     def step(self) -> int:
@@ -73,7 +75,7 @@ class IdMap:
         return self._translated(ids, count=True)
 
     def look_up(self, ids: KeyedJaggedTensor) -> KeyedJaggedTensor:
-        """Return a batch with rows for ids; unknown ids get `OOV_ROW`, and nothing is counted.
+        """Return a batch with rows for ids; unknown ids get `OOV_ROW`, and no count of an id changes.
 
         Args:
             ids: this rank's part; every rank calls it as often as the others.
@@ -101,9 +103,8 @@ class IdMap:
         values = ids.values().clone()
         for number, rows_U in enumerate(self._exchange.back(brought, answers)):
             table, (_, counts_U, inverse) = self.tables[number], distinct[number]
-            if count:
-                self._counts[number, 2] += int(counts_U.sum())
-                self._counts[number, 3] += int(counts_U[rows_U == OOV_ROW].sum())
+            told = self._counts[number, 2:] if count else self._looked_up[number]
+            told += torch.stack([counts_U.sum(), counts_U[rows_U == OOV_ROW].sum()]).cpu()
             _write(values, spans, table.features, rows_U, inverse)
         rows = KeyedJaggedTensor(
             keys=ids.keys(), values=values, weights=ids.weights_or_none(), lengths=ids.lengths()
@@ -118,40 +119,61 @@ class IdMap:
     ) -> tuple[Tensor, Tensor]:
         """Answer what all ranks asked of this rank's buckets: a row for each id; and rows that changed."""
         buckets = self._buckets[table.name]
-        changed = ids_N[:0]
         ids_U, inverse_N = torch.unique(ids_N, return_inverse=True)
-        if count:
-            counts_U = torch.zeros_like(ids_U).index_add_(0, inverse_N, counts_N)
-            change = buckets.update(ids_U, counts_U, self.step)
-            changed = change.rows_R
-            self._counts[number, 0] += len(changed)
-            self._counts[number, 1] += change.evicted
-        return buckets.rows_of(ids_U, self.step)[inverse_N], changed
+        if not count:
+            return buckets.rows_of(ids_U, self.step)[inverse_N], ids_N[:0]
+        counts_U = torch.zeros_like(ids_U).index_add_(0, inverse_N, counts_N)
+        change = buckets.update(ids_U, counts_U, self.step)
+        self._counts[number, 0] += len(change.renewed_R)
+        self._counts[number, 1] += change.evicted
+        return change.rows_N[inverse_N], change.renewed_R
 
     def figures(self) -> Figures:
         """Return by table what happened since the last call, over all ranks; every rank calls it.
 
         Returns:
-            `occupancy` (share of the slots that have an owner), `admitted` and `evicted` (ids), `oov_share`
-            (share of the ids looked up in training that had no row of their own).
+            `slots`, `owners` (ids with a slot), `occupancy` (owners by slots), `candidates` (ids that were
+            seen and are kept in mind, without a slot), `admitted` and `evicted` (ids), `oov_share` (share of
+            the ids looked up in training that had no row of their own).
         """
-        counts = self._counts.to(self.device)
-        used = [self._buckets[table.name].occupied(self.step) for table in self.tables]
-        both = torch.cat([counts, torch.tensor(used, device=self.device)[:, None]], dim=1)
-        dist.all_reduce(both)
+        held = [self._buckets[table.name].held(self.step) for table in self.tables]
+        told = self._over_ranks(torch.cat([self._counts, torch.tensor(held).reshape(-1, 2)], dim=1))
         self._counts.zero_()
         figures = {}
-        for table, (admitted, evicted, asked, unknown, occupied) in zip(
-            self.tables, both.tolist(), strict=True
+        for table, (admitted, evicted, asked, unknown, owners, candidates) in zip(
+            self.tables, told, strict=True
         ):
             shape = self._buckets[table.name].shape
+            slots = shape.buckets * shape.slots
             figures[table.name] = {
-                "occupancy": occupied / (shape.buckets * shape.slots),
+                "slots": slots,
+                "owners": owners,
+                "occupancy": owners / slots,
+                "candidates": candidates,
                 "admitted": admitted,
                 "evicted": evicted,
                 "oov_share": unknown / asked if asked else 0.0,
             }
         return figures
+
+    def lookup_figures(self) -> Figures:
+        """Return by table what `look_up` was asked since the last call, over all ranks; every rank calls it.
+
+        Returns:
+            `lookups` (ids, without padding) and `oov_share` (share of them that had no row of their own).
+        """
+        told = self._over_ranks(self._looked_up)
+        self._looked_up.zero_()
+        return {
+            table.name: {"lookups": asked, "oov_share": unknown / asked if asked else 0.0}
+            for table, (asked, unknown) in zip(self.tables, told, strict=True)
+        }
+
+    def _over_ranks(self, numbers: Tensor) -> list[list[int]]:
+        every = numbers.to(self.device, copy=True)
+        dist.all_reduce(every)
+        found: list[list[int]] = every.tolist()
+        return found
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state in place: `torch.distributed.checkpoint` loads it at any world size."""

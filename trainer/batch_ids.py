@@ -45,3 +45,7 @@ class BatchIds:
     def figures(self) -> Figures:
         """Return what happened since the last call by table; every rank calls it."""
         return self.map.figures() if self.map.tables else {}
+
+    def lookup_figures(self) -> Figures:
+        """Return what `looked_up` was asked since the last call by table; every rank calls it."""
+        return self.map.lookup_figures() if self.map.tables else {}

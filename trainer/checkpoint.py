@@ -20,6 +20,7 @@ from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import Metadata
+from torch.distributed.checkpoint.planner import LoadPlanner
 
 from trainer.errors import CheckpointError
 from trainer.run_folder import STATE_FILE, RunFolder, read_json, write_json
@@ -175,14 +176,19 @@ def read_metadata(checkpoint: Path) -> Metadata:
         raise _unreadable(checkpoint, error) from error
 
 
-def load_checkpoint(checkpoint: Path, state: dict[str, Any]) -> None:
+def load_checkpoint(checkpoint: Path, state: dict[str, Any], planner: LoadPlanner | None = None) -> None:
     """Fill sharded state dicts in place, at whatever world size they have.
+
+    Args:
+        checkpoint: its folder.
+        state: to fill; every rank calls it.
+        planner: reads what this rank alone asks for, without the others.
 
     Raises:
         CheckpointError: files are missing or damaged, or shapes do not match.
     """
     try:
-        state_dict_loader.load(state, checkpoint_id=checkpoint)
+        state_dict_loader.load(state, checkpoint_id=checkpoint, planner=planner, no_dist=planner is not None)
     except (CheckpointException, OSError, RuntimeError, ValueError, EOFError) as error:
         raise _unreadable(checkpoint, error) from error
 

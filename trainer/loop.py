@@ -220,7 +220,9 @@ class _Training:
         dist.broadcast_object_list(shared, src=0)
         progress = self.progress
         progress.evaluation, progress.evaluated_step = shared[0], progress.step
-        self.recorder.write("evaluation", progress.step, epoch=progress.epoch, **shared[0])
+        unknown = {table: told["oov_share"] for table, told in self.assembly.ids.lookup_figures().items()}
+        told = {"oov_share": unknown} if unknown else {}
+        self.recorder.write("evaluation", progress.step, epoch=progress.epoch, **shared[0], **told)
         stopping = self.config.train.early_stopping
         improved = stopping is not None and update_best(progress, stopping)
         self.meter.resume()

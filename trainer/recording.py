@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -56,12 +57,20 @@ class Recorder:
         self._file.flush()
         if kind in {"train", "evaluation", "ids"}:
             group = f"{kind}/{values['table']}" if kind == "ids" else kind
-            for name, value in values.items():
-                if isinstance(value, (int, float)):
-                    self._board.add_scalar(f"{group}/{name}", value, step)
+            for name, value in _numbers(values):
+                self._board.add_scalar(f"{group}/{name}", value, step)
         if kind == "checkpoint":
             # A run that is killed goes on from here and does not write the steps before again.
             self._board.flush()
+
+
+def _numbers(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
+    """Yield the numbers among values with their names, `a/b` inside mappings."""
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _numbers(value, f"{prefix}{name}/")
+        elif isinstance(value, (int, float)):
+            yield f"{prefix}{name}", value
 
 
 def _line(kind: str, step: int, values: dict[str, Any]) -> str:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.distributed.checkpoint import state_dict_saver
 from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.default_planner import create_default_global_save_plan
+from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner, create_default_global_save_plan
 from torch.distributed.checkpoint.filesystem import FileSystemWriter
 from torch.distributed.checkpoint.metadata import (
     ChunkStorageMetadata,
@@ -24,12 +24,14 @@ from torch.distributed.checkpoint.metadata import (
     TensorStorageMetadata,
 )
 from torch.distributed.checkpoint.planner import (
+    LoadPlan,
     SavePlan,
     SavePlanner,
     TensorWriteData,
     WriteItem,
     WriteItemType,
 )
+from torch.distributed.checkpoint.planner_helpers import create_read_items_for_chunk_list
 
 from trainer.checkpoint import load_checkpoint, read_metadata
 
@@ -81,6 +83,17 @@ class StoredTensors:
         tensor = torch.empty(self.shape(name), dtype=self.dtype(name))
         with _one_process():
             load_checkpoint(self._checkpoint, {name: tensor})
+        return tensor
+
+    def read_rows(self, name: str, start: int, stop: int) -> Tensor:
+        """Read some rows of a tensor, also where other ranks read something else.
+
+        Raises:
+            CheckpointError: a file is missing or damaged.
+        """
+        tensor = torch.empty(stop - start, *self.shape(name)[1:], dtype=self.dtype(name))
+        with _one_process():
+            load_checkpoint(self._checkpoint, {}, _SomeRows(name, start, tensor))
         return tensor
 
 
@@ -173,6 +186,28 @@ class _Pieces(SavePlanner):
         chunk = write_item.tensor_data.chunk
         start = chunk.offsets[0] if chunk.offsets else 0
         return self._opened[1](start, start + (chunk.sizes[0] if chunk.sizes else 0))
+
+
+class _SomeRows(DefaultLoadPlanner):
+    """Reads rows of one tensor."""
+
+    def __init__(self, name: str, start: int, tensor: Tensor) -> None:
+        super().__init__()
+        self._name, self._start, self._tensor = name, start, tensor
+
+    def create_local_plan(self) -> LoadPlan:
+        """Plan the pieces that the rows lie in."""
+        assert self.metadata is not None
+        stored = self.metadata.state_dict_metadata[self._name]
+        assert isinstance(stored, TensorStorageMetadata)
+        offsets = torch.Size([self._start, *[0] * (self._tensor.ndim - 1)])
+        chunk = ChunkStorageMetadata(offsets, self._tensor.shape)
+        return LoadPlan(create_read_items_for_chunk_list(self._name, stored, [chunk]))
+
+    def lookup_tensor(self, index: MetadataIndex) -> Tensor:
+        """Return where the rows go to."""
+        assert index.fqn == self._name
+        return self._tensor
 
 
 def _items(tensor: NewTensor) -> Iterator[WriteItem]:

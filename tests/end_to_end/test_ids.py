@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 import yaml
 
+from jobs import Dataset, RunConfig, evaluate, train
 from tests.end_to_end.conftest import shardrec
+from trainer.reporting import write_report
 
 CONFIG: dict[str, Any] = {
     "name": "strangers",
@@ -57,7 +59,7 @@ def events(count: int) -> str:
     return "\n".join(lines) + "\n"
 
 
-def run(folder: Path, verb: str, *arguments: object) -> dict[str, Any]:
+def run_verb(folder: Path, verb: str, *arguments: object) -> dict[str, Any]:
     done = shardrec(verb, *arguments, "--json", cwd=folder)
     assert done.returncode == 0, done.stderr
     answer: dict[str, Any] = json.loads(done.stdout)
@@ -74,17 +76,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("strangers")
     (folder / "events.csv").write_text(events(3000))
     (folder / "run.yaml").write_text(yaml.safe_dump(CONFIG))
-    run(folder, "prepare", "run.yaml", "--out", "data")
+    run_verb(folder, "prepare", "run.yaml", "--out", "data")
     return folder
 
 
 def test_a_run_with_ids_that_come_and_go_is_the_same_at_any_number_of_ranks(folder: Path) -> None:
     start = ("run.yaml", "--data", "data", "--out")
-    whole = run(folder, "train", *start, "whole")
+    whole = run_verb(folder, "train", *start, "whole")
     assert whole["metrics"]["auc"] > 0.7
     ranks = ("--on", "torchrun", "--ranks")
-    run(folder, "train", *start, "parts", *ranks, 4, "--set", "train.max_steps=80")
-    resumed = run(folder, "train", *start, "parts", *ranks, 2, "--resume")
+    run_verb(folder, "train", *start, "parts", *ranks, 4, "--set", "train.max_steps=80")
+    resumed = run_verb(folder, "train", *start, "parts", *ranks, 2, "--resume")
     assert resumed["steps"] == whole["steps"] > 80
 
     expected = records(folder / "whole", "ids")
@@ -98,7 +100,7 @@ def test_a_run_with_ids_that_come_and_go_is_the_same_at_any_number_of_ranks(fold
 
     result = json.loads((folder / "parts" / "result.json").read_text())
     assert set(result["ids"]) == {"user", "tags"}
-    scores = [run(folder, "evaluate", name, "--split", "test")["metrics"] for name in ("whole", "parts")]
+    scores = [run_verb(folder, "evaluate", name, "--split", "test")["metrics"] for name in ("whole", "parts")]
     assert scores[1] == pytest.approx(scores[0], abs=1e-3)
     assert scores[0]["auc"] > 0.7
 
@@ -107,14 +109,32 @@ def test_groups_of_ranks_with_a_copy_of_the_tables_each_give_ids_the_same_rows(f
     # With SGD and a sync after every step, groups are the unsharded model.
     steps = ("--set", "train.max_steps=40", "--set", "train.embedding_optimizer.name=sgd")
     start = ("run.yaml", "--data", "data", *steps, "--out")
-    run(folder, "train", *start, "one_copy")
+    run_verb(folder, "train", *start, "one_copy")
     groups = ("--on", "torchrun", "--ranks", 4, "--set", "train.table_shard_group_size=2")
-    run(folder, "train", *start, "two_copies", *groups)
+    run_verb(folder, "train", *start, "two_copies", *groups)
     one, two = folder / "one_copy", folder / "two_copies"
     assert sum(record["evicted"] for record in records(one, "ids")) > 10
     assert records(two, "ids") == records(one, "ids")
     losses = [[record["loss"] for record in records(path, "train")] for path in (one, two)]
     assert losses[1] == pytest.approx(losses[0], abs=1e-5)
+
+
+def test_validation_and_evaluate_tell_the_lookups_of_unknown_ids(
+    run: RunConfig, data: Dataset, tmp_path: Path
+) -> None:
+    ids = "ids={num_embeddings: 30, evict: distance_lfu, min_count: 2, ttl_steps: 5}"
+    asked = run.override("train.log_every_steps=1", f"tables.s0.{ids}", f"tables.m0.{ids}")
+    result = train(asked, data, out=tmp_path / "run", show_progress=False)
+    last = {record["table"]: record for record in records(result.path, "ids")}
+    assert last["s0"]["owners"] == last["s0"]["slots"] == 28
+    assert last["s0"]["candidates"] > 0
+    assert result.result["ids"]["s0"]["owners"] == 28
+    found = evaluate(result, split="valid")
+    assert found.ids["m0"]["lookups"] > found.ids["s0"]["lookups"] > 100
+    shares = {table: told["oov_share"] for table, told in found.ids.items()}
+    assert records(result.path, "evaluation")[-1]["oov_share"] == shares
+    assert all(0.1 < share < 0.9 for share in shares.values())
+    assert "In validation" in write_report(result.path).read_text()
 
 
 def test_an_unbounded_hash_needs_a_table_that_gives_ids_rows(folder: Path) -> None:

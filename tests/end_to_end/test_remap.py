@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from jobs import Cluster, Dataset, Remapped, RunConfig, TrainResult, evaluate, prepare, remap, train
+from jobs import Cluster, Dataset, Remapped, RunConfig, evaluate, prepare, remap, train
 from jobs.cli import main
 from jobs.rank_requests import run_request
 from sharding.id_buckets import BucketShape
@@ -219,11 +219,46 @@ def test_training_goes_on_from_there_at_two_ranks(folder: Path, remapped: Remapp
     anew = train(run, folder / "day2_data", out=tmp_path / "anew", show_progress=False)
     assert onward.result["steps"] == anew.result["steps"] > 60
     learnt, fresh = losses(onward.path), losses(anew.path)
-    ended = losses(TrainResult.open(folder / "day1_run"))
+    ended = losses(folder / "day1_run")
     # Most rows are of users and visitors that the run knew.
     assert learnt[0] < fresh[0] - 0.05
     assert learnt[0] < ended[-1] + 0.1
     assert onward.metrics["auc"] > 0.7
+
+
+@pytest.mark.parametrize("split_first", [True, False])
+def test_row_moments_of_column_shards_are_taken_along_to_another_number_of_ranks(
+    folder: Path, tmp_path: Path, split_first: bool
+) -> None:
+    common = ["train.embedding_optimizer.name=rowwise_adagrad", "train.max_steps=12", "train.epochs=1"]
+    split, whole = ["{sharding_types: [column_wise], min_partition: 4}", "{sharding_types: [table_wise]}"]
+    first, second = (split, whole) if split_first else (whole, split)
+    both = Cluster.local(ranks=2), Cluster.local()
+    clusters = both if split_first else both[::-1]
+
+    def cut(tables: str) -> RunConfig:
+        return config(*common, f"tables.tags={tables}", "tables.user.sharding_types=null")
+
+    day1 = train(cut(first), folder / "day1_data", clusters[0], out=tmp_path / "day1", show_progress=False)
+    run = cut(second).override("train.max_steps=1")
+    found = remap(day1, run, folder / "day2_data", tmp_path / "day2")
+    before, after = tensors(day1.path), tensors(found.path)
+    was, now = (rows_of_values(folder / f"day{day}_data", "tags") for day in (1, 2))
+    kept = sorted(was.keys() & now.keys())
+    (old,), (new,) = ([t for t in of_table(held, "tags") if t.ndim == 1] for held in (before, after))
+    shards, rows = (2 if split_first else 1), 4 + len(now)
+    assert (len(old), len(new)) == (shards * (4 + len(was)), shards * rows)
+    for moments, start in zip(new.chunk(shards), old.chunk(shards), strict=True):
+        assert torch.equal(moments[[now[v] for v in kept]], start[[was[v] for v in kept]])
+
+    onward = train(run, folder / "day2_data", clusters[1], out=found.path, show_progress=False)
+    (loaded,) = (t for t in of_table(tensors(onward.path), "tags") if t.ndim == 1)
+    expected = new.reshape(shards, rows).mean(dim=0).repeat(3 - shards)
+    # The step adds the squares of gradients to the rows that it looks up, and nothing to the others.
+    assert len(loaded) == len(expected)
+    assert (loaded >= expected * (1 - 1e-6)).all()
+    same = torch.isclose(loaded, expected, rtol=1e-6, atol=0) & (expected > 0)
+    assert same.sum() > 3
 
 
 def test_a_vocabulary_that_has_grown_keeps_its_numbers(folder: Path, tmp_path: Path, spark: Any) -> None:

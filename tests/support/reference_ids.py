@@ -47,6 +47,14 @@ class ReferenceBuckets:
             by_bucket.setdefault(self.bucket_of(id_), Counter())[id_] += 1
         return {row for bucket, counts in by_bucket.items() for row in self._update(bucket, counts, step)}
 
+    def held(self, step: int) -> tuple[int, int]:
+        """Return how many owners and how many candidates there are."""
+        waiting = [c for found in self.candidates.values() for c in found]
+        owners, candidates = (
+            sum(not self._old(e, step) for e in held) for held in (self.owners.values(), waiting)
+        )
+        return owners, candidates
+
     def _update(self, bucket: int, counts: Counter[int], step: int) -> list[int]:
         rows = range(FIRST_SLOT + bucket * self.slots, FIRST_SLOT + (bucket + 1) * self.slots)
         for row in rows:

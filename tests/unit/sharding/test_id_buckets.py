@@ -55,12 +55,12 @@ def test_every_policy_is_the_rule_of_the_dictionaries(
         distinct, counts = grouped(ids)
         change = buckets.update(distinct, counts, step)
         evicted += change.evicted
-        assert sorted(change.rows_R.tolist()) == sorted(reference.update(ids, step))
+        assert sorted(change.renewed_R.tolist()) == sorted(reference.update(ids, step))
+        assert change.rows_N.tolist() == [reference.row_of(i, step) for i in distinct.tolist()]
         for now in (step, step + 2):
             expected = [reference.row_of(i, now) for i in distinct.tolist()]
             assert buckets.rows_of(distinct, now).tolist() == expected
-        owned = [o for o in reference.owners.values() if not reference._old(o, step)]
-        assert buckets.occupied(step) == len(owned)
+        assert buckets.held(step) == reference.held(step)
         waiting = {bucket: [c.id for c in found] for bucket, found in reference.candidates.items()}
         held = buckets.ids_BE[:, shape[1] :]
         assert {b: [i for i in held[b].tolist() if i] for b in waiting} == waiting
@@ -78,13 +78,13 @@ def test_buckets_shared_out_and_updated_in_pieces_give_the_same(
     for step, ids in enumerate(stream(5, 30), start=1):
         distinct, counts = grouped(ids)
         monkeypatch.setattr(id_buckets, "_ROWS_AT_A_TIME", 1 << 16)
-        changed = whole.update(distinct, counts, step).rows_R.tolist()
+        changed = whole.update(distinct, counts, step).renewed_R.tolist()
         monkeypatch.setattr(id_buckets, "_ROWS_AT_A_TIME", 2)
         bucket = shape.bucket_of(distinct)
         found, apart = [], []
         for part in parts:
             mine = (bucket >= part.mine.start) & (bucket < part.mine.stop)
-            found += part.update(distinct[mine], counts[mine], step).rows_R.tolist()
+            found += part.update(distinct[mine], counts[mine], step).renewed_R.tolist()
             apart += part.rows_of(distinct[mine], step).tolist()
         assert sorted(found) == sorted(changed)
         assert sorted(apart) == sorted(whole.rows_of(distinct, step).tolist())
@@ -99,7 +99,7 @@ def test_rows_are_cut_into_buckets_that_leave_padding_and_unknown_ids_alone() ->
         assert used <= rows - FIRST_SLOT < used + 64, rows
     buckets = IdBuckets(BucketShape.of(200), range(3), IdPolicy())
     ids = torch.arange(1, 4000)
-    given = buckets.update(ids, torch.ones_like(ids), 1).rows_R
+    given = buckets.update(ids, torch.ones_like(ids), 1).renewed_R
     assert sorted(given.tolist()) == list(range(FIRST_SLOT, FIRST_SLOT + 198))
     rows = buckets.rows_of(ids, 1)
     assert sorted(rows[rows != OOV_ROW].tolist()) == sorted(given.tolist())  # no two ids share a row

@@ -145,7 +145,7 @@ def test_moved_ids_go_on_by_the_rules(policy: IdPolicy, rows: int) -> None:
     for step, ids in enumerate(batches(2, 30), start=STEPS + 1):
         ids = ids + batches(1, STEPS)[step % STEPS]
         distinct, counts = grouped(ids)
-        changed = buckets.update(distinct, counts, step).rows_R.tolist()
+        changed = buckets.update(distinct, counts, step).renewed_R.tolist()
         assert sorted(changed) == sorted(reference.update(ids, step))
         assert buckets.rows_of(distinct, step).tolist() == [
             reference.row_of(i, step) for i in distinct.tolist()
