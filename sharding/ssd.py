@@ -4,8 +4,12 @@ FBGEMM keeps the weights in RocksDB, a cache of rows and all optimizer state in 
 buffers as large as the cache for rows that leave it. RocksDB's own write buffers are not counted: they follow
 its settings, by default up to 4 x 2 GiB for each `embedding_dim` and data type on a rank.
 
+Plans alone use it. The Python side of the kernel is in every FBGEMM package, but its operators are not: the
+CPU and CUDA wheels of fbgemm-gpu 1.8.0 have no `EmbeddingRocksDBWrapper`, no `KVTensorWrapper` and no
+`ssd_cache_populate_actions`, and its build files for open source leave their sources out.
+
 Source: `SSDTableBatchedEmbeddingBags.__init__` and `ssd_state_splits` of fbgemm_gpu,
-and `_populate_ssd_tbe_params` of torchrec.distributed.
+`_populate_ssd_tbe_params` of torchrec.distributed, and pytorch/FBGEMM issue 5666 on what is published.
 """
 
 from __future__ import annotations

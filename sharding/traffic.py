@@ -19,6 +19,7 @@ of a number, forward and backward each its own (4 in fp32):
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -70,7 +71,6 @@ class ShardUse:
 
     Attributes:
         kind: sharding type.
-        rank: that holds it.
         columns: of the shard.
         features: that look the table up.
         ids: mean ids per row, over all features.
@@ -79,7 +79,6 @@ class ShardUse:
     """
 
     kind: str
-    rank: int
     columns: int
     features: int
     ids: float
@@ -129,9 +128,10 @@ class TrafficCount:
         self._taken_NL: NDArray[np.float64] = np.zeros(shape)
         self._from_peers_NL: NDArray[np.float64] = np.zeros(shape)
 
-    def add(self, shard: ShardUse) -> None:
-        """Count a shard."""
-        ranks, here = self._local * self._nodes, divmod(shard.rank, self._local)
+    def add(self, shard: ShardUse, ranks: Sequence[int]) -> None:
+        """Count a shard on each of some ranks."""
+        world = self._local * self._nodes
+        here_NL = np.bincount(ranks, minlength=world).reshape(self._nodes, self._local)
         ids, summed = shard.id_bytes(self._batch_size), is_summed(shard.kind, shard.pooled)
         numbers = shard.vector_bytes(self._batch_size) / EMBEDDING_BYTES
         # Where parts are added up inside a node, what crosses to other nodes is not.
@@ -139,22 +139,22 @@ class TrafficCount:
         backward = numbers * self._communication.backward_bytes
         if shard.kind == "data_parallel":
             shared = all_reduce_traffic(shard.gradient_bytes, self._local, self._nodes)
-            self._send(here, shared.nvlink, shared.nic)
+            self._send(here_NL, shared.nvlink, shared.nic)
         elif shard.kind in ("table_row_wise", "grid_shard"):
             # Forward and backward alike: sums inside the node for the rows of all ranks.
             both = (self._local - 1) * self._nodes * (inside + backward)
-            self._send(here, both, (self._nodes - 1) * across)
-            self._from_peers_NL[here] += backward
-            self._taken_NL[here] += ids / self._local
+            self._send(here_NL, both, (self._nodes - 1) * across)
+            self._from_peers_NL += here_NL * backward
+            self._taken_NL += here_NL * (ids / self._local)
         else:
-            parts = ranks if shard.kind == "row_wise" else 1
+            parts = world if shard.kind == "row_wise" else 1
             share = 1 if shard.pooled else 1 / parts
-            self._send(here, (self._local - 1) * share * inside, (ranks - self._local) * share * inside)
-            self._taken_NL[here] += share * backward + ids / parts
+            self._send(here_NL, (self._local - 1) * share * inside, (world - self._local) * share * inside)
+            self._taken_NL += here_NL * (share * backward + ids / parts)
 
-    def _send(self, here: tuple[int, int], nvlink: float, nic: float) -> None:
-        self._nvlink_NL[here] += nvlink
-        self._nic_NL[here] += nic
+    def _send(self, here_NL: NDArray[np.int64], nvlink: float, nic: float) -> None:
+        self._nvlink_NL += here_NL * nvlink
+        self._nic_NL += here_NL * nic
 
     def by_rank(self) -> list[Traffic]:
         """Return what each rank sends."""

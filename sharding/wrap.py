@@ -16,9 +16,11 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from torch.distributed.optim.apply_optimizer_in_backward import _apply_optimizer_in_backward
+from torch.nn.parallel import DistributedDataParallel
 from torchrec.distributed.comm import get_local_size
 from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.distributed.types import ShardingEnv
+from torchrec.modules.embedding_configs import data_type_to_dtype
 from torchrec.optim.keyed import CombinedOptimizer
 
 from sharding.dense import REPLICATED, DenseLayout, shard_dense
@@ -104,7 +106,7 @@ def shard_model(
     with quiet_torchrec():
         if groups is not None and groups.count > 1:
             own = plan.sharding_plan(kind, paths, first_rank=groups.first_rank(dist.get_rank()))
-            return GroupedModelParallel(
+            dmp: DistributedModelParallel = GroupedModelParallel(
                 model,
                 groups,
                 device,
@@ -112,14 +114,30 @@ def shard_model(
                 sharders(plan.communication),
                 init_data_parallel=not dense.is_sharded,
             )
-        return DistributedModelParallel(
-            module=model,
-            env=ShardingEnv.from_process_group(group),
-            device=device,
-            plan=plan.sharding_plan(kind, paths),
-            sharders=sharders(plan.communication),
-            init_data_parallel=not dense.is_sharded,
-        )
+        else:
+            dmp = DistributedModelParallel(
+                module=model,
+                env=ShardingEnv.from_process_group(group),
+                device=device,
+                plan=plan.sharding_plan(kind, paths),
+                sharders=sharders(plan.communication),
+                init_data_parallel=not dense.is_sharded,
+            )
+    if plan.communication.output_type is not None:
+        _match_ranks_without_tables(dmp, data_type_to_dtype(plan.communication.output_type))
+    return dmp
+
+
+def _match_ranks_without_tables(dmp: DistributedModelParallel, dtype: torch.dtype) -> None:
+    """Let ranks that look nothing up take part in the exchange with the data type of those that do.
+
+    TorchRec gives them an empty fp32 tensor, by which they would read fp16 of the others as half the numbers.
+    """
+    for module in dmp.modules():
+        for lookup in getattr(module, "_lookups", ()):
+            while isinstance(lookup, DistributedDataParallel):
+                lookup = lookup.module
+            lookup._dummy_embs_tensor = lookup._dummy_embs_tensor.detach().to(dtype).requires_grad_()
 
 
 def _check_local_world_size(plan: Plan, host_ranks: Sequence[tuple[str, int]]) -> None:
@@ -136,8 +154,13 @@ def _check_local_world_size(plan: Plan, host_ranks: Sequence[tuple[str, int]]) -
             where=f"table {inside[0]}" if inside else f"plan for {plan.cluster}",
             got=there or f"{local} ranks on this host (LOCAL_WORLD_SIZE)",
             allowed=f"{plan.cluster.local_world_size} ranks on each of {plan.cluster.nodes} hosts",
-            fixes=["start the same number of ranks on each host"] * uneven
-            + ["plan for this cluster", "allow only table_wise, row_wise and column_wise"],
+            fixes=[
+                "start the same number of ranks on each host"
+                if uneven
+                else f"on Spark say how many ranks share a host: --ranks-per-host {local}",
+                "plan for this cluster",
+                "allow only table_wise, row_wise and column_wise",
+            ],
         )
 
 

@@ -73,6 +73,7 @@ class Case:
             size=BATCH,
             widths=widths,
             empty=self.empty,
+            fp16=self.communication.output_dtype == "fp16",
         )
 
 

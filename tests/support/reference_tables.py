@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torchrec.modules.embedding_modules import EmbeddingBagCollection, EmbeddingCollection
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-from sharding.tables import TableSpec, build_collections, pooled_vectors
+from sharding.tables import TableSpec, build_collections, pooled_vectors, sequence_vectors
 from sharding.weights import uniform_block
 
 MAX_LENGTH = 4
@@ -36,7 +36,7 @@ class TableModel(nn.Module):
             parts.update(pooled_vectors(self.bags(ids), ids, self.tables))
         if self.rows is not None:
             for key, jagged in self.rows(ids).items():
-                parts[key] = weigh_positions(jagged.to_padded_dense(MAX_LENGTH))
+                parts[key] = weigh_positions(sequence_vectors(jagged).to_padded_dense(MAX_LENGTH))
         joined = torch.cat([parts[f] for t in self.tables for f in t.features], dim=1)
         return loss_of(self.over, joined, labels_B)
 
@@ -99,6 +99,7 @@ def reference_losses(
     size: int,
     widths: Mapping[str, int] | None = None,
     empty: range = range(0),
+    fp16: bool = False,
 ) -> list[float]:
     """Train in one process with dense gradients and the optimizer's textbook rule on touched rows.
 
@@ -111,6 +112,7 @@ def reference_losses(
         size: rows of a batch.
         widths: columns that share a moment of row-wise Adagrad, by table; default all.
         empty: rows of every batch without an id.
+        fp16: round what is looked up, and its gradient, to fp16.
     """
     weights = _initial(tables)
     moments = {name: torch.zeros_like(weight) for name, weight in weights.items()}
@@ -119,7 +121,7 @@ def reference_losses(
     losses = []
     for step in range(steps):
         ids, labels = make_batch(tables, step % 2, size, empty)
-        parts = [_embed(weights[t.name], ids[f], t.pooling) for t in tables for f in t.features]
+        parts = [_embed(weights[t.name], ids[f], t.pooling, fp16) for t in tables for f in t.features]
         loss = loss_of(layer, torch.cat(parts, dim=1), labels)
         losses.append(loss.item())
         dense.zero_grad()
@@ -224,16 +226,22 @@ def _stored(weight: Tensor, table: TableSpec) -> Tensor:
     return weight.half().float() if table.data_type == "fp16" else weight
 
 
-def _embed(weight: Tensor, ids: list[list[int]], pooling: str) -> Tensor:
+def _embed(weight: Tensor, ids: list[list[int]], pooling: str, fp16: bool = False) -> Tensor:
     out = []
     for row in ids:
         vectors = weight[torch.tensor(row, dtype=torch.int64)]
         if pooling == "none":
             scale = 1.0 / torch.arange(1, len(row) + 1, dtype=vectors.dtype)
-            out.append((vectors * scale[:, None]).sum(0))
+            out.append((_rounded(vectors, fp16) * scale[:, None]).sum(0))
         else:
-            out.append(vectors.sum(0) / (max(1, len(row)) if pooling == "mean" else 1))
+            total = _rounded(vectors.sum(0), fp16)
+            out.append(total / (max(1, len(row)) if pooling == "mean" else 1))
     return torch.stack(out)
+
+
+def _rounded(vectors: Tensor, fp16: bool) -> Tensor:
+    """Return what a kernel with fp16 output gives; torch rounds the gradient too."""
+    return vectors.half().float() if fp16 else vectors
 
 
 @torch.no_grad()

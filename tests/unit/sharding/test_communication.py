@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from torchrec.modules.embedding_configs import DataType
 
 from sharding.communication import FULL_PRECISION, TableCommunication
 from sharding.errors import PlanError
@@ -103,3 +104,50 @@ def test_a_batch_of_a_run_that_int8_cannot_pack_is_refused() -> None:
     plan.check_communication(int8, 512)
     with pytest.raises(PlanError, match="int8 packs 32 numbers"):
         plan.check_communication(int8, 7)
+
+
+FP16_OUTPUT = TableCommunication(output_dtype="fp16")
+ONE_RANK_LOOKS_UP = {"sharding_types": ("table_wise",), "ranks": (2,)}
+
+
+@pytest.mark.parametrize("kernel", ["fused", "fused_uvm", "fused_uvm_caching"])
+def test_fp16_output_halves_buffers_and_bytes_of_a_plan(kernel: str) -> None:
+    tables = tables_of(2, compute_kernels=(kernel,), **ONE_RANK_LOOKS_UP)
+    full, half = (plan_of(tables, CLUSTER, communication=sent) for sent in (FULL_PRECISION, FP16_OUTPUT))
+    one, other = full.memory[2], half.memory[2]
+    # 512 rows x 4 ranks x 2 tables x 32 columns.
+    assert one.output_buffers == pytest.approx(512 * 4 * 2 * 32 * 4, rel=0.01)
+    assert other.output_buffers == pytest.approx(one.output_buffers / 2, rel=0.01)
+    assert other.memory_used == one.memory_used - one.output_buffers + other.output_buffers
+    sent, less = one.step.traffic, other.step.traffic
+    # 512 rows of each of the two ranks on the other node.
+    assert sent.nic - less.nic == pytest.approx(2 * 512 * 2 * 32 * 2, rel=0.01)
+    assert sum(rank.step.traffic.nic for rank in half.memory) < sum(r.step.traffic.nic for r in full.memory)
+    settings = half.sharding_plan("cuda").plan["sparse.bags"]["t0"]
+    assert settings.output_dtype == DataType.FP16
+    assert full.sharding_plan("cuda").plan["sparse.bags"]["t0"].output_dtype is None
+
+
+def test_a_plan_keeps_the_output_and_refuses_another(tmp_path: Path) -> None:
+    plan = plan_of(tables_of(2), communication=FP16_OUTPUT)
+    loaded = Plan.load(plan.save(tmp_path / "plan.json"))
+    loaded.check_communication(FP16_OUTPUT, 512)
+    with pytest.raises(PlanError) as error:
+        loaded.check_communication(FULL_PRECISION, 512)
+    assert error.value.where == "train.table_output_dtype"
+    assert error.value.allowed == "fp16, as the kernels look them up"
+    assert "embeddings travel in fp16, as the kernels look them up" in plan_report(plan)
+
+
+def test_an_output_that_no_kernel_has_is_refused() -> None:
+    with pytest.raises(PlanError, match="cannot travel") as error:
+        TableCommunication(output_dtype="int8")
+    assert error.value.where == "train.table_output_dtype"
+    with pytest.raises(PlanError, match="no codec packs them") as error:
+        TableCommunication("bf16", output_dtype="fp16")
+    assert error.value.fixes[0] == "leave train.table_communication out"
+    bf16 = TableCommunication(output_dtype="bf16")
+    with pytest.raises(PlanError, match="CPU kernels look up no such vectors") as error:
+        plan_of(tables_of(1), "1x2xcpu", communication=bf16)
+    assert error.value.got == "bf16"
+    plan_of(tables_of(1), CLUSTER, communication=bf16)
