@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import sys
 import traceback
@@ -92,16 +93,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     if outcome is not None:
         from trainer.run_folder import finite
 
-        text = json.dumps(finite(outcome.value), ensure_ascii=False) if arguments.json else outcome.text
-        print(text)  # noqa: T201
+        _say(json.dumps(finite(outcome.value), ensure_ascii=False) if arguments.json else outcome.text)
     return 0
+
+
+def _say(text: str) -> None:
+    """Print to stdout; that `head`, for one, wants no more of it is no error."""
+    try:
+        print(text, flush=True)  # noqa: T201
+    except BrokenPipeError:
+        # What is left in the buffer would fail once more at the end of the process.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _report(error: ShardrecError, arguments: argparse.Namespace) -> int:
     if arguments.debug:
         traceback.print_exc()
     if arguments.json:
-        print(json.dumps(error.as_json(), ensure_ascii=False, default=str))  # noqa: T201
+        _say(json.dumps(error.as_json(), ensure_ascii=False, default=str))
     kind = "shardrec" if type(error) in {ShardrecError, Interrupted} else type(error).__name__
     print(f"{kind}: {error}", file=sys.stderr)  # noqa: T201
     return error.exit_code

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from jobs.planning import batch_size_of, check_optimizer_of, plan
 from sharding.plan import Plan
+from sharding.units import GIB
 from trainer.errors import PlanError
 
 if TYPE_CHECKING:
@@ -115,6 +116,14 @@ def reckoning_warnings(
     if differing:
         warnings.append(
             f"the plan reckoned with {', '.join(differing)}: memory may run out; plan again to be sure"
+        )
+    used = max(rank.memory_used for rank in layout.memory) / GIB
+    have = cluster.rank_hardware.memory_gib
+    # Without figures of their own nobody knows the memory of the ranks.
+    if cluster.hardware is not None and used > have * (1 - run.plan.storage_reserve_share):
+        warnings.append(
+            f"the plan takes {used:.3g} GiB on its fullest rank, and a rank here has {have:.3g} GiB, "
+            f"{run.plan.storage_reserve_share:.0%} of it kept free: memory may run out"
         )
     if other := layout.against_constraints(tables):
         more = f" and {len(other) - _MOST_TABLES} more" if len(other) > _MOST_TABLES else ""

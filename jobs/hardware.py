@@ -1,10 +1,10 @@
-"""The hardware catalogue with the user's own entries: `plan.hardware` and the file of `plan --hardware`."""
+"""The user's own figures of hardware: `plan.hardware` and the file of `plan --hardware`."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
@@ -16,21 +16,27 @@ from trainer.config import GpuConfig, HardwareConfig, MachineConfig
 from trainer.config.messages import config_error
 from trainer.config.run import read_mapping
 
+if TYPE_CHECKING:
+    from jobs.cluster import Cluster
+
 _GIVEN = "given by the user"
 
 
-def catalogue_of(config: HardwareConfig, file: str | Path | None = None) -> Catalogue:
+def catalogue_of(
+    config: HardwareConfig, file: str | Path | None = None, known: Catalogue = CATALOGUE
+) -> Catalogue:
     """Return the catalogue with the entries of a config, then those of a YAML file, which win.
 
     Args:
         config: section `plan.hardware`.
         file: of the same form, with the keys `gpus` and `machines`.
+        known: entries that those of the user replace or stand beside.
 
     Raises:
         ConfigError: the file cannot be read, or a key or value is wrong.
         PlanError: a new entry lacks a figure, or is like an entry that does not exist.
     """
-    catalogue = _with_entries(CATALOGUE, config, "plan.hardware")
+    catalogue = _with_entries(known, config, "plan.hardware")
     if file is None:
         return catalogue
     raw = read_mapping(Path(file), "the hardware file")
@@ -39,6 +45,28 @@ def catalogue_of(config: HardwareConfig, file: str | Path | None = None) -> Cata
     except ValidationError as error:
         raise config_error(error, HardwareConfig, where=str(file)) from error
     return _with_entries(catalogue, own, str(file))
+
+
+def with_own_figures(cluster: Cluster, config: HardwareConfig, file: str | Path | None = None) -> Cluster:
+    """Return ranks with the figures that the user gave for their GPU, or for `cpu`.
+
+    Memory that the machine of the ranks told of itself stays.
+
+    Args:
+        cluster: the ranks; without `hardware` of their own nobody asked their hosts.
+        config: see `catalogue_of`, like `file`.
+        file: as above.
+
+    Raises:
+        ConfigError, PlanError: see `catalogue_of`.
+    """
+    own, name = cluster.rank_hardware, cluster.gpu or "cpu"
+    known = Catalogue({**CATALOGUE.hardware, name: own}, CATALOGUE.machines)
+    figures = catalogue_of(config, file, known).hardware[name]
+    if cluster.hardware is not None:
+        memory = "hbm_gib" if own.device == "cuda" else "host_memory_gib"
+        figures = replace(figures, **{memory: getattr(own, memory)})
+    return cluster if figures == own else replace(cluster, hardware=figures)
 
 
 def _with_entries(catalogue: Catalogue, config: HardwareConfig, where: str) -> Catalogue:
@@ -51,6 +79,20 @@ def _with_entries(catalogue: Catalogue, config: HardwareConfig, where: str) -> C
         place = f"{where}: machines.{name}"
         machines[name.lower()] = _machine(name.lower(), machine, before, hardware, place)
     return Catalogue(hardware, machines)
+
+
+def _entry(name: str, known: dict[str, Hardware], where: str) -> Hardware:
+    """Return the entry that a user's own one names.
+
+    Raises:
+        PlanError: there is none; it says where it was named.
+    """
+    try:
+        return find_hardware(name, known)
+    except PlanError as error:
+        raise PlanError(
+            error.what, where=where, got=error.got, allowed=error.allowed, fixes=error.fixes
+        ) from error
 
 
 def _given(config: GpuConfig | MachineConfig) -> dict[str, Any]:
@@ -71,7 +113,7 @@ def _gpu(name: str, config: GpuConfig, known: dict[str, Hardware], where: str) -
             allowed=list(known),
             fixes=["like: h100"],
         )
-    entry = find_hardware(base, known)
+    entry = _entry(base, known, f"{where}.like" if config.like else where)
     source = f"{_GIVEN}; else {entry.name}: {entry.source}"
     own = replace(entry, name=name, **{"source": source, **_given(config)})
     if config.measured is None:
@@ -83,6 +125,8 @@ def _machine(
     name: str, config: MachineConfig, before: Machine | None, known: dict[str, Hardware], where: str
 ) -> Machine:
     given = _given(config)
+    if config.gpu is not None:
+        given["gpu"] = _entry(config.gpu, known, f"{where}.gpu").name
     if before is not None:
         return replace(before, **{"source": f"{_GIVEN}; else {before.source}", **given})
     if config.gpu is None or config.gpus is None:
@@ -92,7 +136,7 @@ def _machine(
             got=", ".join(given) or "nothing",
             fixes=["gpu: h100", "gpus: 8"],
         )
-    gpu = find_hardware(config.gpu, known)
+    gpu = known[given["gpu"]]
     shared = {
         "host_memory_gib": gpu.host_memory_gib * config.gpus,
         "nvlink_gbps": gpu.nvlink_gbps,

@@ -8,6 +8,7 @@ import selectors
 import signal
 import subprocess
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -56,7 +57,7 @@ def run_limited(
         try:
             assert process.stdin is not None
             process.stdin.write(pickle.dumps((function, argument)))
-            process.stdin.close()
+            process.stdin.flush()  # It stays open: its end tells the process that this one is gone.
             said = _read(reader, seconds)
             if said is None:
                 raise too_long()
@@ -95,6 +96,13 @@ def _died(where: str, exit_code: int) -> ShardrecError:
     )
 
 
+def _end_with_caller() -> None:
+    """End this process at the end of stdin: nobody waits for its result any more."""
+    while os.read(0, 1 << 10):
+        pass
+    os._exit(1)
+
+
 def answer(writer: int, *, debug: bool) -> None:
     """Call the function that stdin holds and write its result, or its error, to a file descriptor.
 
@@ -106,6 +114,7 @@ def answer(writer: int, *, debug: bool) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         function, argument = pickle.load(sys.stdin.buffer)  # noqa: S301 - of our own process
+        threading.Thread(target=_end_with_caller, daemon=True).start()
         said: tuple[bool, object] = (True, function(argument))
     except Exception as error:
         if debug:

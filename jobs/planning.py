@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from jobs.cluster import Cluster
+from jobs.hardware import with_own_figures
 from jobs.results import Dataset
 from jobs.resuming import differing_keys
 from sharding import topology
@@ -34,14 +35,18 @@ def plan(
         run: the config.
         data: prepared data set: rows of the tables and pooling factors come from its manifest. None for the
             tables that the config declares (`plan.tables`).
-        cluster: where the run will train; default one rank on this machine.
+        cluster: where the run will train, with the figures of `plan.hardware`; default one rank on this
+            machine.
         batch_size_per_rank: rows that one rank reads per step; default the config's share of a rank.
 
     Raises:
         ConfigError: there is no data set, and the config declares no tables or wrong ones.
         PlanError: the tables do not fit, or a constraint cannot be met.
     """
-    return Planning.open(run, data).plan(cluster or Cluster.local(), batch_size_per_rank)
+    ranks = Cluster.local() if cluster is None else cluster
+    if isinstance(ranks, Cluster):  # A shape that was read from a catalogue has its figures.
+        ranks = with_own_figures(ranks, run.plan.hardware)
+    return Planning.open(run, data).plan(ranks, batch_size_per_rank)
 
 
 @dataclass(frozen=True)
@@ -136,7 +141,7 @@ class Planning:
             PlanError: it cannot, or the groups that share the dense part or the tables do not fit the ranks.
         """
         from sharding.memory import id_slot_bytes, memory_budget
-        from sharding.verdicts import check_bytes
+        from sharding.verdicts import check_bytes, check_dense
         from trainer.assembly import dense_layout_of, table_groups_of
 
         layout = dense_layout_of(self.run, cluster.world_size, cluster.local_world_size)
@@ -144,6 +149,7 @@ class Planning:
         dense = self._dense_part(cluster, layout, batch_size_of(self.run, cluster, batch_size_per_rank))
         slots = id_slot_bytes(self.inputs.tables, cluster.world_size)
         budget = memory_budget(dense, cluster, self.run.plan.storage_reserve_share, slots)
+        check_dense(budget, cluster)
         part = cluster.part(groups.shard_group_size)
         check_bytes(self.inputs.tables, part, budget, self.run.train.embedding_optimizer.name)
 

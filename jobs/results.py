@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +88,7 @@ class Evaluation:
         metrics: by name.
         by: metrics by value of a column, `{column: [{"value", "rows", "metrics"}]}`.
         rows_skipped: rows of damaged row groups, not counted (`data.on_corrupt: skip`).
+        ids: of tables whose ids come and go, by table: `lookups`, and the `oov_share` of them without a row.
     """
 
     split: str
@@ -95,8 +96,10 @@ class Evaluation:
     metrics: dict[str, float]
     by: dict[str, list[dict[str, Any]]]
     rows_skipped: int = 0
+    ids: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
         """Return the `--json` form of `evaluate`."""
         told = {"split": self.split, "rows": self.rows, "rows_skipped": self.rows_skipped}
-        return {**told, "metrics": self.metrics, "by": self.by}
+        ids = {"ids": self.ids} if self.ids else {}
+        return {**told, "metrics": self.metrics, "by": self.by, **ids}

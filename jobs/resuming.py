@@ -27,6 +27,7 @@ _FREE_TRAIN_KEYS = frozenset(
         "table_shard_group_size",
         "table_sync_every_steps",
         "table_communication",
+        "table_output_dtype",
     }
 )
 # Checkpoints are read under any plan.

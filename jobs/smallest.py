@@ -114,7 +114,8 @@ class _Search:
         kind = cluster.with_nodes(1)
         if refused := self._refused[kind]:
             count = len(refused)
-            print(f"nodes like {kind}: {count} numbers are left out: {refused[0]}", file=sys.stderr)  # noqa: T201
+            said = f"{count} numbers of nodes like {kind} are left out, since training refuses them, such as"
+            print(f"{said}: {refused[0]}", file=sys.stderr)  # noqa: T201
 
     def found(self, cluster: Cluster) -> Plan | None:
         """Return the plan on a cluster; where there is none, say so on stderr."""

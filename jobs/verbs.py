@@ -45,10 +45,9 @@ def prepare(
         source: a DataFrame; a file or folder (in place of `data.root`); or None for the config's source.
         run: the config.
         out: data set folder, or a URL such as `s3://bucket/prepared/ads`; default `prepared/<name>`. An
-            earlier data set in a folder stays valid until the new one is complete; on a store it is deleted
-            before the new one is copied there.
+            earlier data set there stays valid until the new one is complete.
         append: add the rows to the data set that is there: `frozen` leaves its vocabularies as they are,
-            `grow` gives new values ids after the old ones. Not on a store.
+            `grow` gives new values ids after the old ones. One on a store is copied here and back.
         append_to: split that all appended rows go to; default as the config deals them.
         history: for `append`, the raw rows that the data set was made of, all of them: a DataFrame, or files
             and folders, read like `source`. Histories, `earlier` features and duplicates need them.
@@ -64,7 +63,7 @@ def prepare(
     """
     from jobs.preparation.appending import append_rows
     from jobs.preparation.pipeline import prepare_dataset
-    from jobs.store_output import output_place, prepare_on_store
+    from jobs.store_output import append_on_store, output_place, prepare_on_store
 
     frame = None
     if isinstance(source, (str, Path)):
@@ -75,13 +74,17 @@ def prepare(
     master = spark.conf.get("spark.master", None) if spark is not None else None
     target = out if out is not None else Path("prepared") / run.name
     _check_append(append, append_to, history)
-    place = output_place(target, append=append, staging=staging, master=master)
+    place = output_place(target, staging=staging, master=master)
+    earlier = _earlier_days(run, history) if append is not None else None
+    if isinstance(place, StorePath) and append is not None:
+        return append_on_store(
+            run, place, append, staging, frame=frame, spark=spark, into=append_to, earlier=earlier
+        )
     if isinstance(place, StorePath):
         return prepare_on_store(run, place, staging, frame=frame, spark=spark)
     if append is None:
         prepared = prepare_dataset(run, place, frame=frame, spark=spark)
     else:
-        earlier = _earlier_days(run, history)
         prepared = append_rows(run, place, append, frame=frame, spark=spark, into=append_to, earlier=earlier)
     return Dataset(prepared.path, prepared.manifest, prepared.report_text, prepared.seconds)
 
@@ -117,7 +120,7 @@ def check_request(
 
     target = out if out is not None else Path("prepared") / run.name
     _check_append(append, append_to, history)
-    place = output_place(target, append=append, staging=staging, master=master)
+    place = output_place(target, staging=staging, master=master)
     check_run(run)
     if append is not None:
         appended_to(run, target, append_to, _earlier_days(run, history))
@@ -231,7 +234,7 @@ def evaluate(
         values = read_json(place / RESULT_FILE)
         if data is None and checkpoint is None:
             shutil.copy(place / RESULT_FILE, folder.path / f"evaluation_{split}.json")
-    names = ("split", "rows", "metrics", "by", "rows_skipped")
+    names = ("split", "rows", "metrics", "by", "rows_skipped", "ids")
     return Evaluation(*(values[name] for name in names))
 
 

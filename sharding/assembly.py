@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
+import numpy as np
 from torchrec.distributed.planner.types import Perf, ShardingOption
 from torchrec.distributed.planner.types import Shard as TorchrecShard
+from torchrec.modules.embedding_configs import DATA_TYPE_NUM_BITS
 
 from sharding.candidates import ROW_MOMENT_OPTIMIZERS
 from sharding.communication import FULL_PRECISION, TableCommunication
 from sharding.measured import exchange_latency_ms
-from sharding.memory import MemoryBudget, gradient_bytes, optimizer_bytes, weight_bytes
+from sharding.memory import MemoryBudget, gradient_bytes, host_state_bytes, optimizer_bytes, weight_bytes
 from sharding.rank_plan import RankMemory, RankStep
 from sharding.sharders import COLUMN_SPLITS
 from sharding.ssd import KEY_VALUE, key_value_bytes
@@ -46,7 +48,7 @@ def table_plans(
 
 
 def _table_plan(option: ShardingOption, table: TableSpec, optimizer: str) -> TablePlan:
-    shards = tuple(Shard(shard.rank, *shard.offset, *shard.size) for shard in option.shards)
+    counts = {size: len(shards) for size, shards in _by_size(option).items()}
     return TablePlan(
         name=table.name,
         module=option.path,
@@ -57,9 +59,9 @@ def _table_plan(option: ShardingOption, table: TableSpec, optimizer: str) -> Tab
         sharding_type=option.sharding_type,
         compute_kernel=option.compute_kernel,
         cache_load_factor=option.cache_params.load_factor if option.cache_params else None,
-        shards=shards,
-        weight_bytes=sum(weight_bytes(table, s.rows, s.columns) for s in shards),
-        optimizer_bytes=sum(optimizer_bytes(optimizer, s.rows, s.columns) for s in shards),
+        shards=tuple(Shard(shard.rank, *shard.offset, *shard.size) for shard in option.shards),
+        weight_bytes=sum(count * weight_bytes(table, *size) for size, count in counts.items()),
+        optimizer_bytes=sum(count * optimizer_bytes(optimizer, *size) for size, count in counts.items()),
         relative_ms=round(max(shard.perf.total for shard in option.shards), 6),
         enforce_hbm=table.enforce_hbm,
         stochastic_rounding=table.stochastic_rounding,
@@ -80,37 +82,38 @@ def rank_memory(
     sums = _fixed_costs(options, cluster)
     traffic = TrafficCount(cluster, options[0].batch_size if options else 0, communication)
     for option in options:
-        sizes: dict[tuple[int, ...], Counter[str]] = {}  # a table may have a shard of one size on every rank
-        for shard in option.shards:
-            size = sizes.get(tuple(shard.size))
-            if size is None:
-                size = _bytes_of(option, shard, specs[option.name], cluster, optimizer)
-                sizes[tuple(shard.size)] = size
-            sums[int(shard.rank or 0)].add(size, shard.perf)
-            if shard.size[0]:
-                traffic.add(_use(option, shard, size))
-    return tuple(
-        _rank(rank, of_rank, sent, budget)
-        for rank, (of_rank, sent) in enumerate(zip(sums, traffic.by_rank(), strict=True))
-    )
+        for (rows, _), shards in _by_size(option).items():
+            size = _bytes_of(option, shards[0], specs[option.name], cluster, optimizer)
+            ranks = [int(shard.rank or 0) for shard in shards]
+            # Shards of one size share their estimate.
+            sums.add(ranks, size, shards[0].perf)
+            if rows:
+                traffic.add(_use(option, shards[0], size), ranks)
+    return tuple(_rank(rank, sums, sent, budget) for rank, sent in enumerate(traffic.by_rank()))
 
 
-def _fixed_costs(options: Sequence[ShardingOption], cluster: Cluster) -> list[_RankSums]:
+def _by_size(option: ShardingOption) -> dict[tuple[int, int], list[TorchrecShard]]:
+    """Return the shards by rows and columns: a table may have one of the same size on every rank."""
+    found: dict[tuple[int, int], list[TorchrecShard]] = {}
+    for shard in option.shards:
+        rows, columns = shard.size
+        found.setdefault((rows, columns), []).append(shard)
+    return found
+
+
+def _fixed_costs(options: Sequence[ShardingOption], cluster: Cluster) -> _RankSums:
     """Return for each rank what a step takes whatever its tables are, where that was measured."""
     measured, ranks = cluster.rank_hardware.measured, cluster.world_size
     groups = {(option.path, option.sharding_type): option.is_pooled for option in options}
     uses = [(kind, pooled) for (_, kind), pooled in groups.items()]
     exchange_ms, input_ms = exchange_latency_ms(uses, measured, ranks, cluster.nodes)
     compute_ms = 0.0 if measured is None else measured.step_overhead_ms * len(groups)
-    return [
-        _RankSums(compute_ms=compute_ms, exchange_ms=exchange_ms, input_ms=input_ms) for _ in range(ranks)
-    ]
+    return _RankSums(ranks, compute_ms, exchange_ms, input_ms)
 
 
 def _use(option: ShardingOption, shard: TorchrecShard, size: Counter[str]) -> ShardUse:
     return ShardUse(
         kind=option.sharding_type,
-        rank=int(shard.rank or 0),
         columns=shard.size[1],
         features=len(option.input_lengths),
         ids=sum(option.input_lengths),
@@ -128,11 +131,13 @@ def _bytes_of(
     in_host = "uvm" in option.compute_kernel and not table.enforce_hbm
     used = shard.storage.hbm if on_gpu else shard.storage.ddr
     on_ssd = option.compute_kernel == KEY_VALUE
-    where = "host_" if in_host else ""
+    where = "ssd_" if on_ssd else "host_" if in_host else ""
+    host_state = host_state_bytes(table, option.compute_kernel, optimizer, rows, columns)
     size = Counter(
         {
-            f"{'ssd_' if on_ssd else where}weights": weight_bytes(table, rows, columns),
-            f"{where}optimizer": optimizer_bytes(optimizer, rows, columns),
+            f"{where}weights": weight_bytes(table, rows, columns),
+            "optimizer": optimizer_bytes(optimizer, rows, columns) - host_state,
+            "host_optimizer": host_state,
             "host_buffers": shard.storage.ddr if on_ssd else 0,
             "gradients": gradient_bytes(table, option.sharding_type, rows, columns),
         }
@@ -149,31 +154,41 @@ def _bytes_of(
         output = rest - size["cache"]
     elif "uvm" in option.compute_kernel:
         batches = 1 if not use.pooled and use.kind == "row_wise" else cluster.world_size
-        output = min(rest, round(use.vector_bytes(option.batch_size) * batches))
+        vectors = use.vector_bytes(option.batch_size)
+        if option.output_dtype is not None:
+            vectors *= DATA_TYPE_NUM_BITS[option.output_dtype] / 32
+        output = min(rest, round(vectors * batches))
         size["cache"] = max(0, rest - output)
     size["output_buffers"] = max(0, output)
     size["used"] = used
     return size
 
 
-@dataclass
 class _RankSums:
-    """Sums over the shards of one rank."""
+    """Sums over the shards of each rank, [world size], from what a step takes without any."""
 
-    size: Counter[str] = field(default_factory=Counter)
-    compute_ms: float = 0.0
-    exchange_ms: float = 0.0
-    input_ms: float = 0.0
+    def __init__(self, ranks: int, compute_ms: float, exchange_ms: float, input_ms: float) -> None:
+        self.size = {name: np.zeros(ranks, np.int64) for name in (*_TABLE_PARTS, "used")}
+        self.compute_ms = np.full(ranks, compute_ms)
+        self.exchange_ms = np.full(ranks, exchange_ms)
+        self.input_ms = np.full(ranks, input_ms)
 
-    def add(self, size: Counter[str], perf: Perf) -> None:
-        self.size.update(size)
-        self.compute_ms += perf.fwd_compute + perf.bwd_compute + perf.prefetch_compute
-        self.exchange_ms += perf.fwd_comms + perf.bwd_comms
-        self.input_ms += perf.input_dist_comms
+    def add(self, ranks: Sequence[int], size: Counter[str], perf: Perf) -> None:
+        """Add a shard on each of some ranks."""
+        shards = np.bincount(ranks, minlength=len(self.compute_ms))
+        for name, count in size.items():
+            self.size[name] += shards * count
+        self.compute_ms += shards * (perf.fwd_compute + perf.bwd_compute + perf.prefetch_compute)
+        self.exchange_ms += shards * (perf.fwd_comms + perf.bwd_comms)
+        self.input_ms += shards * perf.input_dist_comms
 
 
 def _rank(rank: int, sums: _RankSums, traffic: Traffic, budget: MemoryBudget) -> RankMemory:
-    size, dense = sums.size, budget.dense
+    size = {name: int(of_rank[rank]) for name, of_rank in sums.size.items()}
+    compute_ms, exchange_ms, input_ms = (
+        round(float(of_rank[rank]), 6) for of_rank in (sums.compute_ms, sums.exchange_ms, sums.input_ms)
+    )
+    dense = budget.dense
     return RankMemory(
         rank=rank,
         **{name: size[name] for name in _TABLE_PARTS},
@@ -184,9 +199,7 @@ def _rank(rank: int, sums: _RankSums, traffic: Traffic, budget: MemoryBudget) ->
         reserve=int(budget.capacity_bytes * budget.reserve_share),
         memory_used=size["used"] + dense.total + dense.activations + budget.id_slots,
         id_slots=budget.id_slots,
-        step=RankStep(
-            round(sums.compute_ms, 6), round(sums.exchange_ms, 6), round(sums.input_ms, 6), traffic
-        ),
+        step=RankStep(compute_ms, exchange_ms, input_ms, traffic),
     )
 
 
@@ -223,8 +236,8 @@ def plan_warnings(planned: Sequence[TablePlan], optimizer: str) -> tuple[str, ..
     return (
         *warnings,
         f"{optimizer} keeps one moment for each row of a shard, so with split columns "
-        f"({', '.join(split)}) losses differ slightly from the unsharded model's, and the optimizer state "
-        "of a checkpoint loads only into the same column widths; adagrad and sgd have neither limit",
+        f"({', '.join(split)}) losses differ slightly from the unsharded model's, and a checkpoint goes "
+        "on under other column widths with means of its moments; adagrad and sgd have neither limit",
     )
 
 
@@ -233,6 +246,7 @@ def _ssd_warnings(planned: Sequence[TablePlan]) -> tuple[str, ...]:
     if not on_ssd:
         return ()
     return (
-        f"tables on SSD ({', '.join(on_ssd[:5])}) can be planned, but not trained; their time takes "
-        "every row from the SSD at a guessed rate, whatever the cache holds",
+        f"tables on SSD ({', '.join(on_ssd[:5])}) can be planned, but not trained: the published builds of "
+        "FBGEMM have no kernels for them; their time takes every row from the SSD at a guessed rate, "
+        "whatever the cache holds",
     )

@@ -13,6 +13,7 @@ from typing import Literal
 
 from torchrec.distributed.planner.types import ParameterConstraints
 from torchrec.distributed.types import BoundsCheckMode, CacheParams
+from torchrec.modules.embedding_configs import DataType
 
 from sharding.constraints import ON_EVERY_RANK, keeps_to_ranks, ranks_of_a_host, whole_hosts
 from sharding.errors import PlanError
@@ -42,14 +43,19 @@ def search_effort(tables: Sequence[TableSpec], cluster: Cluster) -> Effort:
 
 
 def planner_constraints(
-    tables: Sequence[TableSpec], cluster: Cluster, budget: MemoryBudget, optimizer: str, effort: Effort
+    tables: Sequence[TableSpec],
+    cluster: Cluster,
+    budget: MemoryBudget,
+    optimizer: str,
+    effort: Effort,
+    output_type: DataType | None = None,
 ) -> dict[str, ParameterConstraints]:
-    """Return the planner's constraints by table name."""
+    """Return the planner's constraints by table name; `output_type` is what kernels look up but fp32."""
     types = {table.name: candidate_types(table, cluster, budget, optimizer, effort) for table in tables}
     small_first = sorted(tables, key=lambda table: (total_bytes(table, optimizer), table.name))
     _trim("data_parallel", [table.name for table in small_first], types, cluster)
     _trim("row_wise", [table.name for table in reversed(small_first)], types, cluster)
-    return {table.name: _constraints(table, cluster, types[table.name]) for table in tables}
+    return {table.name: _constraints(table, cluster, types[table.name], output_type) for table in tables}
 
 
 def _trim(kind: str, names: Sequence[str], types: dict[str, tuple[str, ...]], cluster: Cluster) -> None:
@@ -101,13 +107,15 @@ def fills_every_rank(kind: str, rows: int, cluster: Cluster) -> bool:
         rows: `num_embeddings`.
         cluster: of the plan.
     """
+    if cluster.device == "cuda":
+        return True
     parts = {
         "row_wise": cluster.world_size,
         "table_row_wise": cluster.local_world_size,
         "grid_shard": cluster.local_world_size,
     }.get(kind, 1)
     # TorchRec fills one rank after the other with ceil(rows / parts).
-    return cluster.device == "cuda" or (parts - 1) * -(-rows // parts) < rows
+    return (parts - 1) * -(-rows // parts) < rows
 
 
 def check_candidates(
@@ -154,7 +162,9 @@ def _is_useful(kind: str, table: TableSpec, cluster: Cluster, budget: MemoryBudg
     return True
 
 
-def _constraints(table: TableSpec, cluster: Cluster, types: Sequence[str]) -> ParameterConstraints:
+def _constraints(
+    table: TableSpec, cluster: Cluster, types: Sequence[str], output_type: DataType | None
+) -> ParameterConstraints:
     # UVM kernels are slower by far: only where the config names them.
     kernels = table.compute_kernels or ("fused", "dense")
     offered = kernels_of(types, cluster.device)
@@ -167,6 +177,8 @@ def _constraints(table: TableSpec, cluster: Cluster, types: Sequence[str]) -> Pa
         if table.cache_load_factor is None
         else CacheParams(load_factor=table.cache_load_factor),
         feature_names=list(table.features),
+        # Kernels look up fp32 unless told otherwise; TorchRec would count vectors as narrow as the weights.
+        output_dtype=output_type or DataType.FP32,
         enforce_hbm=table.enforce_hbm,
         stochastic_rounding=table.stochastic_rounding,
         bounds_check_mode=None

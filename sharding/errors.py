@@ -6,6 +6,7 @@ is a run that failed (exit code 1). `assert` stays for our own bugs.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -64,8 +65,9 @@ class ShardrecError(Exception):
         Keys: `error`, `kind` (the class), `where`, `fixes`, and `got`, `allowed`, `details`, `also`.
         """
         message, _, details = self.what.partition("\n")
+        infinite = isinstance(self.got, float) and not math.isfinite(self.got)
         parts = {
-            "got": self.got,
+            "got": str(self.got) if infinite else self.got,  # JSON has no such number.
             "allowed": list(self.allowed) if isinstance(self.allowed, (set, frozenset)) else self.allowed,
             "details": details or None,
             "also": list(self.also) or None,

@@ -222,12 +222,13 @@ def find_hardware(name: str, entries: Mapping[str, Hardware] = HARDWARE) -> Hard
 
 def no_such_entry(name: str, known: Sequence[str]) -> PlanError:
     """Return the error for a name that the catalogue does not have."""
-    near = [entry for entry in known if entry.startswith(name.lower())]
-    near = near or difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.3)
+    spelt = {entry.lower(): entry for entry in known}
+    near = [entry for entry in spelt if entry.startswith(name.lower())]
+    near = near or difflib.get_close_matches(name.lower(), list(spelt), n=1, cutoff=0.3)
     return PlanError(
         "the hardware catalogue has no such entry",
         where="cluster",
         got=name,
         allowed=list(known),
-        fixes=[f"did you mean {' or '.join(repr(entry) for entry in near[:3])}?"] if near else [],
+        fixes=[f"did you mean {' or '.join(repr(spelt[entry]) for entry in near[:3])}?"] if near else [],
     )

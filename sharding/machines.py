@@ -59,38 +59,91 @@ class Machine:
         )
 
 
-_AWS_PRICES = (
-    "Amazon EC2 on demand, Linux, us-east-1 (N. Virginia), as listed by instances.vantage.sh 2026-08-26"
+@dataclass(frozen=True)
+class _List:
+    """A vendor's list of machines: where their figures and prices are from, and GiB in its unit of SSDs."""
+
+    figures: str
+    prices: str | None = None
+    ssd_gib: float = 1
+
+    def entry(
+        self,
+        name: str,
+        gpus: int,
+        gpu: str,
+        *,
+        host: float,
+        nic: float,
+        ssd: float,
+        price: float | None = None,
+        hbm_gib: float | None = None,
+    ) -> Machine:
+        """Build an entry from GiB of host memory, Gb/s of network and SSD; the GPU's entry gives NVLink."""
+        return Machine(
+            name=name,
+            gpu=gpu,
+            gpus=gpus,
+            host_memory_gib=host,
+            nvlink_gbps=HARDWARE[gpu].nvlink_gbps,
+            nic_gbps=nic / 8,
+            source=f"{self.figures}: {name}",
+            price_per_hour=price,
+            price_source=None if price is None else self.prices,
+            hbm_gib=hbm_gib,
+            ssd_gib=round(ssd * self.ssd_gib),
+        )
+
+
+_ON_EC2 = "Amazon EC2 on demand, Linux, us-east-1 (N. Virginia), as listed by"
+_AWS = _List("Amazon EC2 instance types", f"{_ON_EC2} instances.vantage.sh 2026-08-26", 1e9 / GIB)
+# The network is what a machine keeps up, not the bursts of small ones.
+_AWS_SMALL = _List(
+    "karpenter-provider-aws, reference of Amazon EC2 instance types, read 2026-11-28",
+    f"{_ON_EC2} karpenter-provider-aws 2026-02-09",
+    1e9 / GIB,
 )
-
-
-def _ec2(
-    name: str,
-    gpu: str,
-    *,
-    host: float,
-    links: tuple[float, float],
-    ssd_gb: float,
-    price: float,
-    hbm_gib: float | None = None,
-) -> Machine:
-    """Build an entry of 8 GPUs from host memory (GiB), (NVLink, network) in GB/s, SSD in GB, USD per hour."""
-    source = f"Amazon EC2 instance types: {name}"
-    return Machine(name, gpu, 8, host, *links, source, price, _AWS_PRICES, hbm_gib, round(ssd_gb * 1e9 / GIB))
-
-
+# The network is that of the NICs of the GPUs, without those of the host; the SSD is what comes along.
+_GOOGLE = _List(
+    "Google Compute Engine, accelerator-optimized machines and their network bandwidth, read 2026-11-28"
+)
+# The network is InfiniBand where there is any.
+_AZURE = _List(
+    "Azure virtual machine sizes, read 2026-11-28",
+    "Azure on demand, eastus, as listed by github.com/datareceipts/data-receipts 2026-11-09",
+)
 _ENTRIES = (
-    _ec2("p4d.24xlarge", "a100-40", host=1152, links=(300, 50), ssd_gb=8000, price=21.957642),
-    _ec2("p4de.24xlarge", "a100-80", host=1152, links=(300, 50), ssd_gb=8000, price=27.44705),
-    _ec2("p5.48xlarge", "h100", host=2048, links=(450, 400), ssd_gb=30720, price=55.04),
-    _ec2("p5en.48xlarge", "h200", host=2048, links=(450, 400), ssd_gb=30720, price=63.296),
-    _ec2("p6-b200.48xlarge", "b200", host=2048, links=(900, 400), ssd_gb=30720, price=113.9328, hbm_gib=179),
-    _ec2("g6e.48xlarge", "l40s", host=1536, links=(32, 50), ssd_gb=7600, price=30.13118),
-    _ec2("g5.48xlarge", "a10g", host=768, links=(32, 12.5), ssd_gb=7600, price=16.288),
-    _ec2("g4dn.metal", "t4", host=384, links=(16, 12.5), ssd_gb=1800, price=7.824),
+    _AWS.entry("p4d.24xlarge", 8, "a100-40", host=1152, nic=400, ssd=8000, price=21.957642),
+    _AWS.entry("p4de.24xlarge", 8, "a100-80", host=1152, nic=400, ssd=8000, price=27.44705),
+    _AWS.entry("p5.48xlarge", 8, "h100", host=2048, nic=3200, ssd=30720, price=55.04),
+    _AWS.entry("p5en.48xlarge", 8, "h200", host=2048, nic=3200, ssd=30720, price=63.296),
+    _AWS.entry("p6-b200.48xlarge", 8, "b200", host=2048, nic=3200, ssd=30720, price=113.9328, hbm_gib=179),
+    _AWS.entry("g6e.48xlarge", 8, "l40s", host=1536, nic=400, ssd=7600, price=30.13118),
+    _AWS.entry("g5.48xlarge", 8, "a10g", host=768, nic=100, ssd=7600, price=16.288),
+    _AWS.entry("g4dn.metal", 8, "t4", host=384, nic=100, ssd=1800, price=7.824),
+    _AWS_SMALL.entry("g6e.12xlarge", 4, "l40s", host=384, nic=100, ssd=3800, price=10.49264),
+    _AWS_SMALL.entry("g6e.xlarge", 1, "l40s", host=32, nic=2.5, ssd=250, price=1.861),
+    _AWS_SMALL.entry("g5.12xlarge", 4, "a10g", host=192, nic=40, ssd=3800, price=5.672),
+    _AWS_SMALL.entry("g5.xlarge", 1, "a10g", host=16, nic=2.5, ssd=250, price=1.006),
+    _AWS_SMALL.entry("g4dn.12xlarge", 4, "t4", host=192, nic=50, ssd=900, price=3.912),
+    _AWS_SMALL.entry("g4dn.xlarge", 1, "t4", host=16, nic=5, ssd=125, price=0.526),
+    _GOOGLE.entry("a2-highgpu-8g", 8, "a100-40", host=680, nic=100, ssd=0),
+    _GOOGLE.entry("a2-ultragpu-8g", 8, "a100-80", host=1360, nic=100, ssd=3000),
+    _GOOGLE.entry("a3-highgpu-8g", 8, "h100", host=1872, nic=4 * 200, ssd=6000),
+    _GOOGLE.entry("a3-megagpu-8g", 8, "h100", host=1872, nic=8 * 200, ssd=6000),
+    _GOOGLE.entry("a3-ultragpu-8g", 8, "h200", host=2952, nic=8 * 400, ssd=12000),
+    _GOOGLE.entry("a4-highgpu-8g", 8, "b200", host=3968, nic=8 * 400, ssd=12000),
+    _AZURE.entry("Standard_ND96asr_v4", 8, "a100-40", host=900, nic=8 * 200, ssd=6000),
+    _AZURE.entry("Standard_ND96amsr_A100_v4", 8, "a100-80", host=1900, nic=8 * 200, ssd=6400),
+    _AZURE.entry("Standard_ND96isr_H100_v5", 8, "h100", host=1900, nic=8 * 400, ssd=28 * 1024, price=98.32),
+    _AZURE.entry("Standard_ND96isr_H200_v5", 8, "h200", host=1850, nic=8 * 400, ssd=28 * 1024),
+    _AZURE.entry("Standard_NC64as_T4_v3", 4, "t4", host=440, nic=32, ssd=2816),
+    _AZURE.entry("Standard_NC16as_T4_v3", 1, "t4", host=110, nic=8, ssd=352),
+    _AZURE.entry("Standard_NC8as_T4_v3", 1, "t4", host=56, nic=8, ssd=352),
+    _AZURE.entry("Standard_NC4as_T4_v3", 1, "t4", host=28, nic=8, ssd=176),
 )
-MACHINES: dict[str, Machine] = {entry.name: entry for entry in _ENTRIES}
-"""The machines by name."""
+MACHINES: dict[str, Machine] = {entry.name.lower(): entry for entry in _ENTRIES}
+"""The machines by lower-case name."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +161,7 @@ class Catalogue:
         """
         found = self.machines.get(name.lower()) or self.hardware.get(name.lower())
         if found is None:
-            raise no_such_entry(name, [*self.hardware, *self.machines])
+            raise no_such_entry(name, [*self.hardware, *(machine.name for machine in self.machines.values())])
         return found
 
     def rank_hardware(self, machine: Machine) -> Hardware:

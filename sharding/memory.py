@@ -14,7 +14,6 @@ from torchrec.distributed.planner.shard_estimators import EmbeddingStorageEstima
 from torchrec.distributed.planner.types import ParameterConstraints, ShardingOption, Storage, Topology
 
 from sharding.dense_part import DensePart
-from sharding.errors import PlanError
 from sharding.ssd import KEY_VALUE, key_value_bytes
 from sharding.tables import TableSpec
 from sharding.topology import Cluster
@@ -44,6 +43,23 @@ def optimizer_bytes(optimizer: str, rows: int, columns: int) -> int:
     """Return the bytes of optimizer state of a shard [rows, columns]."""
     per_element, per_row = _STATE_WORDS[optimizer]
     return 4 * rows * (columns * per_element + per_row)
+
+
+def row_state_bytes(optimizer: str, rows: int) -> int:
+    """Return the bytes of optimizer state that is one number for each row of a shard.
+
+    FBGEMM keeps it in HBM even where a UVM kernel has weights and all other state in host memory.
+
+    Source: `construct_split_state` of fbgemm_gpu.
+    """
+    return 4 * rows * _STATE_WORDS[optimizer][1]
+
+
+def host_state_bytes(table: TableSpec, kernel: str, optimizer: str, rows: int, columns: int) -> int:
+    """Return the bytes of optimizer state of a shard [rows, columns] in the host memory of a GPU rank."""
+    if "uvm" not in kernel or table.enforce_hbm:
+        return 0
+    return optimizer_bytes(optimizer, rows, columns) - row_state_bytes(optimizer, rows)
 
 
 def gradient_bytes(table: TableSpec, sharding_type: str, rows: int, columns: int) -> int:
@@ -92,37 +108,13 @@ class MemoryBudget:
 def memory_budget(
     dense: DensePart, cluster: Cluster, reserve_share: float, id_slots: int = 0
 ) -> MemoryBudget:
-    """Return what one rank has left for tables beside its dense part and its slots of ids.
-
-    Raises:
-        PlanError: the dense layers and the slots alone do not fit.
-    """
+    """Return what one rank has left beside its dense part and slots of ids; it may be a deficit."""
     capacity = int(cluster.rank_hardware.memory_gib * GIB)
     host = int(cluster.rank_hardware.host_memory_gib * GIB)
     left = int(capacity * (1 - reserve_share)) - dense.total - dense.activations - id_slots
-    if left <= 0:
-        ids = " and the slots of ids that come and go" if id_slots else " alone"
-        raise PlanError(
-            f"the dense layers{ids} do not fit one rank",
-            where=f"cluster {cluster}",
-            got=f"{dense.total / GIB:.2f} GiB (weights, gradients, optimizer, gathered layers), "
-            f"{dense.activations / GIB:.2f} GiB of activations"
-            + (f", {id_slots / GIB:.2f} GiB of slots" if id_slots else ""),
-            allowed=f"{capacity * (1 - reserve_share) / GIB:.2f} GiB",
-            fixes=_dense_fixes(dense),
-        )
     free = 1 - reserve_share
     ssd = int(cluster.rank_hardware.ssd_gib * GIB * free) if cluster.device == "cuda" else 0
     return MemoryBudget(capacity, reserve_share, dense, left, int(host * free), ssd, id_slots)
-
-
-def _dense_fixes(dense: DensePart) -> list[str]:
-    fixes = ["make the dense layers smaller", "choose ranks with more memory"]
-    if dense.parallel == "ddp":
-        fixes.append("train.dense_parallel: fsdp (each rank holds a part)")
-    if dense.activations > dense.total:
-        fixes.insert(0, "a smaller batch size per rank")
-    return fixes
 
 
 class TableStorageEstimator(EmbeddingStorageEstimator):
@@ -160,9 +152,10 @@ class TableStorageEstimator(EmbeddingStorageEstimator):
         table = self._tables[option.name]
         extra = optimizer_bytes(self._optimizer, rows, columns)
         extra += gradient_bytes(table, option.sharding_type, rows, columns)
-        # The UVM kernels keep optimizer state beside the weights, in host memory.
-        in_hbm = self._on_gpu and option.compute_kernel in ("fused", "dense")
-        return Storage(hbm=extra if in_hbm else 0, ddr=0 if in_hbm else extra)
+        in_host = extra
+        if self._on_gpu:
+            in_host = host_state_bytes(table, option.compute_kernel, self._optimizer, rows, columns)
+        return Storage(hbm=extra - in_host, ddr=in_host)
 
     def _key_value(self, option: ShardingOption, size: Sequence[int], in_and_out: int) -> Storage:
         """Return the bytes of a shard on SSD; of HBM TorchRec has counted what goes in and out alone."""
@@ -194,7 +187,8 @@ def tiers(table: TableSpec) -> frozenset[Tier]:
 def least_bytes(tables: Sequence[TableSpec], optimizer: str) -> int:
     """Return the bytes that all tables need over all ranks, at the very least, where tables live by default.
 
-    A table that may use a UVM kernel counts nothing: it can leave HBM; on SSD its optimizer state stays.
+    Of a table that may use a UVM kernel only state by row counts: the rest can leave HBM; on SSD all its
+    optimizer state stays.
     Buffers and caches count nothing either, so that a sum above the capacity proves that no plan exists.
     """
     return sum(_least_in_hbm(table, optimizer) for table in tables)
@@ -203,7 +197,7 @@ def least_bytes(tables: Sequence[TableSpec], optimizer: str) -> int:
 def _least_in_hbm(table: TableSpec, optimizer: str) -> int:
     places = tiers(table)
     if "host" in places:
-        return 0
+        return row_state_bytes(optimizer, table.num_embeddings)
     if "ssd" in places:
         return optimizer_bytes(optimizer, table.num_embeddings, table.embedding_dim)
     return total_bytes(table, optimizer)
@@ -211,11 +205,14 @@ def _least_in_hbm(table: TableSpec, optimizer: str) -> int:
 
 def least_bytes_within(tables: Sequence[TableSpec], optimizer: str, within: frozenset[Tier]) -> int:
     """Return the least bytes of the tables that some kinds of memory must hold together."""
-    return sum(
-        table.weight_bytes if "ssd" in tiers(table) else total_bytes(table, optimizer)
-        for table in tables
-        if tiers(table) <= within
-    )
+    return sum(_least_within(table, optimizer, within) for table in tables if tiers(table) <= within)
+
+
+def _least_within(table: TableSpec, optimizer: str, within: frozenset[Tier]) -> int:
+    if "ssd" in tiers(table):
+        return table.weight_bytes
+    by_row = 0 if "hbm" in within else row_state_bytes(optimizer, table.num_embeddings)
+    return total_bytes(table, optimizer) - by_row
 
 
 def smallest_shard_bytes(

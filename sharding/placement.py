@@ -45,9 +45,9 @@ class Block:
         return len(self.perf)
 
     @cached_property
-    def kinds(self) -> tuple[int, ...]:
-        """Return the kinds of memory that the block needs."""
-        return tuple(kind for kind in range(len(self.memory)) if self.memory[kind].any())
+    def needs(self) -> tuple[tuple[int, IntArray], ...]:
+        """Return the kinds of memory that the block needs, and how much of them, [n]."""
+        return tuple((kind, needed) for kind, needed in enumerate(self.memory) if needed.any())
 
     @cached_property
     def kind(self) -> int:
@@ -163,14 +163,22 @@ class Ranks:
     def put(self, choice: Choice, places: Places) -> None:
         """Place a choice where it has been before."""
         for block, first in zip(choice.blocks, places, strict=True):
-            self.perf[first : first + block.size] += block.perf
-            self.left[:, first : first + block.size] -= block.memory
+            self._put(block, first)
+
+    def _put(self, block: Block, first: int) -> None:
+        end = first + block.size
+        self.perf[first:end] += block.perf
+        # Few blocks need all kinds, and this is what the search does most.
+        for kind, needed in block.needs:
+            self.left[kind, first:end] -= needed
 
     def remove(self, choice: Choice, places: Sequence[int]) -> None:
         """Take a choice off, or as many of its blocks as there are places."""
         for block, first in zip(choice.blocks, places, strict=False):
-            self.perf[first : first + block.size] -= block.perf
-            self.left[:, first : first + block.size] += block.memory
+            end = first + block.size
+            self.perf[first:end] -= block.perf
+            for kind, needed in block.needs:
+                self.left[kind, first:end] += needed
 
     def _add_on_one_host(self, choice: Choice, by_memory: bool) -> Places | None:
         score = -self.left[0] if by_memory and self.left[0].any() else self.perf
@@ -188,8 +196,7 @@ class Ranks:
             if place is None:
                 self.remove(choice, places)
                 return None
-            self.perf[place : place + block.size] += block.perf
-            self.left[:, place : place + block.size] -= block.memory
+            self._put(block, place)
             places.append(place)
         return tuple(places)
 
@@ -203,9 +210,9 @@ class Ranks:
         allowed: BoolArray | None,
     ) -> int | None:
         if block.scope == "all":
-            return 0 if all((self.left[kind] >= block.memory[kind]).all() for kind in block.kinds) else None
+            return 0 if all((self.left[kind] >= needed).all() for kind, needed in block.needs) else None
         if block.scope == "rank":
-            fits = [self.left[kind, start:end] >= block.memory[kind] for kind in block.kinds]
+            fits = [self.left[kind, start:end] >= needed for kind, needed in block.needs]
             fits += [] if allowed is None else [allowed[start:end]]
             place = _lowest(self.perf[start:end], fits, self.left[block.kind, start:end], by_memory)
             return None if place is None else start + place
@@ -216,7 +223,7 @@ class Ranks:
         # The column blocks of a grid take hosts in turn.
         round_ = taken[len(taken) // in_turn * in_turn :]
         after[[first // self.local for first in round_]] = np.inf
-        fits = [(self.left[kind].reshape(hosts) >= block.memory[kind]).all(axis=1) for kind in block.kinds]
+        fits = [(self.left[kind].reshape(hosts) >= needed).all(axis=1) for kind, needed in block.needs]
         fits += [] if whole is None else [whole]
         host = _lowest(after, fits, self.left[block.kind].reshape(hosts).min(axis=1), by_memory)
         return None if host is None else host * self.local
@@ -226,7 +233,7 @@ def _lowest(score: FloatArray, fits: Sequence[BoolArray], left: IntArray, by_mem
     """Return the fitting place of the lowest score, that with most memory left among equals."""
     for fit in fits:
         score = np.where(fit, score, np.inf)
-    least = score.min()
+    least = score[score.argmin()]
     if least == np.inf:
         return None
     equal = score < np.inf if by_memory else score <= least * _TIE

@@ -17,6 +17,7 @@ from sharding.communication import FULL_PRECISION, TableCommunication
 from sharding.dense_part import DensePart
 from sharding.errors import PlanError
 from sharding.plan_differences import plan_differences
+from sharding.plan_faults import plan_fault
 from sharding.rank_plan import RankMemory, RankStep
 from sharding.sharders import HOST_TYPES
 from sharding.ssd import KEY_VALUE
@@ -210,6 +211,9 @@ class Plan:
             raise ValueError(f"memory of {len(plan.memory)} ranks for {plan.cluster.world_size} ranks")
         if plan.groups.count * plan.groups.shard_group_size != plan.cluster.world_size:
             raise ValueError(f"groups of {plan.table_shard_group_size} ranks of {plan.cluster.world_size}")
+        fault = plan_fault(plan.tables, plan.cluster.part(plan.groups.shard_group_size))
+        if fault is not None:
+            raise ValueError(fault)
         return plan
 
     def diff(self, other: Plan) -> list[str]:
@@ -280,7 +284,7 @@ class Plan:
         return [table.name for table in self.tables if table.sharding_type in HOST_TYPES]
 
     def check_trainable(self) -> None:
-        """Refuse tables on SSD, whose initial weights and checkpoints nobody has written.
+        """Refuse tables on SSD: the published builds of FBGEMM have no kernels for them (see `sharding.ssd`).
 
         Raises:
             PlanError: a table lies on SSD.
@@ -288,7 +292,8 @@ class Plan:
         on_ssd = [table.name for table in self.tables if table.compute_kernel == KEY_VALUE]
         if on_ssd:
             raise PlanError(
-                "tables on SSD (key_value) can be planned, but not trained",
+                "tables on SSD (key_value) can be planned, but not trained: the published builds of FBGEMM "
+                "have no kernels for them",
                 where=f"tables.{on_ssd[0]}.compute_kernels",
                 got=f"key_value for {', '.join(on_ssd[:5])}",
                 allowed="fused, fused_uvm, fused_uvm_caching" if self.cluster.device == "cuda" else "fused",
@@ -326,7 +331,9 @@ class Plan:
         if communication != self.communication:
             raise PlanError(
                 "the plan reckoned with another precision of the exchange between ranks",
-                where="train.table_communication",
+                where="train.table_communication"
+                if communication.output_dtype == self.communication.output_dtype
+                else "train.table_output_dtype",
                 got=str(communication),
                 allowed=str(self.communication),
                 fixes=["plan again: times and bytes depend on the precision"],
@@ -358,7 +365,7 @@ class Plan:
         for table in self.tables:
             path = table.module if modules is None else modules[table.name]
             result.setdefault(path, EmbeddingModuleShardingPlan())[table.name] = table.parameter_sharding(
-                device, local, first_rank
+                device, local, first_rank, self.communication.output_type
             )
         return ShardingPlan(result)
 

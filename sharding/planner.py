@@ -7,6 +7,7 @@ same plan. Every rank loads the saved plan; nobody plans during a run.
 from __future__ import annotations
 
 import gc
+import inspect
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -39,7 +40,7 @@ from sharding.sharders import check_tables, sharders
 from sharding.table_groups import TableGroups, check_kernels, in_groups, table_groups
 from sharding.tables import TableSpec
 from sharding.topology import Cluster, topology
-from sharding.verdicts import any_ranks, check_bytes, no_plan_found
+from sharding.verdicts import any_ranks, check_bytes, check_dense, no_plan_found
 
 
 def make_plan(
@@ -83,27 +84,19 @@ def make_plan(
     if not tables:
         raise PlanError("the model has no embedding tables to plan", where=type(model).__name__)
     check_tables(tables, cluster.device, embedding_optimizer)
+    communication.check_device(cluster.device)
     locate_tables(model, tables)
     held = dense or dense_part(model, cluster, DenseLayout(cluster.world_size))
-    slots = id_slot_bytes(tables, cluster.world_size)
-    budget = memory_budget(held, cluster, storage_reserve_share, slots)
+    budget = memory_budget(held, cluster, storage_reserve_share, id_slot_bytes(tables, cluster.world_size))
+    check_dense(budget, cluster)
     groups = groups or table_groups(cluster.world_size, cluster.local_world_size)
     check_kernels(tables, groups)
     part = cluster.part(groups.shard_group_size)
+    problem = _Problem(
+        model, tables, part, budget, batch_size_per_rank, embedding_optimizer, timeout_seconds, communication
+    )
     with in_groups(groups):
-        best = _best(
-            _Problem(
-                model,
-                tables,
-                part,
-                budget,
-                batch_size_per_rank,
-                embedding_optimizer,
-                timeout_seconds,
-                communication,
-            ),
-            takes,
-        )
+        best = _best(problem, takes)
     planned = table_plans(best, tables, embedding_optimizer)
     communication.check_tables(planned, batch_size_per_rank)
     memory = rank_memory(best, tables, part, budget, embedding_optimizer, communication)
@@ -176,7 +169,9 @@ def _no_collection() -> Iterator[None]:
 
 def _search(problem: _Problem, effort: Effort) -> list[ShardingOption] | None:
     tables, cluster, budget = problem.tables, problem.cluster, problem.budget
-    constraints = planner_constraints(tables, cluster, budget, problem.optimizer, effort)
+    constraints = planner_constraints(
+        tables, cluster, budget, problem.optimizer, effort, problem.communication.output_type
+    )
     ranks = {table.name: table.ranks for table in tables if table.ranks is not None}
     found: list[ShardingOption] = []
 
@@ -206,7 +201,10 @@ def _search(problem: _Problem, effort: Effort) -> list[ShardingOption] | None:
             timeout_seconds=problem.timeout_seconds,
         )
         try:
-            planner.plan(problem.model, sharders(problem.communication))
+            # TorchRec's decorators describe the whole model for a log line that nobody reads.
+            inspect.unwrap(EmbeddingShardingPlanner.plan)(
+                planner, problem.model, sharders(problem.communication)
+            )
         except PlannerError:
             # Its message and type mislead (a timeout reads as lack of storage); ours is made from bytes.
             return None

@@ -12,9 +12,12 @@ from contextlib import contextmanager
 def quiet_torchrec() -> Iterator[None]:
     """Hide TorchRec's log lines and warnings inside the block; its errors are exceptions, so none is lost."""
     root, handler = logging.getLogger(), logging.NullHandler()
-    levels = [(logger, logger.level) for logger in _torchrec_loggers()]
-    for logger, _ in levels:
-        logger.setLevel(logging.CRITICAL)
+    torchrec, alone = logging.getLogger("torchrec"), _loggers_alone()
+    level, disabled = torchrec.level, [logger.disabled for logger in alone]
+    torchrec.setLevel(logging.CRITICAL)
+    # A level goes through all loggers of the process; no others lie below these that it would reach.
+    for logger in alone:
+        logger.disabled = True
     # TorchRec calls `logging.warning` too, which would set up the root logger where nobody has yet.
     root.addHandler(handler)
     root.addFilter(_is_not_planner_noise)
@@ -25,15 +28,17 @@ def quiet_torchrec() -> Iterator[None]:
     finally:
         root.removeFilter(_is_not_planner_noise)
         root.removeHandler(handler)
-        for logger, level in levels:
-            logger.setLevel(level)
+        torchrec.setLevel(level)
+        for logger, was in zip(alone, disabled, strict=True):
+            logger.disabled = was
 
 
-def _torchrec_loggers() -> list[logging.Logger]:
-    # Besides its modules' loggers it has some of its own, such as `MethodLogger-NullHandler`.
+def _loggers_alone() -> list[logging.Logger]:
+    """Return loggers outside those of TorchRec's modules."""
+    # Such as `MethodLogger-NullHandler`.
     own = [name for name in logging.root.manager.loggerDict if name.endswith("Logger-NullHandler")]
     # Its collections ask torch.fx whether it traces them, which warns of its own future.
-    return [logging.getLogger(name) for name in ("torchrec", "torch.fx._symbolic_trace", *own)]
+    return [logging.getLogger(name) for name in ("torch.fx._symbolic_trace", *own)]
 
 
 def _is_not_planner_noise(record: logging.LogRecord) -> bool:

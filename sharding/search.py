@@ -24,6 +24,8 @@ _LIMITS = 16
 _WEIGHTS = (0.125, 0.25, 0.5, 0.7, 1.0, 1.4, 2.0, 4.0, 16.0)
 # Layouts that are improved.
 _IMPROVED = 5
+# So near to the bound that none can be below, other layouts are left as they are: estimates err by more.
+_ENOUGH = 1.005
 # Attempts to place a table while a plan is improved.
 _ATTEMPTS = 20_000
 # Tables of the slowest rank, and tables elsewhere for each of them, that are tried in turn.
@@ -67,9 +69,15 @@ def find_layout(
     end = time.monotonic() + seconds
     dealt = sorted(_starts(tables, left, local, end), key=lambda layout: layout.slowest)[:_IMPROVED]
     layouts = dealt or _packed(tables, left, local)
+    enough = least_slowest(tables, left.shape[1]) * _ENOUGH
+    best: Layout | None = None
     for layout in layouts:
         _Improvement(layout, tables).run(end)
-    return min(layouts, key=lambda layout: layout.slowest, default=None)
+        if best is None or layout.slowest < best.slowest:
+            best = layout
+        if best.slowest <= enough:
+            break
+    return best
 
 
 def least_slowest(tables: Sequence[Sequence[Choice]], world_size: int) -> float:
@@ -92,11 +100,16 @@ def _starts(tables: Sequence[Sequence[Choice]], left: IntArray, local: int, end:
     When the time is up, one layout is enough.
     """
     seen = set()
+    preferences = _Preferences(tables)
     for limit, weight in itertools.product(_limits(tables), _WEIGHTS):
-        wanted = [_preferred(choices, limit, weight) for choices in tables]
-        key = tuple(id(choices[0]) for choices in wanted)
+        order_TC = preferences.order(limit, weight)
+        key = order_TC[:, 0].tobytes()
         if key not in seen:
             seen.add(key)
+            wanted = [
+                [choices[number] for number in row[: len(choices)]]
+                for choices, row in zip(tables, order_TC.tolist(), strict=True)
+            ]
             order = sorted(
                 range(len(tables)), key=lambda t: (-wanted[t][0].peak, -wanted[t][0].largest_shard, t)
             )
@@ -107,15 +120,34 @@ def _starts(tables: Sequence[Sequence[Choice]], left: IntArray, local: int, end:
                     return
 
 
-def _preferred(choices: Sequence[Choice], limit: float, weight: float) -> list[Choice]:
-    """Return choices in the order to try: least work within the limit, then the fastest shards."""
+class _Preferences:
+    """Which choices to try first, for all tables at once: T tables, C choices of each, filled up."""
 
-    def cost(choice: Choice) -> tuple[bool, float, float]:
-        slow = choice.peak > limit
-        work = choice.work * weight if choice.blocks[0].scope == "all" else choice.work
-        return (slow, choice.peak if slow else work, choice.bytes)
+    def __init__(self, tables: Sequence[Sequence[Choice]]) -> None:
+        shape = (len(tables), max(map(len, tables), default=0))
+        # What fills up comes last: too slow for every limit.
+        self._peak_TC, self._work_TC = np.full(shape, np.inf), np.full(shape, np.inf)
+        self._bytes_TC = np.zeros(shape, np.int64)
+        self._everywhere_TC = np.zeros(shape, np.bool_)
+        for table, choices in enumerate(tables):
+            for number, choice in enumerate(choices):
+                self._peak_TC[table, number] = choice.peak
+                self._work_TC[table, number] = choice.work
+                self._bytes_TC[table, number] = choice.bytes
+                self._everywhere_TC[table, number] = choice.blocks[0].scope == "all"
 
-    return sorted(choices, key=cost)
+    def order(self, limit: float, weight: float) -> IntArray:
+        """Return choices in the order to try: least work within the limit, then the fastest shards, [T, C].
+
+        Args:
+            limit: of the slowest shard, in milliseconds.
+            weight: of the work of choices with a shard on every rank.
+        """
+        slow_TC = self._peak_TC > limit
+        work_TC = np.where(self._everywhere_TC, self._work_TC * weight, self._work_TC)
+        cost_TC = np.where(slow_TC, self._peak_TC, work_TC)
+        order_TC: IntArray = np.lexsort((self._bytes_TC, cost_TC, slow_TC), axis=-1)
+        return order_TC
 
 
 def _packed(tables: Sequence[Sequence[Choice]], left: IntArray, local: int) -> list[Layout]:
@@ -174,9 +206,9 @@ class _Improvement:
     def _rating(self) -> float:
         """Return a norm that a second slow rank raises too, where the maximum alone would be blind."""
         scaled = self._layout.ranks.perf / self._unit
-        for _ in range(_DOUBLINGS):
+        for _ in range(_DOUBLINGS - 1):
             scaled *= scaled
-        return float(scaled.sum())
+        return float(scaled @ scaled)
 
     def _step(self) -> bool:
         hot = int(self._layout.ranks.perf.argmax())

@@ -183,7 +183,7 @@ def check_tables(tables: Sequence[TableSpec], device: Device, optimizer: str) ->
                 allowed=_DATA_TYPES[device],
                 fixes=[f"--set tables.{table.name}.data_type=fp16"],
             )
-        _check_shape(table, device)
+        _check_shape(table)
 
 
 def _check_known(
@@ -201,7 +201,7 @@ def _check_known(
         )
 
 
-def _check_shape(table: TableSpec, device: Device) -> None:
+def _check_shape(table: TableSpec) -> None:
     width = table.min_partition
     if width is not None and (table.embedding_dim % width or width % 4):
         raise PlanError(
@@ -210,9 +210,9 @@ def _check_shape(table: TableSpec, device: Device) -> None:
             got=width,
             allowed=[w for w in range(4, table.embedding_dim + 1, 4) if table.embedding_dim % w == 0],
         )
-    if device == "cuda" and table.embedding_dim % 4:
+    if table.embedding_dim % 4:
         raise PlanError(
-            "FBGEMM's GPU kernels need a multiple of 4",
+            "FBGEMM's kernels need a multiple of 4",
             where=f"tables.{table.name}.embedding_dim",
             got=table.embedding_dim,
             allowed=[table.embedding_dim // 4 * 4 or 4, table.embedding_dim // 4 * 4 + 4],

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch.distributed._shard.metadata import ShardMetadata
 from torchrec.distributed.types import BoundsCheckMode, CacheParams, EnumerableShardingSpec, ParameterSharding
+from torchrec.modules.embedding_configs import DataType
 
 from sharding.ssd import KEY_VALUE
 from sharding.tables import TableSpec
@@ -97,7 +98,7 @@ class TablePlan:
         """Return the table that `as_record` described.
 
         Raises:
-            ValueError: the shards do not cover the table.
+            ValueError: the shards do not cover the table, or lie on other ranks than it says.
         """
         values = {key: value for key, value in record.items() if key != "ranks"}
         table = cls(**{**values, "shards": tuple(Shard(*block) for block in record["shards"])})
@@ -105,18 +106,20 @@ class TablePlan:
         covered = sum(shard.rows * shard.columns for shard in table.shards)
         if not covered or covered != copies * table.num_embeddings * table.embedding_dim:
             raise ValueError(f"the shards of table {table.name} do not cover it")
+        if list(table.ranks) != record.get("ranks", list(table.ranks)):
+            raise ValueError(f"the ranks of table {table.name} are not those of its shards, which count")
         return table
 
     def differences(self, other: TablePlan) -> list[str]:
-        """Return one line for each thing in which another plan of the table differs."""
+        """Return each thing in which another plan of the table differs, without the table's name."""
         lines = []
         for key in _COMPARED:
             a, b = getattr(self, key), getattr(other, key)
             if a != b:
                 shown = (rank_range(a), rank_range(b)) if key == "ranks" else (a, b)
-                lines.append(f"table {self.name}: {key} {shown[0]} -> {shown[1]}")
+                lines.append(f"{key} {shown[0]} -> {shown[1]}")
         if not lines and self.shards != other.shards:
-            lines.append(f"table {self.name}: the same ranks hold other blocks")
+            lines.append("the same ranks hold other blocks")
         return lines
 
     def against(self, table: TableSpec) -> list[str]:
@@ -136,7 +139,11 @@ class TablePlan:
         return lines
 
     def parameter_sharding(
-        self, device: str, local_world_size: int, first_rank: int = 0
+        self,
+        device: str,
+        local_world_size: int,
+        first_rank: int = 0,
+        output_type: DataType | None = None,
     ) -> ParameterSharding:
         """Return TorchRec's form of the table's plan, on ranks from `first_rank` on."""
         spec = None
@@ -159,6 +166,7 @@ class TablePlan:
             cache_params=CacheParams(load_factor=self.cache_load_factor) if cached else None,
             enforce_hbm=self.enforce_hbm,
             stochastic_rounding=self.stochastic_rounding,
+            output_dtype=output_type,
             bounds_check_mode=None
             if self.bounds_check_mode is None
             else BoundsCheckMode[self.bounds_check_mode.upper()],

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torchrec.modules.embedding_configs import DataType, EmbeddingBagConfig, EmbeddingConfig, PoolingType
 from torchrec.modules.embedding_modules import EmbeddingBagCollection, EmbeddingCollection
-from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
+from torchrec.sparse.jagged_tensor import JaggedTensor, KeyedJaggedTensor, KeyedTensor
 
 from sharding.errors import UserError
 from sharding.id_buckets import IdPolicy
@@ -119,14 +119,22 @@ def pooled_vectors(
         tables: the tables of the model.
 
     Returns:
-        [B, D] for each feature; zeros where a row has no id.
+        fp32 [B, D] for each feature; zeros where a row has no id.
     """
-    vectors = dict(pooled.to_dict())
+    vectors = dict(KeyedTensor(pooled.keys(), pooled.length_per_key(), pooled.values().float()).to_dict())
     for table in tables:
         for feature in table.features if table.pooling == "mean" else ():
             lengths_B = ids[feature].lengths()
             vectors[feature] = vectors[feature] / lengths_B.clamp(min=1).unsqueeze(1)
     return vectors
+
+
+def sequence_vectors(sequence: JaggedTensor) -> JaggedTensor:
+    """Return the vectors of a sequence feature, one for each id, in fp32 whatever the kernels look up."""
+    values = sequence.values()
+    if values.dtype == torch.float32:
+        return sequence
+    return JaggedTensor(values.float(), lengths=sequence.lengths())
 
 
 def _bag(table: TableSpec) -> EmbeddingBagConfig:

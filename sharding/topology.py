@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
@@ -11,6 +10,7 @@ from torchrec.distributed.planner.types import Topology
 
 from sharding.errors import PlanError
 from sharding.hardware import HARDWARE, Hardware, find_hardware
+from sharding.machine_memory import memory_bytes
 from sharding.machines import CATALOGUE, Catalogue, Machine
 from sharding.measured_estimates import MeasuredBandwidths
 from sharding.units import GIB
@@ -124,8 +124,7 @@ class Cluster:
     @classmethod
     def this_machine(cls, ranks: int) -> Cluster:
         """Return CPU ranks that share the memory of the machine that runs this."""
-        memory_gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB
-        share = round(memory_gib / ranks, 2)
+        share = round(memory_bytes() / GIB / ranks, 2)
         figures = replace(
             find_hardware("cpu"), host_memory_gib=share, source="memory of this machine; speeds as in `cpu`"
         )

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import combinations
 from typing import Any, ClassVar
 
 from sharding.candidates import candidate_types
+from sharding.dense_part import DensePart
 from sharding.errors import PlanError
 from sharding.memory import (
     MemoryBudget,
@@ -19,6 +21,7 @@ from sharding.memory import (
     least_bytes,
     least_bytes_within,
     optimizer_bytes,
+    row_state_bytes,
     smallest_shard_bytes,
     tiers,
     total_bytes,
@@ -34,8 +37,10 @@ _TIERS: dict[Tier, str] = {"hbm": "HBM", "host": "host memory", "ssd": "SSD"}
 _COMBINED: list[frozenset[Tier]] = [
     frozenset(kinds) for size in (1, 2, 3) for kinds in combinations(_TIERS, size) if kinds != ("hbm",)
 ]
-# Numbers of nodes beyond the least one, as a multiple of it, among which training may take one.
-_FURTHER = 8
+# Where no weights are in HBM, state of the optimizer alone is.
+_STATELESS = "train.embedding_optimizer.name: sgd (keeps no state, all that these tables have in HBM)"
+# Numbers of nodes beyond the least one, as a multiple of it and in all, among which training may take one.
+_FURTHER, _TRIED = 8, 1000
 
 
 def any_ranks(_: int) -> bool:
@@ -63,6 +68,36 @@ class CannotFitError(NoPlanError):
     verdict: ClassVar[str] = "cannot_fit"
 
 
+def check_dense(budget: MemoryBudget, cluster: Cluster) -> None:
+    """Refuse a dense part that, with the slots of ids, leaves a rank nothing for tables.
+
+    Raises:
+        CannotFitError: it does.
+    """
+    if budget.left_bytes > 0:
+        return
+    dense, slots = budget.dense, budget.id_slots
+    ids = " and the slots of ids that come and go" if slots else " alone"
+    raise CannotFitError(
+        f"the dense layers{ids} do not fit one rank",
+        where=f"cluster {cluster}",
+        got=f"{dense.total / GIB:.2f} GiB (weights, gradients, optimizer, gathered layers), "
+        f"{dense.activations / GIB:.2f} GiB of activations"
+        + (f", {slots / GIB:.2f} GiB of slots" if slots else ""),
+        allowed=f"{budget.capacity_bytes * (1 - budget.reserve_share) / GIB:.2f} GiB",
+        fixes=_dense_fixes(dense),
+    )
+
+
+def _dense_fixes(dense: DensePart) -> list[str]:
+    fixes = ["make the dense layers smaller", "choose ranks with more memory"]
+    if dense.activations > dense.total:
+        return ["a smaller batch size per rank", *fixes]
+    if dense.parallel == "ddp":
+        fixes.append("train.dense_parallel: fsdp (each rank holds a part)")
+    return fixes
+
+
 def check_bytes(
     tables: Sequence[TableSpec],
     cluster: Cluster,
@@ -85,16 +120,16 @@ def check_bytes(
     need, left = least_bytes(tables, optimizer), budget.left_bytes * cluster.world_size
     if need > left:
         held = [table for table in tables if tiers(table) == {"hbm"}] or tables
+        leaner = _leaner(held, cluster, budget, optimizer)
+        if all("host" in tiers(table) for table in tables):
+            leaner = [_STATELESS]
         nodes = _nodes(need, budget.left_bytes, cluster)
         raise CannotFitError(
             f"{_heading(tables, cluster)} "
             f"(need {byte_size(need)}, {byte_size(left)} left after {_taken(budget)})"
             f"\n  largest: {_largest(held, optimizer, left)}",
             where=f"cluster {cluster}",
-            fixes=[
-                _more_nodes(cluster, nodes, budget.left_bytes, takes),
-                *_leaner(held, cluster, budget, optimizer),
-            ],
+            fixes=[_more_nodes(cluster, nodes, budget.left_bytes, takes), *leaner],
         )
     _check_other_memory(tables, cluster, budget, optimizer, takes)
     for table in tables:
@@ -102,14 +137,35 @@ def check_bytes(
         types = candidate_types(table, cluster, budget, optimizer, "all")
         shard = smallest_shard_bytes(table, types, cluster, optimizer)
         if shard > budget.left_bytes:
-            raise CannotFitError(
-                f"a shard of table {table.name} does not fit one rank (needs {byte_size(shard)}, "
-                f"{byte_size(budget.left_bytes)} left after {_taken(budget)})",
-                where=f"tables.{table.name}.sharding_types",
-                got=", ".join(types),
-                allowed="types that split the table further: row_wise, table_row_wise",
-                fixes=_fixes([table], cluster, budget, optimizer, takes),
-            )
+            raise _shard_too_large(table, types, shard, cluster, budget, optimizer)
+
+
+def _shard_too_large(
+    table: TableSpec,
+    types: Sequence[str],
+    shard: int,
+    cluster: Cluster,
+    budget: MemoryBudget,
+    optimizer: str,
+) -> CannotFitError:
+    """Return the error for a table whose types do not split it far enough: more nodes would not help."""
+    free = candidate_types(replace(table, sharding_types=None), cluster, budget, optimizer, "all")
+    sizes = {kind: smallest_shard_bytes(table, [kind], cluster, optimizer) for kind in free}
+    finer = [kind for kind, size in sizes.items() if size <= budget.left_bytes]
+    where = f"tables.{table.name}.sharding_types"
+    largest = max((sizes[kind] for kind in finer), default=0)
+    fixes = _leaner([table], cluster, budget, optimizer)
+    if finer:
+        fixes = [f"{where}: [{', '.join(finer)}] (shards of {byte_size(largest)} or less)"]
+        fixes += _out_of_hbm(table, cluster, budget, optimizer)
+    return CannotFitError(
+        f"a shard of table {table.name} does not fit one rank (needs {byte_size(shard)}, "
+        f"{byte_size(budget.left_bytes)} left after {_taken(budget)})",
+        where=where,
+        got=", ".join(types),
+        allowed=finer or "types that split the table further: row_wise, table_row_wise",
+        fixes=fixes,
+    )
 
 
 def _check_other_memory(
@@ -131,9 +187,8 @@ def _check_other_memory(
         if need <= a_rank * cluster.world_size:
             continue
         held, left = [t for t in tables if tiers(t) <= within], a_rank * cluster.world_size
-        what = f"{len(held)} tables do" if len(held) > 1 else f"table {held[0].name} does"
         raise CannotFitError(
-            f"{what} not fit the {' and '.join(_TIERS[tier] for tier in _TIERS if tier in within)} of "
+            f"{_do(held)} not fit the {' and '.join(_TIERS[tier] for tier in _TIERS if tier in within)} of "
             f"{cluster.world_size} ranks (need {byte_size(need)}, {byte_size(left)} left "
             f"after the {budget.reserve_share:.0%} reserve)"
             f"\n  largest: {_largest(held, optimizer, left)}",
@@ -193,8 +248,12 @@ def no_plan_found(
 
 
 def _heading(tables: Sequence[TableSpec], cluster: Cluster) -> str:
-    memory = cluster.rank_hardware.memory_gib
-    return f"{len(tables)} tables do not fit {cluster.world_size} ranks x {memory:g} GiB"
+    memory, ranks = cluster.rank_hardware.memory_gib, cluster.world_size
+    return f"{_do(tables)} not fit {ranks} rank{'s' if ranks > 1 else ''} x {memory:g} GiB"
+
+
+def _do(tables: Sequence[TableSpec]) -> str:
+    return f"{len(tables)} tables do" if len(tables) > 1 else f"table {tables[0].name} does"
 
 
 def _taken(budget: MemoryBudget) -> str:
@@ -213,7 +272,7 @@ def _freed(budget: MemoryBudget) -> float:
 def _largest(tables: Sequence[TableSpec], optimizer: str, left: int) -> str:
     top = sorted(tables, key=lambda table: -total_bytes(table, optimizer))[:3]
     return "; ".join(
-        f"{t.name} {t.num_embeddings:.3g} x {t.embedding_dim} {t.data_type} = "
+        f"{t.name} {t.num_embeddings:,} x {t.embedding_dim} {t.data_type} = "
         f"{byte_size(total_bytes(t, optimizer))} with {optimizer}"
         f"{', too large by itself' if total_bytes(t, optimizer) > left else ''}"
         for t in top
@@ -228,7 +287,8 @@ def _nodes(need: int, a_rank: int, cluster: Cluster) -> int:
 def _more_nodes(cluster: Cluster, nodes: int, left_bytes: int, takes: Callable[[int], bool]) -> str:
     """Return the fix of more nodes: as many as training takes, where it takes any."""
     local = cluster.local_world_size
-    good = next((n for n in range(nodes, _FURTHER * nodes + 1) if takes(n * local)), None)
+    tried = range(nodes, min(_FURTHER * nodes, nodes + _TRIED) + 1)
+    good = next((n for n in tried if takes(n * local)), None)
     larger = cluster.with_nodes(good or nodes)
     note = "" if good else "; training takes so many ranks with another data.num_lanes or global_batch_size"
     left = byte_size(larger.world_size * left_bytes)
@@ -270,7 +330,8 @@ def _out_of_hbm(table: TableSpec, cluster: Cluster, budget: MemoryBudget, optimi
     """Return the fix of host memory where it holds the table, else that of SSD where that does."""
     if cluster.device != "cuda" or tiers(table) != {"hbm"}:
         return []
-    size, ranks, where = total_bytes(table, optimizer), cluster.world_size, f"tables.{table.name}"
+    ranks, where = cluster.world_size, f"tables.{table.name}"
+    size = total_bytes(table, optimizer) - row_state_bytes(optimizer, table.num_embeddings)
     if size <= budget.host_left_bytes * ranks:
         return [f"{where}.compute_kernels: [fused_uvm_caching] (needs {byte_size(size)} of host memory)"]
     state = optimizer_bytes(optimizer, table.num_embeddings, table.embedding_dim)

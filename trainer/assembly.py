@@ -26,6 +26,7 @@ from trainer.data import BatchReader, ReadPolicy, open_reader
 from trainer.inputs import model_inputs
 from trainer.optimizers import Optimizers
 from trainer.registry import ModelInputs, ModelSection, build_model, model_section
+from trainer.row_moments import load_recut_moments
 from trainer.schema import Manifest
 from trainer.storage import Place
 from trainer.tasks import TrainingTask
@@ -53,7 +54,7 @@ class Assembly:
         if not weights_only:
             self.optimizers.make_state()
         state = self.state(weights_only=weights_only)
-        load_checkpoint(checkpoint, state)
+        load_checkpoint(checkpoint, state if weights_only else load_recut_moments(checkpoint, state))
         self.task.load_state_dict(state["model"])
         if not weights_only:
             self.optimizers.load_state_dict(state["optimizer"])
@@ -109,8 +110,9 @@ def scoring_config(run: RunConfig, device: str) -> RunConfig:
 
     Such a job keeps no optimizer state, so it takes the optimizer without one. Its ranks share one copy of
     the tables, and of the dense part where groups of them did, since their number may fit no such group.
-    Embeddings travel in fp32, so that scores do not depend on the ranks. On CPU the tables lie as the planner
-    likes, with a data type that its kernels have: a run of GPUs can be evaluated on a laptop.
+    Embeddings are looked up and travel in fp32, so that scores do not depend on the ranks. On CPU the tables
+    lie as the planner likes, with a data type that its kernels have: a run of GPUs can be evaluated on a
+    laptop.
 
     Args:
         run: the config that the weights were trained with.
@@ -124,7 +126,9 @@ def scoring_config(run: RunConfig, device: str) -> RunConfig:
             "dense_parallel": parallel,
             "dense_shard_group_size": None,
             "table_shard_group_size": None,
+            "table_sync_every_steps": 1,
             "table_communication": TableCommunicationConfig(),
+            "table_output_dtype": "fp32",
         }
     )
     # Ranks are those of the training.
@@ -185,7 +189,8 @@ def assemble(run: RunConfig, manifest: Manifest, plan: Plan, context: RankContex
 
 def communication_of(run: RunConfig) -> TableCommunication:
     """Return the precision in which the embeddings of a run travel between ranks."""
-    return TableCommunication(**run.train.table_communication.model_dump())
+    train = run.train
+    return TableCommunication(**train.table_communication.model_dump(), output_dtype=train.table_output_dtype)
 
 
 def dense_layout_of(run: RunConfig, world_size: int, local_world_size: int) -> DenseLayout:

@@ -41,9 +41,8 @@ def declared_inputs(run: RunConfig, embedding_dim: int) -> ModelInputs:
         raise ConfigError(
             "the config declares no tables", where="plan.tables", fixes=["name a data set: --data"]
         )
-    twice = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
-    if twice:
-        raise ConfigError("two declared tables share a name", where="plan.tables", got=", ".join(twice[:5]))
+    if len(set(names)) < len(names):
+        raise _same_name(run)
     check_globs(run, names)
     return ModelInputs(run.plan.num_dense, tuple(names), tables)
 
@@ -60,6 +59,22 @@ def _tables(run: RunConfig, embedding_dim: int) -> Iterator[TableSpec]:
                 pooling=declared.pooling,
                 pooling_factors={name: declared.pooling_factor},
             )
+
+
+def _same_name(run: RunConfig) -> ConfigError:
+    """Return the error for the first name that two entries of `plan.tables` have."""
+    first: dict[str, str] = {}
+    for pattern, declared in run.plan.tables.items():
+        for name in _names(pattern, len(declared.rows())):
+            if name in first:
+                return ConfigError(
+                    "two declared tables share a name",
+                    where="plan.tables",
+                    got=f"{name}, of `{first[name]}` and of `{pattern}`",
+                    fixes=[f"leave {name} out of `{first[name]}`", "give one of them another name"],
+                )
+            first[name] = pattern
+    raise AssertionError("all names differ")
 
 
 def _names(pattern: str, count: int) -> list[str]:

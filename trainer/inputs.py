@@ -6,6 +6,7 @@ import fnmatch
 from collections.abc import Mapping, Sequence
 
 from sharding.id_buckets import IdPolicy
+from sharding.sharders import SEQUENCE_TYPES
 from sharding.tables import Pooling, TableSpec
 from trainer.config import FeatureGroup, RunConfig, TableConfig
 from trainer.config.messages import did_you_mean
@@ -110,7 +111,7 @@ def table_spec(
         pooling_factors: mean ids per row by feature.
     """
     config = run.table_config(name)
-    sharding_types = config.sharding_types or run.plan.sharding_types
+    sharding_types = config.sharding_types or _types_for_all(run, pooling)
     _check_ids(name, config)
     return TableSpec(
         name=name,
@@ -132,6 +133,14 @@ def table_spec(
         stochastic_rounding=config.stochastic_rounding,
         bounds_check_mode=config.bounds_check_mode,
     )
+
+
+def _types_for_all(run: RunConfig, pooling: Pooling) -> Sequence[str] | None:
+    """Return the sharding types that the config allows every table; of a sequence those that it can have."""
+    asked = run.plan.sharding_types
+    if asked is None or pooling != "none":
+        return asked
+    return [kind for kind in asked if kind in SEQUENCE_TYPES] or asked
 
 
 def _check_ids(name: str, config: TableConfig) -> None:

@@ -12,12 +12,11 @@ from typing import Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
-from torch import nn
 
 from sharding.hosts import RankContext
+from sharding.ids import Figures
 from sharding.plan import Plan
-from trainer.assembly import assemble, open_split, read_policy, scoring_config
+from trainer.assembly import Assembly, assemble, open_split, read_policy, scoring_config
 from trainer.batch import Batch
 from trainer.checkpoint import read_progress
 from trainer.config import RunConfig
@@ -79,7 +78,7 @@ def evaluate_rank(job_folder: Path, context: RankContext) -> str:
     request = Request.load(job_folder)
     folder, dataset = RunFolder(Path(request.run)), as_place(request.dataset)
     run, manifest = request.config(), Manifest.load(dataset)
-    predictions = _predictions(job_folder, request, run, manifest, context)
+    predictions, ids = _predictions(job_folder, request, run, manifest, context)
     if predictions is not None:
         skipped = predictions.skipped_of(manifest.split(request.split).rows, request.split)
         by = {}
@@ -96,6 +95,7 @@ def evaluate_rank(job_folder: Path, context: RankContext) -> str:
             "step": step,
             "metrics": metrics,
             "by": by,
+            "ids": ids,
         }
         write_json(job_folder / RESULT_FILE, result)
     return "finished"
@@ -107,7 +107,7 @@ def score_rank(job_folder: Path, context: RankContext) -> str:
     # Whoever asks for scores takes them by row number: none may be missing.
     run = replace(request, on_corrupt="fail").config()
     manifest = Manifest.load(as_place(request.dataset))
-    predictions = _predictions(job_folder, request, run, manifest, context)
+    predictions, _ = _predictions(job_folder, request, run, manifest, context)
     if predictions is not None:
         table = pa.table({"row": predictions.rows_N, "probability": sigmoid(predictions.logits_N)})
         pq.write_table(table, job_folder / SCORES_FILE)
@@ -123,21 +123,25 @@ def score_parts_rank(job_folder: Path, context: RankContext) -> str:
     folder.mkdir(exist_ok=True)
     schema = pa.schema({"row": pa.int64(), "probability": pa.float64()})
     with pq.ParquetWriter(folder / f"part-{context.rank:05d}.parquet", schema) as writer:
-        for found in predictions_by_batch(*_task_and_batches(job_folder, request, run, manifest, context)):
+        assembly, batches, shift = _assembled(job_folder, request, run, manifest, context)
+        for found in predictions_by_batch(assembly.task, batches, context.device, shift):
             writer.write_table(pa.table([found.rows_N, sigmoid(found.logits_N)], schema=schema))
     return "finished"
 
 
 def _predictions(
     job_folder: Path, request: Request, run: RunConfig, manifest: Manifest, context: RankContext
-) -> Predictions | None:
-    return predict(*_task_and_batches(job_folder, request, run, manifest, context))
+) -> tuple[Predictions | None, Figures]:
+    """Return the predictions on rank 0, and by table what was looked up of ids that come and go."""
+    assembly, batches, shift = _assembled(job_folder, request, run, manifest, context)
+    predictions = predict(assembly.task, batches, context.device, shift)
+    return predictions, assembly.ids.lookup_figures()
 
 
-def _task_and_batches(
+def _assembled(
     job_folder: Path, request: Request, run: RunConfig, manifest: Manifest, context: RankContext
-) -> tuple[nn.Module, Iterator[Batch], torch.device, float]:
-    """Return what `predict` takes."""
+) -> tuple[Assembly, Iterator[Batch], float]:
+    """Return the loaded model, this rank's batches, and what is added to logits."""
     folder, run = RunFolder(Path(request.run)), scoring_config(run, context.device.type)
     trained_on = folder.manifest()
     trained_on.require_spec(manifest.spec, request.dataset)
@@ -148,4 +152,4 @@ def _task_and_batches(
     batches = prefetched(reader.batches(0), run.data.prefetch_batches, pin)
     batches = assembly.ids.looked_up(batches, context.device)
     shift = manifest.logit_shift(request.split, trained_on)
-    return assembly.task, batches, context.device, shift
+    return assembly, batches, shift

@@ -118,6 +118,16 @@ class RunFolder:
         """Return the data set folder."""
         return as_place(read_json(self.path / "env.json")["dataset"])
 
+    def dataset_files(self) -> Place:
+        """Return the folder that the data set's files lie in, which on a store may be another one by now.
+
+        Raises:
+            DataError: there is no data set any more.
+            StoreError: the store cannot be read.
+        """
+        place = self.dataset()
+        return place if isinstance(place, Path) else Manifest.load(place).folder_in(place)
+
     def result(self) -> dict[str, Any]:
         """Read the result.
 

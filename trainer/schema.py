@@ -180,6 +180,16 @@ class FeatureStatistics(_Record):
     max: float | None = None
 
 
+class LabelTimes(_Record):
+    """Label rate over time, counted over all rows."""
+
+    column: str
+    """Raw column that tells the time."""
+    points: dict[str, tuple[tuple[float, int, int], ...]]
+    """By split, or under `all` where splits do not follow one another in time: mean time, rows and rows with
+    label 1 of each point, in the order of time."""
+
+
 class CleaningStep(_Record):
     """What one rule of `data.clean` did to the raw rows."""
 
@@ -222,6 +232,8 @@ class Manifest(_Record):
     spec: FeatureSpec
     splits: dict[SplitName, Split]
     statistics: dict[str, FeatureStatistics]
+    label_times: LabelTimes | None = None
+    """None where the config names no time."""
     raw: dict[str, Any] | None = None
     """`root`, `source` and `joins` of the raw rows, absolute; None when they came as a DataFrame."""
     cleaning: tuple[CleaningStep, ...] = ()
@@ -235,7 +247,9 @@ class Manifest(_Record):
     synthetic: bool = False
     """Whether the raw rows were made up."""
     vectors_in: str | None = None
-    """Data set that holds the vectors, where they are not in this one."""
+    """Folder that holds the vectors, where they are not in this data set."""
+    files_in: str | None = None
+    """Folder inside the data set that holds all else, where it took the place of another one on a store."""
     versions: dict[str, str] = Field(default_factory=dict)
 
     @classmethod
@@ -269,8 +283,21 @@ class Manifest(_Record):
     def save(self, folder: str | Path) -> Path:
         """Write `manifest.json` atomically and return its path."""
         path = Path(folder) / MANIFEST_FILE
-        write_atomically(path, json.dumps(self.model_dump(mode="json"), indent=1, ensure_ascii=False))
+        write_atomically(path, self.as_text())
         return path
+
+    def as_text(self) -> str:
+        """Return the content of `manifest.json`."""
+        return json.dumps(self.model_dump(mode="json"), indent=1, ensure_ascii=False)
+
+    def folder_in(self, dataset: str | Place) -> Place:
+        """Return the folder that the files named here lie in.
+
+        Args:
+            dataset: the data set folder.
+        """
+        place = as_place(dataset)
+        return place if self.files_in is None else place / self.files_in
 
     def require_spec(self, spec: FeatureSpec, where: str) -> None:
         """Refuse inputs of another feature spec than this data set's.

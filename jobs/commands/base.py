@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -59,6 +60,16 @@ def launch_arguments(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--ranks", type=positive, help="number of ranks (default 1; spark: one per slot)")
     parser.add_argument("--master", help="Spark master URL for --on spark, for instance spark://host:7077")
+    parser.add_argument(
+        "--gpu",
+        help="catalogue name of the GPUs that --on spark hands out, for instance h100 (default: none)",
+    )
+    parser.add_argument(
+        "--ranks-per-host",
+        type=positive,
+        metavar="N",
+        help="ranks that share a host, for --on spark (default: what the executors' hosts tell)",
+    )
 
 
 def positive(text: str) -> int:
@@ -88,18 +99,25 @@ def load_config(arguments: Namespace) -> RunConfig:
 
 
 def cluster_of(arguments: Namespace) -> Cluster:
-    """Return the cluster that `--on`, `--ranks` and `--master` name."""
+    """Return the cluster that `--on`, `--ranks` and the options of Spark name."""
     from jobs.cluster import Cluster
     from jobs.launch import torchrun_rank, torchrun_world_size
 
     ranks = arguments.ranks
     on: On = arguments.on or ("process" if (ranks or 1) == 1 else "local")
-    if arguments.master and on != "spark":
-        raise UserError("--master belongs to --on spark", where=f"--on {on}", fixes=["add --on spark"])
     if on == "spark":
         from jobs.session import spark_session
 
-        return Cluster.from_spark(spark_session("shardrec", master=arguments.master), ranks)
+        session = spark_session("shardrec", master=arguments.master)
+        _say_unused_gpus(session, arguments.gpu)
+        return Cluster.from_spark(session, ranks, arguments.gpu, arguments.ranks_per_host)
+    for_spark = {
+        "--master": arguments.master,
+        "--gpu": arguments.gpu,
+        "--ranks-per-host": arguments.ranks_per_host,
+    }
+    for option in [name for name, value in for_spark.items() if value]:
+        raise UserError(f"{option} belongs to --on spark", where=f"--on {on}", fixes=["add --on spark"])
     if on == "torchrun":
         # WORLD_SIZE alone says nothing: cluster managers set it for other purposes too.
         inside = torchrun_rank() is not None
@@ -112,6 +130,16 @@ def cluster_of(arguments: Namespace) -> Cluster:
             fixes=[f"--on local --ranks {ranks}", "--ranks 1"],
         )
     return Cluster.local(ranks or 1, on=on)
+
+
+def _say_unused_gpus(session: Any, gpu: str | None) -> None:
+    """Tell a person that the GPUs of Spark's tasks stay idle."""
+    amount = session.conf.get("spark.task.resource.gpu.amount", "0")
+    if gpu is None and float(amount) > 0:
+        print(  # noqa: T201
+            f"Spark gives each task {amount} GPU, but ranks compute on the CPU: name it, --gpu h100",
+            file=sys.stderr,
+        )
 
 
 def number_text(value: Any) -> str:

@@ -123,21 +123,23 @@ def _page(plan: Plan, name: str, path: str | None) -> str | None:
 
 def _new_plan(run: RunConfig, data: Place | None, arguments: Namespace) -> Plan:
     from jobs.cluster import Cluster
-    from jobs.hardware import catalogue_of
-    from jobs.planning import Planning, plan
+    from jobs.hardware import catalogue_of, with_own_figures
+    from jobs.planning import Planning
     from jobs.smallest import node_kinds, smallest_plan
     from sharding import topology
 
     batch_size = arguments.batch_size_per_rank
-    catalogue = catalogue_of(run.plan.hardware, arguments.hardware)
+    given = (run.plan.hardware, arguments.hardware)
+    catalogue = catalogue_of(*given)
     if arguments.smallest is not None:
         kinds = node_kinds(arguments.smallest, catalogue)
         planning = Planning.open(run, data)
         return smallest_plan(planning, kinds, batch_size_per_rank=batch_size, max_nodes=arguments.max_nodes)
-    cluster: topology.Cluster = Cluster.local(arguments.ranks or 1)
     if arguments.cluster:
         cluster = topology.Cluster.parse(arguments.cluster, catalogue)
-    return plan(run, data, cluster, batch_size_per_rank=batch_size)
+    else:
+        cluster = with_own_figures(Cluster.local(arguments.ranks or 1), *given)
+    return Planning.open(run, data).plan(cluster, batch_size)
 
 
 def _comparison_of_files(old: str, new: str, html: str | None) -> Outcome:

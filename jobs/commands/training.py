@@ -121,6 +121,9 @@ def _evaluate(arguments: Namespace) -> Outcome:
     skipped = f" ({found.rows_skipped:,} in damaged row groups skipped)" if found.rows_skipped else ""
     lines = [f"{found.split}: {found.rows:,} rows{skipped}"]
     lines += [f"{name}: {number_text(value)}" for name, value in found.metrics.items() if name != "rows"]
+    for table, told in found.ids.items():
+        share = 100 * told["oov_share"]
+        lines.append(f"ids of table {table}: {share:.2f} % of {told['lookups']:,} lookups without a row")
     for column, groups in found.by.items():
         lines.append(f"by {column}:")
         for group in groups:

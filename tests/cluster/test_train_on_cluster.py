@@ -17,6 +17,7 @@ import pytest
 from jobs import RunConfig, evaluate, train
 from jobs.movielens import unpack_movielens_100k
 from tests.support.cluster import REPOSITORY, StandaloneCluster, standalone_cluster
+from tests.support.run_folders import losses
 
 pytestmark = pytest.mark.cluster
 CONFIG = REPOSITORY / "jobs" / "configs" / "tiny_local.yaml"
@@ -59,20 +60,15 @@ def prepared(cluster: StandaloneCluster, tmp_path_factory: pytest.TempPathFactor
     assert sum(value["rows"].values()) == 100_000
     data = folder / value["dataset"]
     alone = train(run, data, out=folder / "alone", show_progress=False)
-    losses = _losses(folder / "alone")
-    assert len(losses) == 20
-    assert losses[-1] < losses[0]
-    return Prepared(folder, config, data, losses, evaluate(alone, "test").metrics)
+    expected = losses(folder / "alone")
+    assert len(expected) == 20
+    assert expected[-1] < expected[0]
+    return Prepared(folder, config, data, expected, evaluate(alone, "test").metrics)
 
 
 def _done(command: Any) -> dict[str, Any]:
     assert command.returncode == 0, command.stderr
     return dict(json.loads(command.stdout)) if command.stdout.startswith("{") else {}
-
-
-def _losses(run_folder: Path) -> list[float]:
-    lines = [json.loads(line) for line in (run_folder / "metrics.jsonl").read_text().splitlines()]
-    return [line["loss"] for line in lines if line["kind"] == "train"]
 
 
 def test_train_and_evaluate_commands_on_the_cluster_equal_one_process(
@@ -83,7 +79,7 @@ def test_train_and_evaluate_commands_on_the_cluster_equal_one_process(
         "train", prepared.config, "--data", prepared.data, "--out", tmp_path, *on_spark, cwd=prepared.folder
     )
     assert _done(trained)["steps"] == 20
-    assert _losses(tmp_path) == pytest.approx(prepared.losses, abs=1e-4)
+    assert losses(tmp_path) == pytest.approx(prepared.losses, abs=1e-4)
     logs = [(tmp_path / "log" / f"rank_0000{number}.txt").read_text() for number in (0, 1)]
     assert all("of 2 on cpu" in log for log in logs)
     said = [line for line in re.split(r"[\r\n]+", trained.stderr) if line.strip()]
@@ -108,7 +104,7 @@ def test_a_fresh_session_gives_a_rank_for_each_slot_that_registers(
     value = _done(cluster.run(sys.executable, *driver, cwd=REPOSITORY))
     assert value["ranks"] == 2
     assert value["driver"] == "127.0.0.1"  # The way to this master; other masters are not on loopback.
-    assert _losses(tmp_path / "run") == pytest.approx(prepared.losses, abs=1e-4)
+    assert losses(tmp_path / "run") == pytest.approx(prepared.losses, abs=1e-4)
     assert value["metrics"] == pytest.approx(prepared.metrics, abs=1e-3)
 
 
@@ -120,7 +116,7 @@ def test_spark_submit_trains_on_every_slot(
     assert submitted.returncode == 0, submitted.stdout[-3000:]
     # spark-submit prints what its program prints on stderr to stdout too; the result comes last.
     assert json.loads(submitted.stdout.splitlines()[-1])["steps"] == 20
-    assert _losses(tmp_path) == pytest.approx(prepared.losses, abs=1e-4)
+    assert losses(tmp_path) == pytest.approx(prepared.losses, abs=1e-4)
     assert json.loads((tmp_path / "launch.json").read_text())["ranks"] == 2
 
 

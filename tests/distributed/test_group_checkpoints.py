@@ -19,8 +19,8 @@ from tests.support.tiny import CONFIG, tiny_data
 from trainer.loop import train_rank
 from trainer.run_folder import RunFolder
 
-GROUPS = "train.table_shard_group_size=2"
-ONE_GROUP = "train.table_shard_group_size=null"
+GROUPS = ("train.table_shard_group_size=2",)
+ONE_GROUP = ("train.table_shard_group_size=null", "train.table_sync_every_steps=1")
 SGD = "train.embedding_optimizer={name: sgd, learning_rate: 0.1}"
 ADAGRAD = "train.embedding_optimizer={name: adagrad, learning_rate: 0.05, eps: 0.001}"
 RARELY = ("train.table_sync_every_steps=3", "train.checkpoint_every_steps=4")
@@ -41,13 +41,13 @@ def run_of(*overrides: str) -> RunConfig:
     )
 
 
-def go_on(rank: int, world_size: int, parts: list[tuple[str, str, int]]) -> None:
+def go_on(rank: int, world_size: int, parts: list[tuple[str, tuple[str, ...], int]]) -> None:
     """Train parts of runs, each a folder, a change of its config and the step to stop at."""
     context = RankContext(rank, world_size, rank, world_size, "host", torch.device("cpu"))
     for path, groups, steps in parts:
         folder = RunFolder(Path(path))
         if rank == 0:
-            run = folder.config().override(groups, f"train.max_steps={steps}")
+            run = folder.config().override(*groups, f"train.max_steps={steps}")
             folder.config_file.write_text(run.to_yaml())
             cluster = Cluster(ranks_per_node=world_size)
             plan(run, Dataset.open(folder.dataset()), cluster).save(folder.plan_file)
@@ -66,8 +66,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs")
     data = tiny_data(folder / "data", run_of(SGD))
     parts = start(run_of(SGD), data, folder / "parts")
-    whole = start(run_of(ADAGRAD, *RARELY), data, folder / "whole")
-    halves = start(run_of(ADAGRAD, *RARELY), data, folder / "halves")
+    whole = start(run_of(ADAGRAD, *GROUPS, *RARELY), data, folder / "whole")
+    halves = start(run_of(ADAGRAD, *GROUPS, *RARELY), data, folder / "halves")
     on_four = [(str(parts), change, steps) for change, steps in PARTS]
     on_four += [(str(whole), GROUPS, 8), (str(halves), GROUPS, 4)]
     run_distributed(go_on, 4, on_four, timeout=300)
@@ -75,7 +75,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copytree(halves, folder / name)
     run_distributed(go_on, 4, [(str(halves), GROUPS, 8), (str(folder / "four"), ONE_GROUP, 8)])
     run_distributed(go_on, 2, [(str(parts), GROUPS, ON_TWO), (str(folder / "two"), ONE_GROUP, 8)])
-    train(run_of(SGD, GROUPS), data, HERE, out=parts, show_progress=False)
+    train(run_of(SGD, *GROUPS), data, HERE, out=parts, show_progress=False)
     train(run_of(SGD), data, HERE, out=folder / "unbroken", show_progress=False)
     one = RunFolder(folder / "one").config().override("train.max_steps=8")
     train(one, data, HERE, out=folder / "one", show_progress=False)

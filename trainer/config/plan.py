@@ -61,7 +61,7 @@ class TableConfig(Section):
     """Sharding types that the planner may choose from, for instance `[table_wise, row_wise]`."""
     compute_kernels: list[ComputeKernel] | None = Field(default=None, min_length=1)
     """Kernels that the planner may choose from, for instance `[fused, fused_uvm_caching]`. `key_value`
-    (weights on SSD) can be planned, not trained."""
+    (weights on SSD) can be planned, not trained: the published builds of FBGEMM have no kernels for it."""
     min_partition: int | None = Field(default=None, ge=1)
     """Least width of a column-wise shard."""
     cache_load_factor: float | None = Field(default=None, gt=0, le=1)
@@ -186,12 +186,14 @@ class PlanConfig(Section):
     num_dense: int = Field(default=0, ge=0)
     """Dense inputs of the model beside `plan.tables`."""
     hardware: HardwareConfig = HardwareConfig()
-    """GPUs and machines for `plan --cluster`, beside and in place of those of the catalogue."""
+    """GPUs and machines for `plan --cluster`, beside and in place of those of the catalogue. Figures of the
+    ranks' own GPU, or of `cpu`, count for `train` too; memory that a host tells of itself stays."""
     rows_per_epoch: int | None = Field(default=None, ge=1)
     """Training rows, for time and price of an epoch; default those of the data set."""
 
     sharding_types: list[ShardingType] | None = Field(default=None, min_length=1)
-    """Sharding types for every table; `tables.<glob>.sharding_types` wins."""
+    """Sharding types for every table, for sequence tables those of them that they can have;
+    `tables.<glob>.sharding_types` wins."""
     storage_reserve_share: float = Field(default=0.15, ge=0, lt=1)
     """Share of each rank's memory left free for the framework and for what the plan does not reckon with."""
     dense_efficiency: float = Field(default=0.4, gt=0, le=1)

@@ -182,13 +182,13 @@ class RunConfig(Section):
     def _checked(cls, raw: dict[str, Any], where: str | _Origins) -> RunConfig:
         origins = _Origins(where, raw, ()) if isinstance(where, str) else where
         try:
-            return cls.model_validate(raw)
+            return cls.model_validate(raw, context={"root": _root(raw)})
         except ValidationError as error:
             raise config_error(error, cls, origins.place) from error
-        except ConfigError as error:  # from a rule over several sections, which does not know the file
+        except ConfigError as error:  # from a rule over several keys, which does not know the file
             raise ConfigError(
                 error.what,
-                where=placed(origins.where, error.where),
+                where=origins.place(error.where),
                 got=error.got,
                 allowed=error.allowed,
                 fixes=error.fixes,
@@ -249,6 +249,13 @@ class _Origins:
             if made or f"{key}.".startswith(f"{path}."):
                 return placed(f"--set {override}", key)
         return placed(self.where, key)
+
+
+def _root(raw: Any) -> str:
+    """Return `data.root` of a config that is not checked yet, for rules that look at the files themselves."""
+    data = raw.get("data") if isinstance(raw, dict) else None
+    root = data.get("root") if isinstance(data, dict) else None
+    return root if isinstance(root, str) else "."
 
 
 def _has(tree: Any, key: str) -> bool:

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from trainer.config.base import Section
+from trainer.errors import ConfigError
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
 """Share of a running mean that a step keeps."""
@@ -94,6 +95,9 @@ class TrainConfig(Section):
     dense_optimizer: DenseOptimizerConfig = DenseOptimizerConfig()
     embedding_optimizer: EmbeddingOptimizerConfig = EmbeddingOptimizerConfig()
     table_communication: TableCommunicationConfig = TableCommunicationConfig()
+    table_output_dtype: Literal["fp32", "fp16", "bf16"] = "fp32"
+    """Of the embeddings that the kernels look up. `fp16` and `bf16` halve buffers and exchanges: embeddings
+    travel between ranks as they are, and so do their gradients; the model gets fp32. `bf16` is for GPUs."""
     schedule: ScheduleConfig = ScheduleConfig()
     max_gradient_norm: float | None = Field(default=None, gt=0)
     """Clip the norm of all dense gradients together; the fused embedding optimizers never see it."""
@@ -109,7 +113,7 @@ class TrainConfig(Section):
     when a run goes on."""
     table_sync_every_steps: int = Field(default=1, ge=1)
     """How often the copies are averaged over the groups, weights and optimizer state; also done before every
-    evaluation and save."""
+    evaluation and save. Needs `table_shard_group_size` where it is above 1."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """`bf16` runs the dense part under autocast; tables keep their own data type."""
     evaluate_every_steps: int | None = Field(default=None, ge=1)
@@ -131,5 +135,17 @@ class TrainConfig(Section):
         if self.dense_shard_group_size is not None and self.dense_parallel != "hsdp":
             raise ValueError(
                 f"`dense_shard_group_size` is for `dense_parallel: hsdp`, not for `{self.dense_parallel}`"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _sync_of_groups(self) -> TrainConfig:
+        if self.table_sync_every_steps > 1 and self.table_shard_group_size is None:
+            raise ConfigError(
+                "without groups there is one copy of the tables, and nothing to average",
+                where="train.table_sync_every_steps",
+                got=self.table_sync_every_steps,
+                allowed="1, or any number beside `train.table_shard_group_size`",
+                fixes=["set train.table_shard_group_size", "leave train.table_sync_every_steps out"],
             )
         return self

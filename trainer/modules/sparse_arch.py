@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torchrec.sparse.jagged_tensor import JaggedTensor, KeyedJaggedTensor, KeyedTensor
 
-from sharding.tables import build_collections, pooled_vectors
+from sharding.tables import build_collections, pooled_vectors, sequence_vectors
 from trainer.modules.sequence_pooling import SequencePooling, sequence_pooling
 from trainer.registry import ModelInputs, ModelSection
 
@@ -109,7 +109,7 @@ class FeatureVectors(nn.Module):
         found = {} if pooled is None else pooled_vectors(pooled, sparse, self.tables)
         for name, index in self.pooling_of.items():
             assert sequences is not None
-            found[name] = self.sequence_poolings[index](sequences[name])
+            found[name] = self.sequence_poolings[index](sequence_vectors(sequences[name]))
         vectors = [
             projection(found[name]) for name, projection in zip(self.features, self.projections, strict=True)
         ]

@@ -33,6 +33,7 @@ def write_page(path: Path, template: str, page: object) -> Path:
     )
     text = environment.get_template(template).render(page=page)
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, text)
     except OSError as error:
         raise DataError(

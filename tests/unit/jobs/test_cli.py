@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
@@ -211,6 +213,28 @@ def test_rows_without_a_value_are_a_group_called_missing(
     assert main(["evaluate", "run", "--by", "gender"]) == 0
     lines = capsys.readouterr().out.splitlines()[-3:]
     assert [line.split()[0] for line in lines] == ["(missing)", "7", "x"]
+
+
+def test_lookups_of_unknown_ids_are_told_by_table(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.undo()
+    ids = {"user": {"lookups": 1200, "oov_share": 0.125}}
+    found = Evaluation("test", 1200, {"auc": 0.5}, {}, ids=ids)
+    monkeypatch.setattr(verbs, "evaluate", lambda *_, **__: found)
+    assert main(["evaluate", "run"]) == 0
+    assert "ids of table user: 12.50 % of 1,200 lookups without a row" in capsys.readouterr().out
+    assert main(["evaluate", "run", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["ids"] == ids
+
+
+def test_a_reader_that_has_enough_is_no_error() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "jobs.cli", "config", "schema"]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_resume_without_a_checkpoint_says_that_it_starts_anew(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from argparse import Namespace
+from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,7 +14,7 @@ import torch
 from jobs import cluster as cluster_module
 from jobs import session
 from jobs.cluster import Cluster
-from jobs.commands import cluster_of
+from jobs.commands.base import cluster_of, launch_arguments
 from jobs.ranks import slots
 from jobs.session import session_settings
 from sharding.errors import UserError
@@ -166,8 +166,34 @@ def test_torchrun_tells_how_many_ranks_are_on_this_host(
 
 
 def on_torchrun(ranks: int | None) -> int:
-    arguments = Namespace(on="torchrun", ranks=ranks, master=None)
-    return cluster_of(arguments).world_size
+    return cluster_of(where("--on", "torchrun", *(["--ranks", str(ranks)] if ranks else []))).world_size
+
+
+def where(*options: str) -> Namespace:
+    parser = ArgumentParser()
+    launch_arguments(parser)
+    return parser.parse_args(options)
+
+
+def test_gpu_ranks_on_spark_are_named_on_the_command_line(
+    monkeypatch: pytest.MonkeyPatch, no_waiting: list[float], capsys: pytest.CaptureFixture[str]
+) -> None:
+    executors = Executors(("a", 8), ("b", 8), task__resource__gpu__amount="1")
+    monkeypatch.setattr(session, "spark_session", lambda *_, **__: executors)
+    shape = cluster_of(where("--on", "spark", "--ranks", "8", "--gpu", "h100", "--ranks-per-host", "4"))
+    assert (shape.nodes, shape.gpus_per_node, shape.gpu, shape.device) == (2, 4, "h100", "cuda")
+    assert not capsys.readouterr().err
+    # Nobody named a GPU.
+    assert cluster_of(where("--on", "spark", "--ranks", "16")).device == "cpu"
+    assert "ranks compute on the CPU: name it, --gpu" in capsys.readouterr().err
+    with pytest.raises(UserError, match="no such entry"):
+        cluster_of(where("--on", "spark", "--gpu", "h10"))
+
+
+@pytest.mark.parametrize("option", ["--master", "--gpu", "--ranks-per-host"])
+def test_options_of_spark_are_refused_elsewhere(option: str) -> None:
+    with pytest.raises(UserError, match=f"{option} belongs to --on spark"):
+        cluster_of(where("--ranks", "2", option, "1"))
 
 
 def test_a_world_size_that_torchrun_did_not_set_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -54,6 +54,18 @@ def test_training_says_that_its_plan_was_reckoned_otherwise(
     assert "train: the plan reckoned with batch_size_per_rank 16 (run: 64)" in capsys.readouterr().err
 
 
+def test_a_plan_for_more_memory_than_a_rank_has_is_told(run: RunConfig, data: Dataset) -> None:
+    here = Cluster.local(2, device="cpu")
+    layout = plan(run, data, here)
+    assert reckoning_warnings(layout, run, here) == []
+    least = max(rank.memory_used for rank in layout.memory) / 2**30
+    small = replace(here, hardware=replace(here.rank_hardware, host_memory_gib=1.1 * least))
+    (warning,) = reckoning_warnings(layout, run, small)
+    assert "GiB on its fullest rank" in warning
+    enough = replace(here, hardware=replace(here.rank_hardware, host_memory_gib=1.2 * least))
+    assert reckoning_warnings(layout, run, enough) == []
+
+
 def test_a_plan_for_a_gpu_or_hosts_that_the_run_has_not_is_told(run: RunConfig, data: Dataset) -> None:
     layout = plan(run, data, Shape.parse("1x2xh100"), batch_size_per_rank=32)
     other = Cluster(nodes=2, gpus_per_node=1, gpu="a100-80")

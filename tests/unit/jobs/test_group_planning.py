@@ -58,12 +58,14 @@ def test_a_search_for_the_smallest_cluster_leaves_out_ranks_that_no_groups_make_
     assert refused == {1: True, 2: False, 4: False}
     # Each copy needs the memory of two nodes, however many there are.
     huge = run.override("plan.tables={item_id: {num_embeddings: 10000000000}}")
-    with pytest.raises(CannotFitError, match="do not fit 16 ranks"):
+    with pytest.raises(CannotFitError, match="table item_id does not fit 16 ranks"):
         Planning.open(huge, None).check_bytes(Shape.parse("4x8xh100"))
 
 
 def test_scoring_takes_one_copy_on_any_number_of_ranks(run: RunConfig, data: Dataset) -> None:
-    scoring = scoring_config(run.override("train.table_shard_group_size=128"), "cpu")
+    grouped = run.override("train.table_shard_group_size=128", "train.table_sync_every_steps=20")
+    scoring = scoring_config(grouped, "cpu")
+    assert RunConfig.from_dict(scoring.as_dict()) == scoring
     assert plan(scoring, data, Cluster(ranks_per_node=3)).groups.count == 1
 
 

@@ -6,9 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from jobs.hardware import catalogue_of
+from jobs import Cluster as Ranks
+from jobs import Dataset, RunConfig, plan, train, verbs
+from jobs.cli import main
+from jobs.hardware import catalogue_of, with_own_figures
 from sharding.errors import PlanError
 from sharding.hardware import HARDWARE
+from sharding.plan import Plan
 from sharding.topology import Cluster
 from trainer.config import HardwareConfig
 from trainer.errors import ConfigError
@@ -47,6 +51,52 @@ def test_a_new_machine_takes_what_is_left_out_from_its_gpu() -> None:
     assert cluster.price_per_hour == pytest.approx(24)
 
 
+def test_a_machine_may_get_other_gpus_in_any_case_of_their_name() -> None:
+    catalogue = catalogue_of(own(machines={"p5.48xlarge": {"gpu": "H200"}}))
+    assert Cluster.parse("1xp5.48xlarge", catalogue).rank_hardware.hbm_gib == 141
+
+
+def test_ranks_on_spark_have_the_figures_of_the_config() -> None:
+    config = own(gpus={"cpu": {"host_memory_gib": 64.0}, "H100": {"hbm_gib": 94.0}})
+    on_cpu, on_gpu = Ranks(nodes=2, on="spark"), Ranks(nodes=2, gpus_per_node=8, gpu="h100", on="spark")
+    assert with_own_figures(on_cpu, config).rank_hardware.memory_gib == 64
+    assert with_own_figures(on_gpu, config).rank_hardware.hbm_gib == 94
+    assert with_own_figures(on_gpu, own(gpus={"h200": {"hbm_gib": 1.0}})) == on_gpu
+
+
+def test_memory_that_a_machine_told_of_itself_stays() -> None:
+    here = Ranks.local(2, device="cpu")
+    config = own(gpus={"cpu": {"host_memory_gib": 1e6, "host_memory_gbps": 7.0}})
+    found = with_own_figures(here, config).rank_hardware
+    assert (found.host_memory_gib, found.host_memory_gbps) == (here.rank_hardware.host_memory_gib, 7)
+
+
+def test_training_plans_with_the_figures_of_the_config(
+    run: RunConfig, data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verbs, "_launch_with_restarts", lambda *_: None)
+    monkeypatch.setattr("trainer.run_folder.RunFolder.result", lambda _: {})
+    run = run.override("plan.hardware.gpus.cpu={host_memory_gib: 20, host_memory_gbps: 50}")
+    cluster = Ranks(nodes=2, on="spark")
+    train(run, data, cluster, out=tmp_path / "run", show_progress=False)
+    layout = Plan.load(tmp_path / "run" / "plan.json")
+    assert layout.cluster.rank_hardware.host_memory_gib == 20
+    assert (
+        layout.step.table_compute_ms
+        < plan(run.override("plan.hardware={}"), data, cluster).step.table_compute_ms
+    )
+
+
+def test_a_file_of_figures_counts_for_the_ranks_of_this_host(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("gpus: {cpu: {host_memory_gbps: 123}}\n")
+    out, config = tmp_path / "plan.json", "jobs/configs/whatif_ads.yaml"
+    tables = ["--set", "plan.tables={small: {num_embeddings: 100}}", "--set", "tables={}"]
+    arguments = ["plan", config, *tables, "--ranks", "1", "--hardware", str(file), "--out", str(out)]
+    assert main(arguments) == 0
+    assert Plan.load(out).cluster.rank_hardware.host_memory_gbps == 123
+
+
 def test_the_file_wins_over_the_config(tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text("machines: {p5.48xlarge: {price_per_hour: 31}}\ngpus: {new: {like: h200, hbm_gib: 96}}\n")
@@ -64,6 +114,20 @@ def test_what_is_wrong_in_a_file_is_named_with_its_place(tmp_path: Path) -> None
         catalogue_of(own(), file)
     assert str(file) in error.value.where
     assert "hbm_gib" in str(error.value)
+
+
+def test_an_entry_like_one_that_is_not_there_is_named_with_its_place(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    for text, place in (
+        ("gpus: {mine: {like: h10}}", "gpus.mine.like"),
+        ("machines: {mine: {gpu: h10, gpus: 2}}", "machines.mine.gpu"),
+        ("machines: {p5.48xlarge: {gpu: h10}}", "machines.p5.48xlarge.gpu"),
+    ):
+        file.write_text(text)
+        with pytest.raises(PlanError, match="no such entry") as error:
+            catalogue_of(own(), file)
+        assert error.value.where == f"{file}: {place}"
+        assert error.value.fixes == ("did you mean 'h100'?",)
 
 
 def test_a_new_entry_without_its_base_is_refused() -> None:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -85,6 +88,34 @@ def test_what_takes_too_long_is_killed(tmp_path: Path) -> None:
         run_limited(sleep, str(place), 15, late)
     with pytest.raises(ProcessLookupError):
         os.kill(int(place.read_text()), 0)
+
+
+def test_a_process_ends_with_the_one_that_waits_for_it(tmp_path: Path) -> None:
+    place = tmp_path / "pid"
+    code = f"from tests.unit.jobs.test_limited import *; run_limited(sleep, {str(place)!r}, 600, late)"
+    caller = subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parents[3])
+    try:
+        _wait_until(lambda: place.exists() and place.read_text() != "")
+    finally:
+        caller.kill()
+        caller.wait()
+    _wait_until(lambda: not _is_running(int(place.read_text())))
+
+
+def _wait_until(holds: Callable[[], bool]) -> None:
+    for _ in range(600):
+        if holds():
+            return
+        time.sleep(0.1)
+    raise AssertionError("not within a minute")
+
+
+def _is_running(pid: int) -> bool:
+    # Where nobody collects orphans, a process that has ended remains as a zombie.
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
 
 
 def test_a_process_that_dies_is_told() -> None:

@@ -13,6 +13,7 @@ from jobs.planning import check_optimizer_of
 from sharding.dense_part import dense_layers
 from sharding.errors import PlanError
 from sharding.topology import Cluster as Shape
+from tests.support.run_folders import losses
 from trainer.assembly import build_task, scoring_config
 
 
@@ -114,7 +115,7 @@ def test_without_a_plan_the_groups_that_do_not_fit_come_first() -> None:
         plan(huge, cluster=Shape.parse("1x8xh100"))
     assert "train.dense_shard_group_size: 2" in error.value.fixes
     (also,) = error.value.also
-    assert "1 tables do not fit 8 ranks" in also
+    assert " does not fit 8 ranks" in also
     # Reckoned with a copy on every rank, it is no proof.
     assert "verdict" not in error.value.as_json()
 
@@ -135,6 +136,26 @@ def test_a_plan_of_another_precision_between_ranks_is_refused(
 def test_scores_do_not_depend_on_the_precision_between_ranks(run: RunConfig) -> None:
     packed = run.override("train.table_communication={forward: int8, backward: fp16}")
     assert scoring_config(packed, "cpu") == scoring_config(run, "cpu")
+    rounded = run.override("train.table_output_dtype=fp16")
+    assert scoring_config(rounded, "cpu") == scoring_config(run, "cpu")
+
+
+def test_a_run_trains_with_the_output_that_its_config_names(
+    run: RunConfig, data: Dataset, tmp_path: Path
+) -> None:
+    exact, rounded = (
+        train(config.override("train.log_every_steps=1"), data, out=tmp_path / name, show_progress=False)
+        for name, config in (("exact", run), ("rounded", run.override("train.table_output_dtype=fp16")))
+    )
+    assert losses(rounded.path) == pytest.approx(losses(exact.path), rel=1e-3)
+    assert losses(rounded.path) != losses(exact.path)
+    with pytest.raises(PlanError, match="CPU kernels look up no such vectors"):
+        train(
+            run.override("train.table_output_dtype=bf16"),
+            data,
+            Cluster.local(device="cpu"),
+            out=tmp_path / "x",
+        )
 
 
 def test_more_nodes_that_would_help_are_as_many_as_training_takes() -> None:

@@ -12,20 +12,20 @@ from jobs.hardware import catalogue_of
 from jobs.planning import Planning
 from jobs.smallest import node_kinds, smallest_plan
 from sharding.errors import PlanError
-from sharding.machines import CATALOGUE
+from sharding.machines import CATALOGUE, MACHINES
 from sharding.plan import Plan
 from sharding.topology import Cluster
 from sharding.verdicts import NoPlanFoundError
 from tests.support.run_folders import plan as any_plan
 from trainer.config import HardwareConfig
 
-MACHINES = {
+OWN_MACHINES = {
     "cheap": {"gpu": "t4", "gpus": 2, "price_per_hour": 1.0},
     "middling": {"gpu": "t4", "gpus": 8, "price_per_hour": 3.0},
     "dear": {"gpu": "h100", "gpus": 8, "price_per_hour": 10.0},
     "free": {"gpu": "t4", "gpus": 1},
 }
-OWN = catalogue_of(HardwareConfig.model_validate({"machines": MACHINES}))
+OWN = catalogue_of(HardwareConfig.model_validate({"machines": OWN_MACHINES}))
 
 
 class Limits:
@@ -89,7 +89,9 @@ def test_clusters_that_training_refuses_are_left_out(capsys: pytest.CaptureFixtu
     limits = Limits({"cheap": 3}, {"cheap": {5, 6, 7, 16}}, refused)
     assert found(limits, "cheap") == "16xcheap"
     assert limits.tried == ["4xcheap", "8xcheap", "16xcheap"]
-    assert "123 numbers are left out: no training on 3xcheap" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "123 numbers of nodes like 1xcheap are left out, since training refuses them" in said
+    assert "such as: no training on 3xcheap" in said
 
 
 def test_an_error_at_some_clusters_does_not_end_the_search(capsys: pytest.CaptureFixture[str]) -> None:
@@ -164,6 +166,11 @@ def test_without_prices_the_fewest_ranks_win() -> None:
     assert found(limits, "free") == "3xfree"
 
 
+def test_a_kind_without_a_price_comes_after_those_with_one() -> None:
+    assert found(Limits({"free": 1, "dear": 4}, {"free": {1}, "dear": {4}}), "free", "dear") == "4xdear"
+    assert found(Limits({"free": 1, "dear": 500}, {"free": {1}}), "free", "dear") == "1xfree"
+
+
 def test_no_cluster_within_the_limit_is_an_error_that_names_it() -> None:
     with pytest.raises(PlanError, match="up to 4 nodes") as error:
         found(Limits({"cheap": 5}, {"cheap": {5}}), "cheap", max_nodes=4)
@@ -173,7 +180,7 @@ def test_no_cluster_within_the_limit_is_an_error_that_names_it() -> None:
 
 def test_every_machine_with_a_price_is_a_kind_by_default() -> None:
     assert [str(kind) for kind in node_kinds((), OWN)] == [
-        *(f"1x{name}" for name in CATALOGUE.machines),
+        *(f"1x{machine.name}" for machine in MACHINES.values() if machine.price_per_hour is not None),
         "1xcheap",
         "1xmiddling",
         "1xdear",

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from fbgemm_gpu.split_table_batched_embeddings_ops_common import EmbeddingLocation
+from fbgemm_gpu.split_table_batched_embeddings_ops_training import ComputeDevice, construct_split_state
 
 from sharding.errors import PlanError
 from sharding.id_buckets import BucketShape, IdBuckets, IdPolicy
@@ -12,6 +14,7 @@ from sharding.report import plan_report
 from sharding.sharders import SHARDING_TYPES
 from sharding.tables import TableSpec
 from sharding.topology import Cluster
+from sharding.verdicts import CannotFitError
 from tests.unit.sharding.planning import plan_of
 
 ROWS, DIM, BATCH, IDS = 4000, 32, 16, 5
@@ -31,11 +34,13 @@ def table(**settings: object) -> TableSpec:
         ("data_parallel", 1, DIM),
     ],
 )
-def test_ids_and_outputs_of_each_sharding_type(kind: str, batches: int, columns: int) -> None:
-    plan = plan_of([table(sharding_types=(kind,))], "2x2xh100", batch_size_per_rank=BATCH)
+@pytest.mark.parametrize("data_type", ["fp32", "fp16"])
+def test_ids_and_outputs_of_each_sharding_type(kind: str, batches: int, columns: int, data_type: str) -> None:
+    spec = table(sharding_types=(kind,), data_type=data_type)
+    plan = plan_of([spec], "2x2xh100", batch_size_per_rank=BATCH)
     for rank in (plan.memory[r] for r in plan.tables[0].ranks):
         assert rank.input_buffers == rank.pipeline_copies == batches * 8 * BATCH * IDS
-        # Before their exchange a rank holds the embeddings of every rank's rows.
+        # Before their exchange a rank holds the embeddings of every rank's rows, in fp32 of fp16 tables too.
         rows = BATCH if kind == "data_parallel" else 4 * BATCH
         assert rank.output_buffers == rows * 4 * columns
 
@@ -92,6 +97,50 @@ def test_uvm_tables_are_in_host_memory_and_their_cache_in_hbm() -> None:
     # A quarter of the rows, and bookkeeping for each row.
     assert 32_000_000 <= rank.cache < 32_000_000 + 1_000_000 * 32
     assert rank.output_buffers == BATCH * 4 * DIM
+
+
+# Of each moment: whether it is one number for each row.
+MOMENTS = {
+    "sgd": (),
+    "adagrad": (False,),
+    "rowwise_adagrad": (True,),
+    "partial_rowwise_adam": (False, True),
+    "adam": (False, False),
+    "lamb": (False, False),
+}
+
+
+@pytest.mark.parametrize("optimizer", MOMENTS)
+@pytest.mark.parametrize(
+    ("kernel", "location"),
+    [
+        ("fused_uvm", EmbeddingLocation.MANAGED),
+        ("fused_uvm_caching", EmbeddingLocation.MANAGED_CACHING),
+        ("fused", EmbeddingLocation.DEVICE),
+    ],
+)
+def test_optimizer_state_is_counted_where_fbgemm_puts_it(
+    kernel: str, location: EmbeddingLocation, optimizer: str
+) -> None:
+    specs = [(ROWS, DIM, location, ComputeDevice.CUDA)]
+    splits = [construct_split_state(specs, rowwise, cacheable=False) for rowwise in MOMENTS[optimizer]]
+    one = table(sharding_types=("table_wise",), compute_kernels=(kernel,), cache_load_factor=0.1)
+    (rank,) = plan_of([one], "1x1xh100", embedding_optimizer=optimizer).memory
+    assert rank.optimizer == 4 * sum(split.dev_size for split in splits)
+    assert rank.host_optimizer == 4 * sum(split.uvm_size for split in splits)
+    tables = rank.weights + rank.optimizer + rank.cache + rank.buffers
+    assert tables + rank.dense == rank.memory_used
+    assert rank.host_used == (0 if kernel == "fused" else 4 * ROWS * DIM) + rank.host_optimizer
+
+
+def test_state_by_row_of_uvm_tables_may_be_too_much_for_hbm() -> None:
+    many = table(num_embeddings=25_000_000_000, embedding_dim=4, data_type="fp16")
+    many = replace(many, compute_kernels=("fused_uvm_caching",), cache_load_factor=0.001)
+    # 4 bytes a row of state in HBM; the 8 bytes of each row itself fit the host memory.
+    with pytest.raises(CannotFitError, match=r"need 93\.1 GiB, 68 GiB left") as error:
+        plan_of([many], "1x1xh100", embedding_optimizer="rowwise_adagrad")
+    assert "embedding_optimizer.name: sgd" in error.value.fixes[1]
+    assert len(error.value.fixes) == 2
 
 
 def test_an_epoch_takes_and_costs_what_its_steps_do() -> None:

@@ -100,11 +100,14 @@ def test_enforce_hbm_brings_weights_and_state_of_a_uvm_table_back() -> None:
     table = TableSpec("t", 10_000_000, 128, ("f",), compute_kernels=("fused_uvm_caching",))
     usual, kept = (
         plan_of(
-            [replace(table, cache_load_factor=0.1, enforce_hbm=enforce)], "1x1xh100", batch_size_per_rank=8
+            [replace(table, cache_load_factor=0.1, enforce_hbm=enforce)],
+            "1x1xh100",
+            batch_size_per_rank=8,
+            embedding_optimizer="adagrad",
         )
         for enforce in (None, True)
     )
-    weights, moments = 10_000_000 * 128 * 4, 10_000_000 * 4
+    weights = moments = 10_000_000 * 128 * 4
     assert (usual.memory[0].host_weights, usual.memory[0].host_optimizer) == (weights, moments)
     assert (kept.memory[0].weights, kept.memory[0].optimizer) == (weights, moments)
     assert kept.memory[0].host_used == 0

@@ -1,5 +1,6 @@
 """Errors carry all their parts, as text, as JSON and from process to process."""
 
+import json
 import pickle
 from typing import Any
 
@@ -42,3 +43,8 @@ def test_parts_that_are_absent_have_no_key_in_the_json() -> None:
     whole = PlanError("wrong\n  largest: a", got=0, allowed=["x", "y"]).as_json()
     assert (whole["error"], whole["details"]) == ("wrong", "  largest: a")
     assert (whole["kind"], whole["got"], whole["allowed"]) == ("PlanError", 0, ["x", "y"])
+
+
+@pytest.mark.parametrize("got", [float("inf"), float("nan")])
+def test_a_number_that_json_does_not_have_is_text_there(got: float) -> None:
+    assert json.loads(json.dumps(PlanError("wrong", got=got).as_json(), allow_nan=False))["got"] == str(got)

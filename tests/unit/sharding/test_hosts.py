@@ -193,5 +193,8 @@ def test_a_plan_for_other_hosts_is_refused_with_hosts_and_counts(monkeypatch: py
             _check_local_world_size(plan, uneven)
         assert error.value.got == "node-a: 3, node-b: 1"
         assert "start the same number of ranks on each host" in error.value.fixes
+    with pytest.raises(PlanError) as error:
+        _check_local_world_size(inside, (("node-a", 1), ("node-b", 1), ("node-c", 1), ("node-d", 1)))
+    assert "--ranks-per-host 1" in error.value.fixes[0]
     # Table-wise tables on CPU lie on ranks, whatever hosts these are of.
     _check_local_world_size(plan_of(tables_of(1, sharding_types=("table_wise",)), "2x2xcpu"), uneven)

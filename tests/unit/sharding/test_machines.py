@@ -1,22 +1,67 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 import pytest
 
 from sharding.errors import PlanError
 from sharding.hardware import HARDWARE
-from sharding.machines import CATALOGUE, MACHINES
+from sharding.machines import CATALOGUE, MACHINES, Machine
 from sharding.topology import Cluster
 
+DATE = re.compile(r"\b20\d\d-\d\d-\d\d\b")
 
-def test_every_machine_has_known_gpus_and_a_price_with_source_and_date() -> None:
-    assert len(MACHINES) >= 8
-    for machine in MACHINES.values():
+
+def test_every_machine_has_known_gpus_and_a_source() -> None:
+    for name, machine in MACHINES.items():
+        assert name == machine.name.lower()
         assert machine.gpu in HARDWARE
         assert min(machine.gpus, machine.host_memory_gib, machine.nvlink_gbps, machine.nic_gbps) > 0
-        assert machine.price_per_hour is not None
-        assert re.search(r"\b20\d\d-\d\d-\d\d\b", machine.price_source or "")
+        assert machine.name in machine.source
+
+
+def test_every_price_has_a_source_with_a_date() -> None:
+    priced = [machine for machine in MACHINES.values() if machine.price_per_hour is not None]
+    assert len(priced) >= 15
+    assert all(DATE.search(machine.price_source or "") for machine in priced)
+    assert all(machine.price_source is None for machine in MACHINES.values() if machine not in priced)
+
+
+@pytest.mark.parametrize("machine", MACHINES.values(), ids=lambda machine: machine.name)
+@pytest.mark.parametrize("spelt", [str, str.lower, str.upper])
+def test_every_machine_makes_a_cluster_of_its_shares(machine: Machine, spelt: Callable[[str], str]) -> None:
+    cluster = Cluster.parse(f"4x{spelt(machine.name)}")
+    assert str(cluster) == f"4x{machine.name}"
+    assert cluster.world_size == 4 * machine.gpus
+    rank = cluster.rank_hardware
+    shares = (rank.host_memory_gib, rank.nic_gbps, rank.ssd_gib)
+    whole = (machine.host_memory_gib, machine.nic_gbps, machine.ssd_gib)
+    assert [share * machine.gpus for share in shares] == pytest.approx(whole)
+    price = machine.price_per_hour
+    assert cluster.price_per_hour == (None if price is None else pytest.approx(4 * price))
+    assert Cluster.from_dict(cluster.as_dict()) == cluster
+
+
+@pytest.mark.parametrize(
+    ("name", "host_gib", "gbits", "ssd_gib", "hbm_gib"),
+    [
+        # What the vendors write, for each GPU.
+        ("a2-ultragpu-8g", 1360 / 8, 100 / 8, 375, 80),
+        ("a3-megagpu-8g", 234, 200, 750, 80),
+        ("a3-ultragpu-8g", 369, 400, 1500, 141),
+        ("Standard_ND96asr_v4", 112.5, 200, 750, 40),
+        ("Standard_ND96isr_H100_v5", 237.5, 400, 3.5 * 1024, 80),
+        ("Standard_NC64as_T4_v3", 110, 8, 704, 15),
+        ("g5.12xlarge", 48, 10, 950e9 / 2**30, 22.5),
+    ],
+)
+def test_a_rank_has_its_share_of_what_the_vendor_writes(
+    name: str, host_gib: float, gbits: float, ssd_gib: float, hbm_gib: float
+) -> None:
+    rank = Cluster.parse(f"1x{name}").rank_hardware
+    assert (rank.host_memory_gib, rank.nic_gbps * 8, rank.hbm_gib) == (host_gib, gbits, hbm_gib)
+    assert rank.ssd_gib == pytest.approx(ssd_gib, rel=1e-3)
 
 
 def test_ranks_of_a_machine_share_host_network_and_price() -> None:
@@ -45,6 +90,9 @@ def test_a_cluster_of_machines_costs_what_its_machines_cost() -> None:
         ("2x8xp5.48xlarge", "--cluster 2xp5.48xlarge"),
         ("2xh100", "--cluster 2x8xh100"),
         ("2xp5.49xlarge", "did you mean 'p5.48xlarge'?"),
+        ("4x8xstandard_nd96isr_h100_v5", "--cluster 4xStandard_ND96isr_H100_v5"),
+        ("4xstandard_nd96isr_h100", "did you mean 'Standard_ND96isr_H100_v5'?"),
+        ("4xStandard_ND96isr_H200_v6", "did you mean 'Standard_ND96isr_H200_v5'?"),
     ],
 )
 def test_a_wrong_cluster_of_machines_says_what_to_write(text: str, fix: str) -> None:

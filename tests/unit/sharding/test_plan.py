@@ -11,7 +11,9 @@ from sharding.dense import DenseLayout
 from sharding.dense_part import dense_part
 from sharding.errors import PlanError
 from sharding.plan import Plan, rank_range
+from sharding.plan_differences import tables_text
 from sharding.report import plan_report
+from sharding.sharders import SHARDING_TYPES
 from sharding.tables import TableSpec
 from sharding.topology import Cluster
 from sharding.units import byte_size
@@ -85,6 +87,84 @@ def test_a_damaged_plan_is_refused_with_file_and_reason(saved: Path, damage: obj
     assert error.value.fixes
 
 
+EDITED = [
+    TableSpec("whole", 20, 8, ("a",), sharding_types=("table_wise",)),
+    TableSpec("rows", 21, 8, ("b",), sharding_types=("row_wise",)),
+    TableSpec("columns", 20, 8, ("c",), sharding_types=("column_wise",)),
+    TableSpec("host", 21, 8, ("d",), sharding_types=("table_row_wise",)),
+    TableSpec("copies", 20, 8, ("e",), sharding_types=("data_parallel",)),
+    TableSpec("history", 20, 8, ("f",), pooling="none", sharding_types=("table_wise",)),
+]
+
+
+@pytest.mark.parametrize(
+    ("table", "changes", "message"),
+    [
+        ("whole", {"shards": [[4, 0, 0, 20, 8]]}, "rank 4 is none of 0..3"),
+        ("whole", {"shards": [[0, 0, 0, 10, 8], [1, 10, 0, 10, 8]]}, "cut as those of table_wise"),
+        ("whole", {"sharding_type": "table_wize"}, "sharding_type table_wize, not one of data_parallel"),
+        ("whole", {"sharding_type": "row_wise"}, "cut as those of row_wise"),
+        ("whole", {"compute_kernel": "fused_uvm"}, "compute_kernel fused_uvm, not one of fused"),
+        ("whole", {"bounds_check_mode": "loud"}, "not fatal, warning or ignore"),
+        ("history", {"sharding_type": "table_row_wise"}, "sharding_type table_row_wise, not one of"),
+        ("rows", {"shards": [[r, 6 * r, 0, 6 - (r > 1), 8] for r in range(3)]}, "do not cover"),
+        ("rows", {"shards": [[r, 0, 0, (6, 6, 6, 3)[r], 8] for r in range(4)]}, "cut as those of row_wise"),
+        (
+            "rows",
+            {"shards": [[(1, 0, 2, 3)[i], 6 * i, 0, (6, 6, 6, 3)[i], 8] for i in range(4)]},
+            "row_wise: equal blocks of rows on all ranks, in their order",
+        ),
+        ("columns", {"shards": [[0, 0, 0, 20, 6], [1, 0, 6, 20, 2]]}, "cut as those of column_wise"),
+        ("columns", {"shards": [[0, 0, 0, 20, 4], [1, 0, 0, 20, 4]]}, "cut as those of column_wise"),
+        ("host", {"shards": [[1, 0, 0, 11, 8], [2, 11, 0, 10, 8]]}, "on all ranks of one host"),
+        ("copies", {"shards": [[r, 0, 0, 20, 8] for r in (0, 1, 2, 2)]}, "whole table on every rank"),
+    ],
+)
+def test_an_edited_plan_that_no_run_can_follow_is_refused_with_table_and_reason(
+    tmp_path: Path, table: str, changes: dict[str, object], message: str
+) -> None:
+    saved = plan_of(EDITED, "2x2xcpu", embedding_optimizer="adagrad").save(tmp_path / "plan.json")
+    assert Plan.load(saved)
+    document = json.loads(saved.read_text())
+    (record,) = (record for record in document["tables"] if record["name"] == table)
+    record.update(changes)
+    record.pop("ranks")
+    saved.write_text(json.dumps(document))
+    with pytest.raises(PlanError, match=message) as error:
+        Plan.load(saved)
+    assert f"table {table}" in str(error.value)
+
+
+def test_a_table_may_be_moved_by_hand_with_shards_and_ranks_alike(tmp_path: Path) -> None:
+    saved = plan_of(EDITED, "2x2xcpu", embedding_optimizer="adagrad").save(tmp_path / "plan.json")
+    document = json.loads(saved.read_text())
+    document["tables"][0].update(shards=[[3, 0, 0, 20, 8]], ranks=[3])
+    saved.write_text(json.dumps(document))
+    assert Plan.load(saved).tables[0].ranks == (3,)
+    document["tables"][0]["ranks"] = [2]
+    saved.write_text(json.dumps(document))
+    with pytest.raises(PlanError, match="ranks of table whole are not those of its shards"):
+        Plan.load(saved)
+    document["tables"][0]["ranks"] = [3]
+    document["tables"].append(document["tables"][0])
+    saved.write_text(json.dumps(document))
+    with pytest.raises(PlanError, match="table whole is there twice"):
+        Plan.load(saved)
+
+
+@pytest.mark.parametrize("where", ["3x4xh100", "2x2xcpu", "1x1xcpu"])
+@pytest.mark.parametrize("kind", SHARDING_TYPES)
+def test_plans_of_every_type_are_read_again(kind: str, where: str, tmp_path: Path) -> None:
+    tables = [
+        TableSpec(f"t{rows}", rows, dim, (f"f{rows}",), sharding_types=(kind,))
+        for rows, dim in ((4, 4), (13, 20), (99, 128), (1000, 260))
+    ]
+    if where == "3x4xh100":  # Ranks without a row.
+        tables.append(TableSpec("tiny", 1, 16, ("tiny",), sharding_types=(kind,)))
+    plan = plan_of(tables, where, embedding_optimizer="adagrad")
+    assert Plan.load(plan.save(tmp_path / "plan.json")) == plan
+
+
 def test_a_missing_plan_is_refused(tmp_path: Path) -> None:
     with pytest.raises(PlanError, match="cannot be read"):
         Plan.load(tmp_path / "plan.json")
@@ -113,12 +193,25 @@ def test_diff_names_each_thing_that_moved(plan: Plan) -> None:
     assert "table history: only in the first" in lines
     assert "table new: only in the second" in lines
     assert not any("t0" in line for line in lines)
-    assert "cluster: 1x2xcpu -> 1x4xcpu" in plan.diff(plan_of(TABLES, "1x4xcpu"))
+    assert len(lines) == len(set(lines))
+    larger = plan.diff(plan_of(TABLES, "1x4xcpu"))
+    assert "cluster: 1x2xcpu -> 1x4xcpu" in larger
+    assert not any("group" in line for line in larger)
     dense = [dense_part(model_of(TABLES), plan.cluster, layout, parallel="fsdp") for layout in LAYOUTS]
     changed = replace(plan, dense=dense[0]).diff(replace(plan, dense=replace(dense[1], optimizer_name="sgd")))
     assert "dense_parallel: ddp -> fsdp" in changed
     assert "dense_shard_group_size: 1 -> 2" in changed
     assert "dense_optimizer: adam -> sgd" in changed
+
+
+def test_tables_that_differ_alike_share_a_line() -> None:
+    old = plan_of(TABLES, "1x2xcpu")
+    halved = tuple(replace(table, data_type="fp16") for table in old.tables)
+    assert old.diff(replace(old, tables=halved)) == ["tables t0..t3, tiny, history: data_type fp32 -> fp16"]
+    assert tables_text(["C9", "C10", "C11", "C13", "C14", "07", "08", "x"]) == (
+        "tables C9..C11, C13, C14, 07, 08, x"
+    )
+    assert tables_text(["only"]) == "table only"
 
 
 def test_a_plan_for_another_run_is_refused_with_each_difference(plan: Plan) -> None:

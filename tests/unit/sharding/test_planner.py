@@ -159,7 +159,7 @@ def test_too_many_bytes_are_proved_and_the_fixes_bear_numbers() -> None:
     text = str(error.value)
     assert error.value.verdict == "cannot_fit"
     assert "2 tables do not fit 8 ranks x 80 GiB (need 985 GiB, 544 GiB left after the 15% reserve)" in text
-    assert "user_id 2e+09 x 128 fp32" in text
+    assert "user_id 2,000,000,000 x 128 fp32" in text
     assert "1) --cluster 2x8xh100 (16 ranks, 1,088 GiB left)" in text
     assert "tables.user_id.embedding_dim: 64" in text
     assert "fused_uvm_caching" in text
@@ -174,6 +174,11 @@ def test_a_table_that_may_not_be_split_enough_cannot_fit() -> None:
         plan_of(tables, "1x8xh100")
     assert error.value.where == "tables.user_id.sharding_types"
     assert "table_wise" in str(error.value.got)
+    # More nodes would not split the table.
+    assert not any("--cluster" in fix for fix in error.value.fixes)
+    (types,) = (fix for fix in error.value.fixes if fix.startswith("tables.user_id.sharding_types: ["))
+    assert error.value.allowed == ["row_wise"]
+    assert "[row_wise] (shards of 12 GiB or less)" in types
     assert plan_of([replace(tables[0], sharding_types=("row_wise",))], "1x8xh100").verdict == "fits"
 
 
@@ -204,11 +209,28 @@ def test_an_error_without_a_plan_tells_its_verdict_to_machines_and_survives_pick
         assert raised.exit_code == 2
 
 
+def test_a_table_beyond_all_clusters_is_refused_at_once() -> None:
+    asked: list[int] = []
+    tables = [TableSpec("t", 10**16, 128, ("f",))]
+    with pytest.raises(
+        CannotFitError, match=r"table t does not fit 8 ranks x 80 GiB.*\n.*10,000,000,000,000,000"
+    ):
+        make_plan(
+            model_of(tables),
+            tables,
+            Cluster.parse("1x8xh100"),
+            batch_size_per_rank=8,
+            embedding_optimizer="sgd",
+            takes=lambda ranks: bool(asked.append(ranks)),
+        )
+    assert 0 < len(asked) < 10_000
+
+
 def test_dense_layers_take_their_share_of_memory() -> None:
     tables = tables_of(1)
     model = model_of(tables)
     model["huge"] = torch.nn.Linear(20_000, 20_000, device="meta")
-    with pytest.raises(PlanError, match="dense layers alone do not fit one rank"):
+    with pytest.raises(CannotFitError, match="dense layers alone do not fit one rank"):
         make_plan(model, tables, small_cpu(5), batch_size_per_rank=8, embedding_optimizer="sgd")
     plan = make_plan(model, tables, small_cpu(16), batch_size_per_rank=8, embedding_optimizer="sgd")
     assert plan.memory[0].dense > 4 * 4 * 20_000**2

@@ -69,9 +69,10 @@ def test_kernels_of_the_gpu_are_allowed_there() -> None:
     check_tables([table(compute_kernels=("fused_uvm_caching", "fused"), min_partition=8)], "cuda", "adam")
 
 
-def test_an_embedding_dim_that_gpu_kernels_cannot_hold_is_refused() -> None:
+@pytest.mark.parametrize("device", ["cuda", "cpu"])
+def test_an_embedding_dim_that_the_kernels_cannot_hold_is_refused(device: Device) -> None:
     with pytest.raises(PlanError, match="multiple of 4") as error:
-        check_tables([TableSpec("t", 10, 18, ("f",))], "cuda", "sgd")
+        check_tables([TableSpec("t", 10, 18, ("f",))], device, "sgd")
     assert error.value.allowed == [16, 20]
 
 

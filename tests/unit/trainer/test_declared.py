@@ -62,12 +62,33 @@ def test_table_settings_apply_by_glob_and_win_over_the_declared_width() -> None:
     assert {table.sharding_types for table in tables} == {("table_wise",)}
 
 
+def test_types_for_every_table_leave_sequences_those_that_they_can_have() -> None:
+    declared = {
+        "user": {"num_embeddings": 9},
+        "history": {"num_embeddings": 9, "pooling": "none"},
+        "clicks": {"num_embeddings": 9, "pooling": "none"},
+    }
+    own = {"clicks": {"sharding_types": ["grid_shard"]}}
+    run = declaring(declared, {"sharding_types": ["table_row_wise", "row_wise"]}, tables=own)
+    assert [table.sharding_types for table in declared_inputs(run, 8).tables] == [
+        ("table_row_wise", "row_wise"),
+        ("row_wise",),
+        ("grid_shard",),  # Asked for by name, so that the planner refuses it.
+    ]
+    run = declaring(declared, {"sharding_types": ["grid_shard"]})
+    assert {table.sharding_types for table in declared_inputs(run, 8).tables} == {("grid_shard",)}
+
+
 @pytest.mark.parametrize(
     ("tables", "where", "message"),
     [
         ({"user": {"num_embeddings": 9, "count": 2}}, "plan.tables.user", "one `*`"),
         ({"a*b*": {"num_embeddings": 9}}, "plan.tables.a*b*", "one `*`"),
-        ({"a*": {"num_embeddings": 9}, "a1": {"num_embeddings": 9}}, "plan.tables", "share a name"),
+        (
+            {"a*": {"num_embeddings": 9}, "a1": {"num_embeddings": 9}},
+            "plan.tables",
+            "a1, of `a\\*` and of `a1`",
+        ),
     ],
 )
 def test_names_that_do_not_count_up_to_tables_are_refused(

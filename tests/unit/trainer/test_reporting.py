@@ -52,16 +52,18 @@ def test_headline_shows_test_metrics_and_cost(tmp_path: Path) -> None:
 def test_ids_that_come_and_go_are_summed_up_without_what_a_resume_forgot(tmp_path: Path) -> None:
     def ids(step: int, table: str, admitted: int, occupancy: float) -> dict[str, Any]:
         figures = {"occupancy": occupancy, "admitted": admitted, "evicted": admitted // 2, "oov_share": 0.125}
-        return {"kind": "ids", "step": step, "table": table, **figures}
+        held = {"slots": 3000, "owners": int(3000 * occupancy), "candidates": 70 + step}
+        return {"kind": "ids", "step": step, "table": table, **figures, **held}
 
     lines = records()
     start = next(line for line in lines if line["kind"] == "start")
     lines += [ids(10, "user", 1500, 0.25), ids(10, "item", 4, 1.0), ids(20, "user", 900, 0.9)]
     lines += [{**start, "first_step": 10}, ids(20, "user", 700, 0.5), ids(20, "item", 6, 1.0)]
+    lines += [{"kind": "evaluation", "step": s, "oov_share": {"user": s / 100}} for s in (10, 20)]
     found = table(report(tmp_path, lines=lines), "Ids that come and go")
     assert found[1:] == [
-        ["user", "50.0 %", "2,200", "1,100", "12.50 %"],
-        ["item", "100.0 %", "10", "5", "12.50 %"],
+        ["user", "3,000", "50.0 %", "90", "2,200", "1,100", "12.50 %", "20.00 %"],
+        ["item", "3,000", "100.0 %", "90", "10", "5", "12.50 %", formats.DASH],
     ]
     assert not [node for node in report(tmp_path / "plain").all("caption") if "come and go" in node.text]
 

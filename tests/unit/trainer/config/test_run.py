@@ -80,6 +80,9 @@ def test_a_misspelt_key_names_its_path_and_the_nearest_key(
         ("data.source={table: clicks, delimiter: ','}", "`delimiter` means nothing for a table"),
         ("data.source={path: a, format: tsv, multi_line: true}", "`multi_line` means nothing"),
         ("data.source={path: a, format: json, null_values: [NA]}", "`null_values` means nothing"),
+        ("data.source={path: a, format: tsv, escape: x}", "`escape` means nothing"),
+        ("data.source={path: a.csv, header: true, escape: '\\\\'}", "`escape` is one character"),
+        ("data.source={path: a.csv, header: true, escape: x, delimiter: '::'}", "of several characters"),
         ("data.source={table: clicks, row_number: n}", "`row_number` means nothing for a table"),
         ("data.split.method=leave_last", "needs `leave_last`"),
         ("data.split.leave_last={user: u, time: t}", "means nothing for `method: random`"),
@@ -165,7 +168,7 @@ def test_a_batch_size_that_the_lanes_do_not_divide_names_the_nearest_ones(
     overrides = [f"train.global_batch_size={rows}", f"data.num_lanes={lanes}"]
     with pytest.raises(ConfigError, match=r"multiple of `data\.num_lanes`") as caught:
         RunConfig.load(config_file, overrides)
-    assert caught.value.where == f"{config_file}: train.global_batch_size"
+    assert caught.value.where == f"--set {overrides[0]}: train.global_batch_size"
     assert caught.value.got == f"{rows} rows for {lanes} lanes"
     assert caught.value.fixes == tuple(f"train.global_batch_size: {size}" for size in near)
     for size in near:
@@ -381,3 +384,11 @@ def test_groups_of_ranks_belong_to_hsdp(config_file: Path, parallel: str) -> Non
     with pytest.raises(ConfigError, match=f"is for `dense_parallel: hsdp`, not for `{parallel}`"):
         RunConfig.load(config_file, overrides)
     assert RunConfig.load(config_file, ["train.dense_parallel=hsdp", overrides[1]])
+
+
+def test_syncs_belong_to_groups_of_tables(config_file: Path) -> None:
+    rarely = "train.table_sync_every_steps=5"
+    with pytest.raises(ConfigError, match="nothing to average") as caught:
+        RunConfig.load(config_file, [rarely])
+    assert caught.value.where == f"--set {rarely}: train.table_sync_every_steps"
+    assert RunConfig.load(config_file, [rarely, "train.table_shard_group_size=2"])

@@ -66,7 +66,7 @@ def test_names_cannot_write_html() -> None:
 
 
 def page_of(plan: Plan, tmp_path: Path) -> str:
-    return write_plan_page(plan, tmp_path / "plan.html", "my run").read_text(encoding="utf-8")
+    return write_plan_page(plan, tmp_path / "new" / "plan.html", "my run").read_text(encoding="utf-8")
 
 
 def test_the_page_shows_verdict_memory_time_and_every_table(tmp_path: Path) -> None:
