@@ -29,7 +29,8 @@ from sharding_pictures import picture
 from what_if_page import what_if_page
 
 from sharding.sharders import SHARDING_TYPES
-from trainer.config import ModelConfig, OpConfig, RunConfig
+from trainer.config import FeatureGroup, ModelConfig, OpConfig, RunConfig
+from trainer.features.made_examples import EVENTS, MADE_EXAMPLES, MadeExample
 from trainer.features.ops import feature_ops
 from trainer.features.registry import Example, FeatureOp, Takes
 from trainer.registry import ModelSection, RegisteredModel, models
@@ -103,6 +104,14 @@ they are left out. Whole fractions count as integers (`7.0` is `7`), and timesta
 """,
 }
 
+MADE_INTRO = """## Of several columns or rows
+
+A group that has one of these keys in place of `columns` makes its feature of several columns, or of other
+rows; ops then go on from there. It needs a `name`, which the examples leave out.
+[Derived features](derived-features.md) says what counts as earlier, and `vectors` have
+[a page of their own](vectors.md). The examples are made of these training rows:
+"""
+
 MODELS_INTRO = """# Models
 
 `model.name` picks one of these; the other keys of the `model` section are the model's own. A new model is one
@@ -121,7 +130,32 @@ def ops_page() -> str:
     parts = [NOTICE, OPS_INTRO]
     for takes, intro in OP_KINDS.items():
         parts += [intro, *map(op_text, feature_ops(takes).values())]
-    return "\n".join(parts)
+    parts += [MADE_INTRO, columns_table(EVENTS)]
+    return "\n".join([*parts, *(made_text(key, examples) for key, examples in MADE_EXAMPLES.items())])
+
+
+def made_text(key: str, examples: tuple[MadeExample, ...]) -> str:
+    """Return what a key of a feature group makes of several columns or rows, with its examples."""
+    field = FeatureGroup.model_fields[key]
+    text = " ".join((field.description or "").split())
+    if list(inner_sections(field.annotation)):
+        text += f" Its keys are in the [config reference](config.md#{slug(f'features.dense[].{key}')})."
+    return f"### `{key}`\n\n{text}\n" + "".join(f"\n{made_example_text(example)}" for example in examples)
+
+
+def made_example_text(example: MadeExample) -> str:
+    """Return an example as YAML under its section, and what the feature holds for each row."""
+    shown = yaml.safe_dump(dict(example.group), default_flow_style=True, sort_keys=False, width=200)
+    fitted = "For rows to be scored:\n\n" if example.scored else ""
+    table = columns_table({**example.rows, "prepared": example.gives})
+    return f"```yaml\n{example.kind}:\n  - {shown}```\n\n{fitted}{table}"
+
+
+def columns_table(columns: Mapping[str, list[Any]]) -> str:
+    """Return a table with a line for each column, and the values of the rows side by side."""
+    lines = [f"| {name} | {' | '.join(map(value_code, values))} |" for name, values in columns.items()]
+    width = len(next(iter(columns.values()))) + 1
+    return "\n".join([lines[0], f"|{' --- |' * width}", *lines[1:]]) + "\n"
 
 
 def op_text(op: FeatureOp) -> str:

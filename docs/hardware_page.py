@@ -19,7 +19,9 @@ TorchRec's planner takes. [`plan.hardware`](config.md#planhardware) replaces eve
 MACHINES_INTRO = """
 ## Machines
 
-Host memory, network and SSD are those of the whole machine.
+Host memory, network and SSD are those of the whole machine; its other figures are those of the GPU's entry.
+The network is that of the GPUs' own NICs where they have some, and without the bursts of small machines.
+Where no price is shown, [`plan.hardware.machines`](config.md#planhardwaremachinesglob) can give one.
 """
 
 
@@ -33,10 +35,11 @@ def hardware_page() -> str:
         for name, r in HARDWARE.items()
     ]
     machines = [
-        f"| `{name}` | {m.gpus} x `{m.gpu}` | {m.hbm_gib or HARDWARE[m.gpu].hbm_gib:g} "
+        f"| `{m.name}` | {m.gpus} x `{m.gpu}` | {m.hbm_gib or HARDWARE[m.gpu].hbm_gib:g} "
         f"| {m.host_memory_gib:,g} | {m.nvlink_gbps:g} | {m.nic_gbps:g} | {m.ssd_gib:,g} "
-        f"| {'' if m.price_per_hour is None else f'{m.price_per_hour:.2f}'} |"
-        for name, m in MACHINES.items()
+        f"| {'' if m.price_per_hour is None else f'{m.price_per_hour:.2f}'} "
+        f"| {cell(m.source.removesuffix(f': {m.name}'))} |"
+        for m in MACHINES.values()
     ]
     sources = sorted({m.price_source for m in MACHINES.values() if m.price_source})
     return "\n".join(
@@ -47,8 +50,9 @@ def hardware_page() -> str:
             f"|---|{'---:|' * 11}---|",
             *ranks,
             MACHINES_INTRO,
-            "| name | GPUs | HBM GiB each | host GiB | NVLink GB/s | NIC GB/s | SSD GiB | USD an hour |",
-            f"|---|---|{'---:|' * 6}",
+            "| name | GPUs | HBM GiB each | host GiB | NVLink GB/s | NIC GB/s | SSD GiB | USD an hour "
+            "| source |",
+            f"|---|---|{'---:|' * 6}---|",
             *machines,
             "",
             *(f"Prices: {source}.\n" for source in sources),
