@@ -171,7 +171,7 @@ def _of_source(text: str, where: str, place: str) -> UserError | None:
             "there is no such table",
             where=where,
             got=first_line(text),
-            fixes=["spark.catalog.listTables() and SHOW CATALOGS list what this session has"],
+            fixes=["spark.catalog.listTables() and SHOW CATALOGS list what Spark knows"],
         )
     if _NO_PATH.search(text):
         return DataError("there is no such file or folder", where=place)

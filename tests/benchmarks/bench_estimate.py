@@ -15,7 +15,6 @@ import argparse
 import json
 import statistics
 import sys
-import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,6 @@ import torch
 import torch.distributed as dist
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-from jobs.launch import launch
 from sharding.calibration.job import Calibration, calibrate
 from sharding.calibration.lookups import planned_tables, sharded_tables, timed_step
 from sharding.calibration.timing import slowest
@@ -35,6 +33,7 @@ from sharding.plan import Plan
 from sharding.quiet import quiet_torchrec
 from sharding.tables import TableSpec
 from sharding.topology import Cluster
+from tests.benchmarks.on_ranks import ASKED, RESULT, figures_of_ranks
 
 _CRITEO_ROWS = (
     *(1460, 583, 100_000, 100_000, 305, 24, 12_517, 633, 3, 93_145, 5683, 100_000, 3194),
@@ -103,7 +102,7 @@ CASES = (
 
 def measure_rank(folder: Path, context: RankContext) -> str:
     """Calibrate, plan and run every case; rank 0 writes `result.json`."""
-    rounds = int((folder / "rounds").read_text())
+    rounds = json.loads((folder / ASKED).read_text())["rounds"]
     figures: dict[str, list[dict[str, float]]] = {}
     with quiet_torchrec():
         for _ in range(rounds):
@@ -113,7 +112,7 @@ def measure_rank(folder: Path, context: RankContext) -> str:
                 if found is not None:
                     figures.setdefault(case.name, []).append(found)
     if context.rank == 0:
-        (folder / "result.json").write_text(json.dumps(figures))
+        (folder / RESULT).write_text(json.dumps(figures))
     return "finished"
 
 
@@ -144,18 +143,7 @@ def step_ms(plan: Plan) -> float:
 
 def bench(ranks: int, rounds: int) -> list[dict[str, Any]]:
     """Return rows of figures for a number of ranks on this host."""
-    with tempfile.TemporaryDirectory() as place:
-        folder = Path(place)
-        (folder / "rounds").write_text(str(rounds))
-        launch(
-            "tests.benchmarks.bench_estimate:measure_rank",
-            folder,
-            on="process" if ranks == 1 else "local",
-            ranks=ranks,
-            device="cpu",
-            saves=False,
-        )
-        figures = json.loads((folder / "result.json").read_text())
+    figures = figures_of_ranks("tests.benchmarks.bench_estimate:measure_rank", ranks, rounds=rounds)
     return [_row(name, ranks, found) for name, found in figures.items()]
 
 

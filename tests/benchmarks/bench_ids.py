@@ -16,7 +16,6 @@ import json
 import math
 import os
 import statistics
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -28,7 +27,6 @@ import torch.distributed as dist
 from torch import Tensor
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-from jobs.launch import launch
 from sharding.calibration.lookups import planned_tables, sharded_tables, timed_step
 from sharding.calibration.timing import slowest
 from sharding.fresh_rows import FreshRows
@@ -39,6 +37,7 @@ from sharding.ids import IdMap
 from sharding.quiet import quiet_torchrec
 from sharding.tables import TableSpec
 from sharding.topology import Cluster
+from tests.benchmarks.on_ranks import ASKED, RESULT, figures_of_ranks
 
 SEED = 1
 _IDS_PER_ROW = 10
@@ -100,7 +99,7 @@ CASES = (
 
 def measure_rank(folder: Path, context: RankContext) -> str:
     """Run every case; rank 0 writes `result.json`."""
-    asked = json.loads((folder / "asked.json").read_text())
+    asked = json.loads((folder / ASKED).read_text())
     found: dict[str, list[dict[str, float]]] = {}
     torch.set_num_threads(1)  # A rank that is alone would have more of them than each of two.
     with quiet_torchrec():
@@ -108,7 +107,7 @@ def measure_rank(folder: Path, context: RankContext) -> str:
             for case in CASES:
                 found.setdefault(case.name, []).append(_run(case, asked["steps"], context))
     if context.rank == 0:
-        (folder / "result.json").write_text(json.dumps(found))
+        (folder / RESULT).write_text(json.dumps(found))
     return "finished"
 
 
@@ -172,18 +171,7 @@ def _state_bytes(ids: IdMap, case: Case) -> float:
 
 def bench(ranks: int, rounds: int, steps: int) -> list[dict[str, Any]]:
     """Return rows of figures for a number of ranks on this host."""
-    with tempfile.TemporaryDirectory() as place:
-        folder = Path(place)
-        (folder / "asked.json").write_text(json.dumps({"rounds": rounds, "steps": steps}))
-        launch(
-            "tests.benchmarks.bench_ids:measure_rank",
-            folder,
-            on="process" if ranks == 1 else "local",
-            ranks=ranks,
-            device="cpu",
-            saves=False,
-        )
-        figures = json.loads((folder / "result.json").read_text())
+    figures = figures_of_ranks("tests.benchmarks.bench_ids:measure_rank", ranks, rounds=rounds, steps=steps)
     return [_row(case, ranks, figures[case.name]) for case in CASES]
 
 

@@ -16,16 +16,7 @@ from sharding.topology import Cluster
 from sharding.wrap import build_table_optimizer, dense_parameters, initialise_tables, shard_model
 from tests.distributed.sharding_cases import BATCH, EPS, LEARNING_RATE, Case, save_plans, tables_of
 from tests.support.ranks import run_distributed
-from tests.support.reference_tables import (
-    TableModel,
-    _embed,
-    _initial,
-    _reference_step,
-    loss_of,
-    make_batch,
-    make_linear,
-    to_kjt,
-)
+from tests.support.reference_tables import TableModel, UnshardedTraining, make_batch, to_kjt
 from trainer.checkpoint import load_checkpoint
 from trainer.row_moments import load_recut_moments
 
@@ -106,28 +97,14 @@ def moved(rank: int, world_size: int, folder: str) -> dict[str, list[float]]:
 def reference(before: str, after: str) -> list[float]:
     """Train with moments of one width, then of another: means of the first over the columns of the second."""
     tables = case_of(before).tables
-    weights, layer = _initial(tables), make_linear(tables)
-    moments = {name: torch.zeros_like(weight) for name, weight in weights.items()}
-    dense = torch.optim.SGD(layer.parameters(), lr=0.1)
-    losses = []
+    training, losses = UnshardedTraining(tables, "rowwise_adagrad", LEARNING_RATE, EPS), []
     for step in range(2 * STEPS):
         width = int((before if step < STEPS else after).rpartition("-")[2])
         if step == STEPS:
-            moments = {name: means(moment, width) for name, moment in moments.items()}
-        ids, labels = make_batch(tables, step % 2, BATCH)
-        parts = [_embed(weights[t.name], ids[f], t.pooling) for t in tables for f in t.features]
-        loss = loss_of(layer, torch.cat(parts, dim=1), labels)
-        losses.append(loss.item())
-        dense.zero_grad()
-        loss.backward()
-        dense.step()
-        for table in tables:
-            rate = LEARNING_RATE if table.learning_rate is None else table.learning_rate
-            touched = sorted({i for f in table.features for row in ids[f] for i in row})
-            weight, moment = weights[table.name], moments[table.name]
-            _reference_step(weight, moment, touched, "rowwise_adagrad", rate, EPS, width)
-            if step == 0:
-                assert moment.any()
+            training.moments = {name: means(moment, width) for name, moment in training.moments.items()}
+            assert all(moment.any() for moment in training.moments.values())
+        widths = {table.name: width for table in tables}
+        losses.append(training.step(*make_batch(tables, step % 2, BATCH), widths))
     return losses[STEPS:]
 
 

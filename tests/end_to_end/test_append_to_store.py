@@ -7,7 +7,6 @@ import shlex
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 from pathlib import Path
 
@@ -15,7 +14,7 @@ import pytest
 
 from jobs import Cluster, Dataset, RunConfig, copy_dataset, evaluate, prepare, train
 from jobs.cli import main
-from tests.end_to_end.test_prepare_to_store import CONFIG, KEY, URL, left_in_staging, rows_of
+from tests.end_to_end.test_prepare_to_store import KEY, URL, begin_anew, left_in_staging, rows_of
 from tests.support.object_store import BUCKET, ObjectStore, Request
 from trainer.errors import ConfigError, StoreError
 from trainer.schema import MANIFEST_FILE
@@ -28,12 +27,7 @@ ALONE = Cluster.local(1, on="process")
 @pytest.fixture
 def store(store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ObjectStore:
     """The server begun anew, with the first day prepared there and, as the reference, in a folder."""
-    store.renew(monkeypatch)
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "staging").mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "staging"))
-    monkeypatch.setenv("TMPDIR", str(tmp_path / "staging"))
-    Path("small.yaml").write_text(CONFIG)
+    begin_anew(store, tmp_path, monkeypatch)
     for day in (1, 2):
         write_day(day)
     copy_dataset(prepare("day1/rows.csv", RunConfig.load("small.yaml"), tmp_path / "data"), URL)

@@ -41,15 +41,20 @@ URL = f"s3://{BUCKET}/{KEY}"
 
 @pytest.fixture
 def store(store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ObjectStore:
-    """The server begun anew; the working folder has config and rows, and staging its own place."""
-    store.renew(monkeypatch)
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "staging").mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "staging"))
-    monkeypatch.setenv("TMPDIR", str(tmp_path / "staging"))
+    """The server begun anew, with raw rows in the working folder."""
+    begin_anew(store, tmp_path, monkeypatch)
     write_rows(600)
-    Path("small.yaml").write_text(CONFIG)
     return store
+
+
+def begin_anew(store: ObjectStore, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Empty the server; the working folder has the config, and staging its own place."""
+    store.renew(monkeypatch)
+    monkeypatch.chdir(folder)
+    (folder / "staging").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder / "staging"))
+    monkeypatch.setenv("TMPDIR", str(folder / "staging"))
+    Path("small.yaml").write_text(CONFIG)
 
 
 def write_rows(rows: int) -> None:

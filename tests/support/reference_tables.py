@@ -114,26 +114,52 @@ def reference_losses(
         empty: rows of every batch without an id.
         fp16: round what is looked up, and its gradient, to fp16.
     """
-    weights = _initial(tables)
-    moments = {name: torch.zeros_like(weight) for name, weight in weights.items()}
-    layer = make_linear(tables)
-    dense = torch.optim.SGD(layer.parameters(), lr=0.1)
-    losses = []
-    for step in range(steps):
-        ids, labels = make_batch(tables, step % 2, size, empty)
-        parts = [_embed(weights[t.name], ids[f], t.pooling, fp16) for t in tables for f in t.features]
-        loss = loss_of(layer, torch.cat(parts, dim=1), labels)
-        losses.append(loss.item())
-        dense.zero_grad()
+    training = UnshardedTraining(tables, optimizer, learning_rate, eps, fp16=fp16)
+    return [training.step(*make_batch(tables, step % 2, size, empty), widths or {}) for step in range(steps)]
+
+
+class UnshardedTraining:
+    """The model in one process; the arguments are those of `reference_losses`.
+
+    Attributes:
+        moments: of the optimizer, by table [num_embeddings, embedding_dim].
+    """
+
+    def __init__(
+        self,
+        tables: Sequence[TableSpec],
+        optimizer: str,
+        learning_rate: float,
+        eps: float,
+        *,
+        fp16: bool = False,
+    ) -> None:
+        self._tables, self._optimizer, self._fp16 = tables, optimizer, fp16
+        self._learning_rate, self._eps = learning_rate, eps
+        self._weights = _initial(tables)
+        self.moments = {name: torch.zeros_like(weight) for name, weight in self._weights.items()}
+        self._layer = make_linear(tables)
+        self._dense = torch.optim.SGD(self._layer.parameters(), lr=0.1)
+
+    def step(self, ids: Mapping[str, list[list[int]]], labels: Tensor, widths: Mapping[str, int]) -> float:
+        """Train on one batch; return the loss before it."""
+        parts = [
+            _embed(self._weights[t.name], ids[f], t.pooling, self._fp16)
+            for t in self._tables
+            for f in t.features
+        ]
+        loss = loss_of(self._layer, torch.cat(parts, dim=1), labels)
+        self._dense.zero_grad()
         loss.backward()
-        dense.step()
-        for table in tables:
-            rate = learning_rate if table.learning_rate is None else table.learning_rate
+        self._dense.step()
+        for table in self._tables:
+            rate = self._learning_rate if table.learning_rate is None else table.learning_rate
             touched = sorted({i for f in table.features for row in ids[f] for i in row})
-            width = (widths or {}).get(table.name, table.embedding_dim)
-            _reference_step(weights[table.name], moments[table.name], touched, optimizer, rate, eps, width)
-            _store(weights[table.name], table)
-    return losses
+            width = widths.get(table.name, table.embedding_dim)
+            weight, moment = self._weights[table.name], self.moments[table.name]
+            _reference_step(weight, moment, touched, self._optimizer, rate, self._eps, width)
+            _store(weight, table)
+        return loss.item()
 
 
 def grouped_reference(
