@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from sharding.id_share import TableIds
 
 
 @dataclass(frozen=True)
@@ -20,8 +21,7 @@ class Brought:
         tables_N: number of the table.
         received: pairs that came from each rank.
         sent: pairs that went to each rank.
-        order: of what this rank sent, as places in the tables' ids end to end.
-        lengths: ids that this rank asked for in each table.
+        order: of what this rank sent, as places in what it asked.
     """
 
     ids_N: Tensor
@@ -30,12 +30,6 @@ class Brought:
     received: list[int]
     sent: list[int]
     order: Tensor
-    lengths: list[int]
-
-    def of(self, table: int) -> tuple[Tensor, Tensor]:
-        """Return ids and counts of one table."""
-        chosen = self.tables_N == table
-        return self.ids_N[chosen], self.counts_N[chosen]
 
 
 class IdExchange:
@@ -50,20 +44,21 @@ class IdExchange:
     def __init__(self, world_size: int, num_tables: int, device: torch.device) -> None:
         self._world_size, self._num_tables, self._device = world_size, num_tables, device
 
-    def to_owners(self, asked: Sequence[tuple[Tensor, Tensor, Tensor]]) -> Brought:
+    def to_owners(self, owner_U: Tensor, asked: TableIds) -> Brought:
         """Send ids to their owners.
 
         Args:
-            asked: for each table owner, id and count, int64 [U] each.
+            owner_U: int64, the rank of each id's bucket.
+            asked: ids and counts.
         """
-        key = torch.cat([owner * self._num_tables + number for number, (owner, _, _) in enumerate(asked)])
-        pairs = torch.stack([torch.cat([part[i] for part in asked]) for i in (1, 2)], dim=1)
-        order = key.sort(stable=True).indices
-        sizes = torch.bincount(key, minlength=self._world_size * self._num_tables)
+        key_U = owner_U * self._num_tables + asked.tables_U
+        order = key_U.sort(stable=True).indices
+        sizes = torch.bincount(key_U, minlength=self._world_size * self._num_tables)
         theirs = self._exchanged(sizes)
         sent, received = (
             value.reshape(self._world_size, self._num_tables).sum(dim=1).tolist() for value in (sizes, theirs)
         )
+        pairs = torch.stack([asked.ids_U, asked.counts_U], dim=1)
         brought = self._exchanged(pairs[order], received, sent)
         numbers = torch.arange(self._num_tables, device=self._device).repeat(self._world_size)
         return Brought(
@@ -73,23 +68,19 @@ class IdExchange:
             received,
             sent,
             order,
-            [len(owner) for owner, _, _ in asked],
         )
 
-    def back(self, brought: Brought, answers: Sequence[Tensor]) -> list[Tensor]:
-        """Return the rows of what this rank asked, table by table.
+    def back(self, brought: Brought, answer_N: Tensor) -> Tensor:
+        """Return the rows of what this rank asked.
 
         Args:
             brought: what this rank was asked.
-            answers: a row for each of `brought.of(table)`.
+            answer_N: a row for each id of it.
         """
-        mine = torch.empty_like(brought.ids_N)
-        for number, rows in enumerate(answers):
-            mine[brought.tables_N == number] = rows
-        found = self._exchanged(mine, brought.sent, brought.received)
-        rows = torch.empty_like(found)
-        rows[brought.order] = found
-        return list(torch.split(rows, brought.lengths))
+        found = self._exchanged(answer_N, brought.sent, brought.received)
+        rows_U = torch.empty_like(found)
+        rows_U[brought.order] = found
+        return rows_U
 
     def _exchanged(
         self, mine: Tensor, received: list[int] | None = None, sent: list[int] | None = None
@@ -102,18 +93,16 @@ class IdExchange:
         return theirs
 
 
-def all_rows(mine: Sequence[Tensor], world_size: int) -> list[Tensor]:
-    """Return the rows of all ranks, rising, for each of several lists of rows."""
+def all_rows(mine_R: Tensor, world_size: int) -> Tensor:
+    """Return the rows of all ranks, rising; no two have one in common."""
     if world_size == 1:
-        return [rows.sort().values for rows in mine]
-    lengths = torch.tensor([len(rows) for rows in mine], device=mine[0].device)
-    every = [torch.empty_like(lengths) for _ in range(world_size)]
-    dist.all_gather(every, lengths)
-    sizes = [size.tolist() for size in every]
-    longest = max(sum(size) for size in sizes)
-    sent = mine[0].new_zeros(longest)
-    sent[: int(lengths.sum())] = torch.cat(list(mine))
+        return mine_R.sort().values
+    length = torch.tensor(len(mine_R), device=mine_R.device)
+    every = [torch.empty_like(length) for _ in range(world_size)]
+    dist.all_gather(every, length)
+    sizes = torch.stack(every).tolist()
+    sent = mine_R.new_zeros(max(sizes))
+    sent[: len(mine_R)] = mine_R
     parts = [torch.empty_like(sent) for _ in range(world_size)]
     dist.all_gather(parts, sent)
-    split = [torch.split(part[: sum(size)], size) for part, size in zip(parts, sizes, strict=True)]
-    return [torch.cat([rows[number] for rows in split]).sort().values for number in range(len(mine))]
+    return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)]).sort().values

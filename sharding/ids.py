@@ -25,14 +25,15 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Shard
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-from sharding.id_buckets import OOV_ROW, PADDING_ROW, BucketShape, IdBuckets
-from sharding.id_exchange import IdExchange, all_rows
+from sharding.id_buckets import OOV_ROW, PADDING_ROW, BucketShape
+from sharding.id_exchange import Brought, IdExchange, all_rows
+from sharding.id_share import IdShare, TableIds, TableShare
 from sharding.tables import TableSpec
 
 Figures = dict[str, dict[str, float]]
-_STATE = {"ids": "ids_BE", "counts": "counts_BE", "seen": "seen_BE"}
 _COUNTS = 4  # admitted, evicted, lookups, lookups without a row
 _LOOKED_UP = 2  # lookups, and those without a row, outside training
+_NO_TABLE = -1  # of features whose table has no `ids`
 
 
 class IdMap:
@@ -51,11 +52,18 @@ class IdMap:
         self.tables = [table for table in tables if table.ids is not None]
         self.device = device
         self._world_size, self._rank = dist.get_world_size(), dist.get_rank()
-        self._buckets = {table.name: self._own_buckets(table) for table in self.tables}
+        self._shapes = [BucketShape.of(table.num_embeddings) for table in self.tables]
+        self._share = IdShare(
+            [self._own(*each) for each in zip(self.tables, self._shapes, strict=True)], device
+        )
+        self._per_rank_K = torch.tensor([self._per_rank(shape) for shape in self._shapes], device=device)
+        rows = torch.tensor([0, *(table.num_embeddings for table in self.tables)], device=device)
+        self._first_row_K = rows.cumsum(0)
+        self._number = {f: number for number, table in enumerate(self.tables) for f in table.features}
         self._exchange = IdExchange(self._world_size, len(self.tables), device)
         self._step = torch.zeros((), dtype=torch.int64)
-        self._counts = torch.zeros(len(self.tables), _COUNTS, dtype=torch.int64)
-        self._looked_up = torch.zeros(len(self.tables), _LOOKED_UP, dtype=torch.int64)
+        self._counts = torch.zeros(len(self.tables), _COUNTS, dtype=torch.int64, device=device)
+        self._looked_up = torch.zeros(len(self.tables), _LOOKED_UP, dtype=torch.int64, device=device)
 
     @property
     def step(self) -> int:
@@ -87,46 +95,53 @@ class IdMap:
     ) -> tuple[KeyedJaggedTensor, dict[str, Tensor]]:
         if not self.tables:
             return ids, {}
-        spans = _spans(ids)
-        asked = [torch.cat([ids.values()[spans[f]] for f in table.features]) for table in self.tables]
-        distinct = [_distinct(values) for values in asked]
-        sent = [
-            (self._owner(table, ids_U), ids_U, counts_U)
-            for table, (ids_U, counts_U, _) in zip(self.tables, distinct, strict=True)
-        ]
-        brought = self._exchange.to_owners(sent)
-        answers, changed = [], []
-        for number, table in enumerate(self.tables):
-            rows, new = self._answer(number, table, *brought.of(number), count=count)
-            answers.append(rows)
-            changed.append(new)
         values = ids.values().clone()
-        for number, rows_U in enumerate(self._exchange.back(brought, answers)):
-            table, (_, counts_U, inverse) = self.tables[number], distinct[number]
-            told = self._counts[number, 2:] if count else self._looked_up[number]
-            told += torch.stack([counts_U.sum(), counts_U[rows_U == OOV_ROW].sum()]).cpu()
-            _write(values, spans, table.features, rows_U, inverse)
+        where_N, tables_N = self._asked(ids)
+        asked, inverse_N = TableIds.of(tables_N, values[where_N], torch.ones_like(where_N))
+        owner_U = self._share.bucket_of(asked.tables_U, asked.ids_U) // self._per_rank_K[asked.tables_U]
+        brought = self._exchange.to_owners(owner_U, asked)
+        answer_N, new_R = self._answer(brought, count=count)
+        rows_U = self._exchange.back(brought, answer_N)
+        told = self._counts[:, 2:] if count else self._looked_up
+        told[:, 0].index_add_(0, asked.tables_U, asked.counts_U)
+        told[:, 1].index_add_(0, asked.tables_U, asked.counts_U * (rows_U == OOV_ROW))
+        values[where_N] = rows_U[inverse_N]
         rows = KeyedJaggedTensor(
             keys=ids.keys(), values=values, weights=ids.weights_or_none(), lengths=ids.lengths()
         )
-        if not count:
-            return rows, {}
-        everywhere = all_rows(changed, self._world_size)
-        return rows, {table.name: rows for table, rows in zip(self.tables, everywhere, strict=True)}
+        return rows, self._by_table(all_rows(new_R, self._world_size)) if count else {}
 
-    def _answer(
-        self, number: int, table: TableSpec, ids_N: Tensor, counts_N: Tensor, *, count: bool
-    ) -> tuple[Tensor, Tensor]:
-        """Answer what all ranks asked of this rank's buckets: a row for each id; and rows that changed."""
-        buckets = self._buckets[table.name]
-        ids_U, inverse_N = torch.unique(ids_N, return_inverse=True)
+    def _asked(self, ids: KeyedJaggedTensor) -> tuple[Tensor, Tensor]:
+        """Return where the batch has ids of the tables, without padding, and the table of each."""
+        keys: list[str] = ids.keys()
+        number_F = torch.tensor([self._number.get(key, _NO_TABLE) for key in keys], device=self.device)
+        sizes_F = torch.tensor(ids.length_per_key(), device=self.device)
+        table = number_F.repeat_interleave(sizes_F, output_size=len(ids.values()))
+        where_N = ((table != _NO_TABLE) & (ids.values() != PADDING_ROW)).nonzero().squeeze(1)
+        return where_N, table[where_N]
+
+    def _answer(self, brought: Brought, *, count: bool) -> tuple[Tensor, Tensor]:
+        """Answer what all ranks asked of this rank's buckets.
+
+        Returns:
+            The row of each id, and the rows with a new owner, numbered through over all tables.
+        """
+        ids, inverse_N = TableIds.of(brought.tables_N, brought.ids_N, brought.counts_N)
         if not count:
-            return buckets.rows_of(ids_U, self.step)[inverse_N], ids_N[:0]
-        counts_U = torch.zeros_like(ids_U).index_add_(0, inverse_N, counts_N)
-        change = buckets.update(ids_U, counts_U, self.step)
-        self._counts[number, 0] += len(change.renewed_R)
-        self._counts[number, 1] += change.evicted
-        return change.rows_N[inverse_N], change.renewed_R
+            return self._share.rows_of(ids, self.step)[inverse_N], inverse_N[:0]
+        change = self._share.update(ids, self.step)
+        tables_A, rows_A = ids.tables_U[change.admitted_A], change.rows_U[change.admitted_A]
+        for column, tables in enumerate((tables_A, change.evicted_V)):
+            self._counts[:, column] += torch.bincount(tables, minlength=len(self.tables))
+        return change.rows_U[inverse_N], self._first_row_K[tables_A] + rows_A
+
+    def _by_table(self, rows_R: Tensor) -> dict[str, Tensor]:
+        """Return rising rows that are numbered through, by table."""
+        ends = torch.searchsorted(rows_R, self._first_row_K).tolist()
+        return {
+            table.name: rows_R[start:stop] - self._first_row_K[number]
+            for number, (table, start, stop) in enumerate(zip(self.tables, ends, ends[1:], strict=False))
+        }
 
     def figures(self) -> Figures:
         """Return by table what happened since the last call, over all ranks; every rank calls it.
@@ -136,14 +151,13 @@ class IdMap:
             seen and are kept in mind, without a slot), `admitted` and `evicted` (ids), `oov_share` (share of
             the ids looked up in training that had no row of their own).
         """
-        held = [self._buckets[table.name].held(self.step) for table in self.tables]
-        told = self._over_ranks(torch.cat([self._counts, torch.tensor(held).reshape(-1, 2)], dim=1))
+        held = torch.tensor(self._share.held(self.step), device=self.device).reshape(-1, 2)
+        told = self._over_ranks(torch.cat([self._counts, held], dim=1))
         self._counts.zero_()
         figures = {}
-        for table, (admitted, evicted, asked, unknown, owners, candidates) in zip(
-            self.tables, told, strict=True
+        for table, shape, (admitted, evicted, asked, unknown, owners, candidates) in zip(
+            self.tables, self._shapes, told, strict=True
         ):
-            shape = self._buckets[table.name].shape
             slots = shape.buckets * shape.slots
             figures[table.name] = {
                 "slots": slots,
@@ -170,7 +184,7 @@ class IdMap:
         }
 
     def _over_ranks(self, numbers: Tensor) -> list[list[int]]:
-        every = numbers.to(self.device, copy=True)
+        every = numbers.clone()
         dist.all_reduce(every)
         found: list[list[int]] = every.tolist()
         return found
@@ -183,61 +197,23 @@ class IdMap:
         assert world is not None
         mesh = DeviceMesh.from_group(world, self.device.type)
         state: dict[str, Any] = {"step": self._step}
-        for name, buckets in self._buckets.items():
-            shape = torch.Size((buckets.shape.buckets, 2 * buckets.shape.slots))
-            state[name] = {
+        for number, (table, buckets) in enumerate(zip(self.tables, self._shapes, strict=True)):
+            shape = torch.Size((buckets.buckets, 2 * buckets.slots))
+            state[table.name] = {
                 key: DTensor.from_local(
-                    getattr(buckets, field),
-                    mesh,
-                    [Shard(0)],
-                    run_check=False,
-                    shape=shape,
-                    stride=(shape[1], 1),
+                    local, mesh, [Shard(0)], run_check=False, shape=shape, stride=(shape[1], 1)
                 )
-                for key, field in _STATE.items()
+                for key, local in self._share.state(number).items()
             }
         return state
 
-    def _own_buckets(self, table: TableSpec) -> IdBuckets:
+    def _own(self, table: TableSpec, shape: BucketShape) -> TableShare:
         assert table.ids is not None
-        shape = BucketShape.of(table.num_embeddings)
-        share = self._share(shape)
-        mine = range(min(self._rank * share, shape.buckets), min((self._rank + 1) * share, shape.buckets))
-        return IdBuckets(shape, mine, table.ids, self.device)
+        first, last = (
+            min(rank * self._per_rank(shape), shape.buckets) for rank in (self._rank, self._rank + 1)
+        )
+        return TableShare(shape, range(first, last), table.ids)
 
-    def _share(self, shape: BucketShape) -> int:
+    def _per_rank(self, shape: BucketShape) -> int:
         """Return the buckets of a rank, as a DTensor is cut into shards."""
         return -(-shape.buckets // self._world_size)
-
-    def _owner(self, table: TableSpec, ids_U: Tensor) -> Tensor:
-        shape = self._buckets[table.name].shape
-        return shape.bucket_of(ids_U) // self._share(shape)
-
-
-def _spans(ids: KeyedJaggedTensor) -> dict[str, slice]:
-    """Return where the values of each feature lie."""
-    offsets = ids.offset_per_key()
-    return {key: slice(offsets[i], offsets[i + 1]) for i, key in enumerate(ids.keys())}
-
-
-def _distinct(ids_N: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the distinct ids without padding, their counts, and for each id its place among them.
-
-    The place of padding is -1.
-    """
-    ids_U, inverse_N, counts_U = torch.unique(ids_N, return_inverse=True, return_counts=True)
-    padding = int(ids_U[:1].eq(PADDING_ROW).sum())
-    return ids_U[padding:], counts_U[padding:], inverse_N - padding
-
-
-def _write(
-    values: Tensor, spans: dict[str, slice], features: Sequence[str], rows_U: Tensor, inverse: Tensor
-) -> None:
-    # Place -1 is the last: padding.
-    rows_N = torch.cat([rows_U, rows_U.new_full((1,), PADDING_ROW)])[inverse]
-    start = 0
-    for feature in features:
-        span = spans[feature]
-        size = span.stop - span.start
-        values[span] = rows_N[start : start + size]
-        start += size

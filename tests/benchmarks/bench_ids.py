@@ -94,6 +94,7 @@ CASES = (
     Case(1, 1_000_000, 64, IdPolicy("distance_lfu")),
     Case(1, 1_000_000, 64, IdPolicy("lru", ttl_steps=1000)),
     Case(8, 100_000, 64, IdPolicy("distance_lfu", min_count=2)),
+    Case(26, 100_000, 16, IdPolicy("distance_lfu", min_count=2)),
 )
 
 

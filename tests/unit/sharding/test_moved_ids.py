@@ -9,10 +9,11 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from sharding.id_buckets import FIRST_SLOT, OOV_ROW, BucketShape, IdBuckets, IdPolicy
+from sharding.id_buckets import EMPTY, FIRST_SLOT, OOV_ROW, BucketShape, IdPolicy
+from sharding.id_share import IdShare
 from sharding.moved_ids import FRESH, IdEntries, MovedIds, move_ids
 from tests.support.reference_ids import ReferenceBuckets
-from tests.unit.sharding.test_id_buckets import POLICIES, grouped
+from tests.unit.sharding.test_id_buckets import POLICIES, grouped, renewed, whole_table
 
 STEPS = 40
 
@@ -23,12 +24,12 @@ class Trained:
 
     rows: int
     policy: IdPolicy
-    buckets: IdBuckets
+    share: IdShare
     reference: ReferenceBuckets
 
     @property
     def entries(self) -> IdEntries:
-        return IdEntries(self.buckets.ids_BE, self.buckets.counts_BE, self.buckets.seen_BE)
+        return IdEntries(**{f"{key}_BE": held for key, held in self.share.state(0).items()})
 
     def owned(self) -> dict[int, int]:
         """Return the row of each id that owns one now."""
@@ -53,29 +54,28 @@ def trained(rows: int, policy: IdPolicy, seed: int = 1) -> Trained:
     found = Trained(
         rows,
         policy,
-        IdBuckets(shape, range(shape.buckets), policy),
+        whole_table(shape, policy),
         ReferenceBuckets(policy, shape.buckets, shape.slots),
     )
     for step, ids in enumerate(batches(seed, STEPS), start=1):
-        found.buckets.update(*grouped(ids), step)
+        found.share.update(grouped(ids), step)
         found.reference.update(ids, step)
     return found
 
 
 def rows_of(moved: MovedIds, rows: int, policy: IdPolicy) -> dict[int, int]:
     """Return the row of each owner, as a lookup in the new table gives it."""
-    buckets = opened(moved, rows, policy)
-    slots = buckets.ids_BE[:, : buckets.shape.slots]
-    owners = slots[slots != 0]
-    return dict(zip(owners.tolist(), buckets.rows_of(owners, STEPS).tolist(), strict=True))
+    slots = moved.entries.ids_BE[:, : BucketShape.of(rows).slots]
+    owners = grouped(slots[slots != EMPTY].tolist())
+    found = opened(moved, rows, policy).rows_of(owners, STEPS)
+    return dict(zip(owners.ids_U.tolist(), found.tolist(), strict=True))
 
 
-def opened(moved: MovedIds, rows: int, policy: IdPolicy) -> IdBuckets:
-    shape = BucketShape.of(rows)
-    buckets = IdBuckets(shape, range(shape.buckets), policy)
-    entries = moved.entries
-    buckets.ids_BE, buckets.counts_BE, buckets.seen_BE = entries.ids_BE, entries.counts_BE, entries.seen_BE
-    return buckets
+def opened(moved: MovedIds, rows: int, policy: IdPolicy) -> IdShare:
+    share = whole_table(BucketShape.of(rows), policy)
+    for key, held in share.state(0).items():
+        held.copy_(getattr(moved.entries, f"{key}_BE"))
+    return share
 
 
 @pytest.mark.parametrize("policy", POLICIES, ids=str)
@@ -132,7 +132,7 @@ def test_moved_ids_go_on_by_the_rules(policy: IdPolicy, rows: int) -> None:
     """The reference is given the same ids in the new buckets; from there on both do the same."""
     before = trained(50, policy)
     moved = before.moved(rows)
-    buckets, shape = opened(moved, rows, policy), BucketShape.of(rows)
+    share, shape = opened(moved, rows, policy), BucketShape.of(rows)
     reference = ReferenceBuckets(policy, shape.buckets, shape.slots)
     by_id = {o.id: o for o in before.reference.owners.values()}
     reference.owners = {row: by_id[id_] for id_, row in rows_of(moved, rows, policy).items()}
@@ -144,18 +144,17 @@ def test_moved_ids_go_on_by_the_rules(policy: IdPolicy, rows: int) -> None:
             own.append(entry)
     for step, ids in enumerate(batches(2, 30), start=STEPS + 1):
         ids = ids + batches(1, STEPS)[step % STEPS]
-        distinct, counts = grouped(ids)
-        changed = buckets.update(distinct, counts, step).renewed_R.tolist()
-        assert sorted(changed) == sorted(reference.update(ids, step))
-        assert buckets.rows_of(distinct, step).tolist() == [
-            reference.row_of(i, step) for i in distinct.tolist()
+        distinct = grouped(ids)
+        assert renewed(share.update(distinct, step)) == sorted(reference.update(ids, step))
+        assert share.rows_of(distinct, step).tolist() == [
+            reference.row_of(i, step) for i in distinct.ids_U.tolist()
         ]
 
 
 def test_a_table_of_the_same_size_stays_as_it_is() -> None:
     before = trained(130, IdPolicy("lfu", min_count=2))
     moved = before.moved(130)
-    assert torch.equal(moved.entries.ids_BE, before.buckets.ids_BE)
+    assert torch.equal(moved.entries.ids_BE, before.entries.ids_BE)
     assert torch.equal(moved.entries.counts_BE * (moved.entries.ids_BE != 0), moved.entries.counts_BE)
     assert rows_of(moved, 130, before.policy) == before.owned()
     counted = Counter(moved.origin_R.tolist())
