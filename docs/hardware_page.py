@@ -20,6 +20,8 @@ MACHINES_INTRO = """
 ## Machines
 
 Host memory, network and SSD are those of the whole machine; its other figures are those of the GPU's entry.
+Bandwidth of host memory is what all channels of the server move by the data sheet of its processors; a
+machine that is a part of a server is taken to have its GPUs' share, a guess.
 The network is that of the GPUs' own NICs where they have some, and without the bursts of small machines.
 Where no price is shown, [`plan.hardware.machines`](config.md#planhardwaremachinesglob) can give one.
 """
@@ -36,9 +38,10 @@ def hardware_page() -> str:
     ]
     machines = [
         f"| `{m.name}` | {m.gpus} x `{m.gpu}` | {m.hbm_gib or HARDWARE[m.gpu].hbm_gib:g} "
-        f"| {m.host_memory_gib:,g} | {m.nvlink_gbps:g} | {m.nic_gbps:g} | {m.ssd_gib:,g} "
+        f"| {m.host_memory_gib:,g} | {m.host_memory_gbps:,g} | {m.nvlink_gbps:g} | {m.nic_gbps:g} "
+        f"| {m.ssd_gib:,g} "
         f"| {'' if m.price_per_hour is None else f'{m.price_per_hour:.2f}'} "
-        f"| {cell(m.source.removesuffix(f': {m.name}'))} |"
+        f"| {cell(m.source.replace(f': {m.name};', ';'))} |"
         for m in MACHINES.values()
     ]
     sources = sorted({m.price_source for m in MACHINES.values() if m.price_source})
@@ -50,9 +53,9 @@ def hardware_page() -> str:
             f"|---|{'---:|' * 11}---|",
             *ranks,
             MACHINES_INTRO,
-            "| name | GPUs | HBM GiB each | host GiB | NVLink GB/s | NIC GB/s | SSD GiB | USD an hour "
-            "| source |",
-            f"|---|---|{'---:|' * 6}---|",
+            "| name | GPUs | HBM GiB each | host GiB | host GB/s | NVLink GB/s | NIC GB/s | SSD GiB "
+            "| USD an hour | source |",
+            f"|---|---|{'---:|' * 7}---|",
             *machines,
             "",
             *(f"Prices: {source}.\n" for source in sources),

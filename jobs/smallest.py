@@ -56,7 +56,7 @@ def smallest_plan(
             f"no plan was found on up to {max_nodes} nodes",
             where="--smallest",
             got=", ".join(str(kind) for kind in kinds),
-            fixes=[*more, "tables.*.data_type: fp16"],
+            fixes=[*more, *search.fixes()],
             also=search.reasons(),
         )
     return best
@@ -96,6 +96,7 @@ class _Search:
         self._planning = planning
         self._batch_size = batch_size_per_rank
         self._failures: dict[Cluster, str] = {}
+        self._errors: dict[Cluster, PlanError] = {}
         self._refused: dict[Cluster, list[str]] = {}
 
     def clusters(self, kind: Cluster, max_nodes: int) -> list[Cluster]:
@@ -132,6 +133,13 @@ class _Search:
         refused = dict.fromkeys(lines[-1] for lines in self._refused.values() if lines)
         return [*self._failures.values(), *refused]
 
+    def fixes(self) -> list[str]:
+        """Return what would help the largest cluster that failed, but for more nodes."""
+        if not self._errors:
+            return []
+        largest = max(self._errors, key=lambda cluster: cluster.rank_hardware.memory_gib * cluster.world_size)
+        return [fix for fix in self._errors[largest].fixes if not fix.startswith("--cluster")]
+
     def _fits_bytes(self, cluster: Cluster) -> bool:
         try:
             self._planning.check_bytes(cluster, self._batch_size)
@@ -141,6 +149,7 @@ class _Search:
         return True
 
     def _keep(self, cluster: Cluster, error: PlanError) -> None:
+        self._errors[cluster] = error
         first, _, _ = error.what.partition("\n")
         place = f" ({error.where})" if error.where and str(cluster) not in error.where else ""
         self._failures[cluster.with_nodes(1)] = f"{cluster}: {first}{place}"

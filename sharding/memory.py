@@ -19,14 +19,14 @@ from sharding.tables import TableSpec
 from sharding.topology import Cluster
 from sharding.units import GIB
 
-# fp32 words of optimizer state: for each element, for each row of a shard.
-_STATE_WORDS = {
-    "sgd": (0, 0),
-    "adagrad": (1, 0),
-    "rowwise_adagrad": (0, 1),
-    "partial_rowwise_adam": (1, 1),
-    "adam": (2, 0),
-    "lamb": (2, 0),
+# The moments that FBGEMM keeps in fp32, in its order: of each element, or of each row of a shard.
+_MOMENTS: dict[str, tuple[Literal["element", "row"], ...]] = {
+    "sgd": (),
+    "adagrad": ("element",),
+    "rowwise_adagrad": ("row",),
+    "partial_rowwise_adam": ("element", "row"),
+    "adam": ("element", "element"),
+    "lamb": ("element", "element"),
 }
 
 # Id, count and step of a slot's owner and of a candidate, 8 bytes each: `sharding.id_buckets`.
@@ -41,8 +41,8 @@ def weight_bytes(table: TableSpec, rows: int, columns: int) -> int:
 
 def optimizer_bytes(optimizer: str, rows: int, columns: int) -> int:
     """Return the bytes of optimizer state of a shard [rows, columns]."""
-    per_element, per_row = _STATE_WORDS[optimizer]
-    return 4 * rows * (columns * per_element + per_row)
+    moments = _MOMENTS[optimizer]
+    return 4 * rows * (columns * moments.count("element") + moments.count("row"))
 
 
 def row_state_bytes(optimizer: str, rows: int) -> int:
@@ -52,14 +52,20 @@ def row_state_bytes(optimizer: str, rows: int) -> int:
 
     Source: `construct_split_state` of fbgemm_gpu.
     """
-    return 4 * rows * _STATE_WORDS[optimizer][1]
+    return 4 * rows * _MOMENTS[optimizer].count("row")
 
 
 def host_state_bytes(table: TableSpec, kernel: str, optimizer: str, rows: int, columns: int) -> int:
-    """Return the bytes of optimizer state of a shard [rows, columns] in the host memory of a GPU rank."""
-    if "uvm" not in kernel or table.enforce_hbm:
+    """Return the bytes of optimizer state of a shard [rows, columns] in the host memory of a GPU rank.
+
+    FBGEMM obeys `enforce_hbm` for weights and first moment alone: the second stays in host memory.
+
+    Source: `SplitTableBatchedEmbeddingBagsCodegen.__init__` of fbgemm_gpu.
+    """
+    if "uvm" not in kernel:
         return 0
-    return optimizer_bytes(optimizer, rows, columns) - row_state_bytes(optimizer, rows)
+    moments = _MOMENTS[optimizer][1:] if table.enforce_hbm else _MOMENTS[optimizer]
+    return 4 * rows * columns * moments.count("element")
 
 
 def gradient_bytes(table: TableSpec, sharding_type: str, rows: int, columns: int) -> int:
@@ -145,7 +151,7 @@ class TableStorageEstimator(EmbeddingStorageEstimator):
                 if option.compute_kernel == KEY_VALUE:
                     shard.storage = self._key_value(option, shard.size, shard.storage.hbm)
                 else:
-                    shard.storage = self._in_hbm(option, shard.storage + self._extra(option, shard.size))
+                    shard.storage = self._weights(option, shard.storage) + self._extra(option, shard.size)
 
     def _extra(self, option: ShardingOption, size: Sequence[int]) -> Storage:
         rows, columns = size
@@ -166,7 +172,7 @@ class TableStorageEstimator(EmbeddingStorageEstimator):
         state = optimizer_bytes(self._optimizer, rows, columns)
         return Storage(hbm=in_and_out + held.cache + state, ddr=held.buffers, ssd=weights)
 
-    def _in_hbm(self, option: ShardingOption, storage: Storage) -> Storage:
+    def _weights(self, option: ShardingOption, storage: Storage) -> Storage:
         """Return the bytes where `enforce_hbm` puts them: beside the cache, which there is all the same."""
         if not self._tables[option.name].enforce_hbm or "uvm" not in option.compute_kernel:
             return storage
@@ -198,9 +204,16 @@ def _least_in_hbm(table: TableSpec, optimizer: str) -> int:
     places = tiers(table)
     if "host" in places:
         return row_state_bytes(optimizer, table.num_embeddings)
-    if "ssd" in places:
-        return optimizer_bytes(optimizer, table.num_embeddings, table.embedding_dim)
-    return total_bytes(table, optimizer)
+    size = table.num_embeddings, table.embedding_dim
+    least = _least_of_shard(table, optimizer, *size)
+    return min(least, optimizer_bytes(optimizer, *size)) if "ssd" in places else least
+
+
+def _least_of_shard(table: TableSpec, optimizer: str, rows: int, columns: int) -> int:
+    """Return the least bytes in HBM of a shard whose weights stay there: state may leave all the same."""
+    kernels = table.compute_kernels or ("fused",)
+    leaves = max(host_state_bytes(table, kernel, optimizer, rows, columns) for kernel in kernels)
+    return weight_bytes(table, rows, columns) + optimizer_bytes(optimizer, rows, columns) - leaves
 
 
 def least_bytes_within(tables: Sequence[TableSpec], optimizer: str, within: frozenset[Tier]) -> int:
@@ -211,6 +224,8 @@ def least_bytes_within(tables: Sequence[TableSpec], optimizer: str, within: froz
 def _least_within(table: TableSpec, optimizer: str, within: frozenset[Tier]) -> int:
     if "ssd" in tiers(table):
         return table.weight_bytes
+    if "host" not in within:
+        return _least_in_hbm(table, optimizer)
     by_row = 0 if "hbm" in within else row_state_bytes(optimizer, table.num_embeddings)
     return total_bytes(table, optimizer) - by_row
 
@@ -222,7 +237,7 @@ def smallest_shard_bytes(
     if tiers(table) != {"hbm"}:
         return 0
     return min(
-        weight_bytes(table, *shape) + optimizer_bytes(optimizer, *shape)
+        _least_of_shard(table, optimizer, *shape)
         for shape in (_shard_shape(table, kind, cluster) for kind in sharding_types)
     )
 

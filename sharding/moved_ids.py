@@ -69,7 +69,7 @@ def move_ids(
     for rule in (old_policy, policy):
         if rule.ttl_steps is not None:
             young_BE &= entries.seen_BE >= step - rule.ttl_steps
-    buckets = IdBuckets(new, range(new.buckets), policy)
+    buckets = IdBuckets(new.buckets, new.slots, policy)
     moved = IdEntries(buckets.ids_BE, buckets.counts_BE, buckets.seen_BE)
     origin_R = torch.full((new_rows,), FRESH, dtype=torch.int64)
     for row in (PADDING_ROW, OOV_ROW):
@@ -114,9 +114,7 @@ class _Flat:
 def _seated(owners: _Flat, shape: BucketShape, buckets: IdBuckets, step: int) -> tuple[_Flat, Tensor, Tensor]:
     """Return the owners that get a slot, in the order of their old rows, with bucket and slot of each."""
     unseen_N = step - owners.seen_N
-    worth_N = (
-        -unseen_N.double() if buckets.policy.evict == "ttl" else buckets.score(owners.counts_N, unseen_N)
-    )
+    worth_N = -unseen_N if buckets.policy.evict == "ttl" else buckets.score(owners.counts_N, unseen_N)
     best_first = worth_N.sort(descending=True, stable=True).indices
     _, order, rank = _ranked(shape.bucket_of(owners.ids_N[best_first]))
     fits = best_first[order[rank < shape.slots]].sort().values

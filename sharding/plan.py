@@ -18,6 +18,7 @@ from sharding.dense_part import DensePart
 from sharding.errors import PlanError
 from sharding.plan_differences import plan_differences
 from sharding.plan_faults import plan_fault
+from sharding.plan_values import check_values
 from sharding.rank_plan import RankMemory, RankStep
 from sharding.sharders import HOST_TYPES
 from sharding.ssd import KEY_VALUE
@@ -171,12 +172,14 @@ class Plan:
         """Read a plan.
 
         Raises:
-            PlanError: no such file, a damaged one, or one of another format version.
+            PlanError: no such file, one of another format version, or one with a value that cannot be.
         """
         raw = plan_file.read(Path(path))
         try:
             return cls._from_document(raw)
-        except (KeyError, TypeError, ValueError, AttributeError, PlanError) as error:
+        except PlanError as error:
+            raise plan_file.within(Path(path), error) from error
+        except (KeyError, ValueError) as error:
             reason = f"no key {error}" if isinstance(error, KeyError) else str(error)
             raise plan_file.damaged(Path(path), reason) from error
 
@@ -195,6 +198,7 @@ class Plan:
 
     @classmethod
     def _from_document(cls, raw: dict[str, Any]) -> Plan:
+        check_values(cls, raw, names={"communication": "table_communication"})
         plan = cls(
             tables=tuple(TablePlan.from_record(record) for record in raw["tables"]),
             cluster=Cluster.from_dict(raw["cluster"]),
@@ -207,8 +211,11 @@ class Plan:
             **{key: raw[key] for key in _PLAIN},
             **{key: raw[key] for key in _GROUPS if key in raw},
         )
-        if [rank.rank for rank in plan.memory] != list(range(plan.cluster.world_size)):
-            raise ValueError(f"memory of {len(plan.memory)} ranks for {plan.cluster.world_size} ranks")
+        ranks = plan.cluster.world_size
+        if len(plan.memory) != ranks:
+            raise ValueError(f"memory of {len(plan.memory)} ranks for {ranks} ranks")
+        if any(rank.rank != number for number, rank in enumerate(plan.memory)):
+            raise ValueError("the ranks of `memory` are not in their order")
         if plan.groups.count * plan.groups.shard_group_size != plan.cluster.world_size:
             raise ValueError(f"groups of {plan.table_shard_group_size} ranks of {plan.cluster.world_size}")
         fault = plan_fault(plan.tables, plan.cluster.part(plan.groups.shard_group_size))

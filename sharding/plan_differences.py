@@ -6,6 +6,8 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from sharding.hardware_differences import hardware_differences
+
 if TYPE_CHECKING:
     from sharding.plan import Plan
 
@@ -32,8 +34,7 @@ def plan_differences(old: Plan, new: Plan) -> list[str]:
     """Return one line for each thing that differs, `old -> new`; an empty list for equal plans."""
     lines = [f"{name}: {a} -> {b}" for name, a, b in _settings(old, new) if a != b]
     if str(old.cluster) == str(new.cluster) and old.cluster != new.cluster:
-        mine, theirs = (plan.cluster.as_dict()["hardware"] for plan in (old, new))
-        lines += [f"hardware.{k}: {mine[k]} -> {theirs[k]}" for k in mine if mine[k] != theirs[k]]
+        lines += hardware_differences(old.cluster.rank_hardware, new.cluster.rank_hardware)
     before, after = old.estimate, new.estimate
     lines += [
         f"{name}: {_known(before[name])} -> {_known(after[name])}"

@@ -52,7 +52,14 @@ def read(path: Path) -> dict[str, Any]:
         ) from error
     except ValueError as error:
         raise damaged(path, str(error)) from error
-    version = raw.get("format_version") if isinstance(raw, dict) else None
+    if not isinstance(raw, dict) or "format_version" not in raw:
+        raise PlanError(
+            "this is no plan: it has no `format_version`",
+            where=str(path),
+            allowed=FORMAT_VERSION,
+            fixes=[_FIX],
+        )
+    version = raw["format_version"]
     if version != FORMAT_VERSION:
         raise PlanError(
             "the plan has another format version",
@@ -62,6 +69,14 @@ def read(path: Path) -> dict[str, Any]:
             fixes=[_FIX],
         )
     return dict(raw)
+
+
+def within(path: Path, error: PlanError) -> PlanError:
+    """Return the error for a place in the file."""
+    place = f"{path}: {error.where}" if error.where else str(path)
+    return PlanError(
+        error.what, where=place, got=error.got, allowed=error.allowed, fixes=[*error.fixes, _FIX]
+    )
 
 
 def damaged(path: Path, reason: str) -> PlanError:

@@ -18,7 +18,7 @@ class RankStep:
     exchange_ms: float
     """Embeddings and their gradients, between ranks."""
     input_ms: float
-    """Ids, between ranks; the pipeline does it beside the step before."""
+    """Ids, between ranks."""
     traffic: Traffic
     """Sent for the tables."""
 
@@ -39,7 +39,7 @@ class RankMemory:
     output_buffers: int
     """Embeddings before they are exchanged."""
     pipeline_copies: int
-    """Ids of the next step, which the pipeline fetches ahead on GPU."""
+    """Room on GPU for the ids of the next step, for a pipeline that fetches them ahead."""
     dense_weights: int
     """Also the weights and gradients that are whole while units compute."""
     dense_gradients: int

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from sharding.communication import FULL_PRECISION
 from sharding.plan import Plan, RankMemory, rank_range
-from sharding.units import MIB, byte_size
+from sharding.units import MIB, byte_size, counted
 
 _RANK_COLUMNS = {
     "weights": "weights",
@@ -33,7 +33,8 @@ def plan_report(plan: Plan, *, max_tables: int = 60, max_ranks: int = 16) -> str
     used = max(rank.memory_used for rank in plan.memory)
     capacity = plan.cluster.rank_hardware.memory_gib
     lines = [
-        f"plan for {plan.cluster}: {plan.cluster.world_size} ranks, {len(plan.tables)} tables, "
+        f"plan for {plan.cluster}: {counted(plan.cluster.world_size, 'rank')}, "
+        f"{counted(len(plan.tables), 'table')}, "
         f"batch_size_per_rank {plan.batch_size_per_rank}, {plan.embedding_optimizer}",
         f"fits: fullest rank {byte_size(used)} of {capacity:g} GiB {memory}, "
         f"{plan.storage_reserve_share:.0%} kept free",

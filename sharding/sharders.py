@@ -215,7 +215,7 @@ def _check_shape(table: TableSpec) -> None:
             "FBGEMM's kernels need a multiple of 4",
             where=f"tables.{table.name}.embedding_dim",
             got=table.embedding_dim,
-            allowed=[table.embedding_dim // 4 * 4 or 4, table.embedding_dim // 4 * 4 + 4],
+            allowed=sorted({table.embedding_dim // 4 * 4 or 4, table.embedding_dim // 4 * 4 + 4}),
         )
     if table.pooling_factors and len(table.pooling_factors) != len(table.features):
         raise PlanError(

@@ -6,7 +6,7 @@
     table_sync    = all-reduce of table weights and state over the copies, divided by the steps between two
     dense         = 3 * forward FLOPs / (peak * efficiency): backward takes twice the forward pass
     exposed_dense = max(0, exchange of dense weights and gradients - what hides it)
-    exposed_input = max(0, exchange of ids - the rest of the step), which the pipeline runs beside it
+    exposed_input = exchange of ids, on the slowest rank: training fetches none ahead of their step
 
 Gradients of `ddp` are exchanged during the backward pass (two thirds of `dense`), weights and gradients of
 `fsdp` and `hsdp` during all of `dense`. Speeds are those of data sheets, or what `shardrec bench hardware`
@@ -79,8 +79,7 @@ def step_time(
         dense_ms = 3 * dense.forward_flops / (dense.peak_tflops * dense.efficiency * 1e9)
         hidden = dense_ms * (2 / 3 if dense.parallel == "ddp" else 1)
         exposed_dense = max(0.0, dense.exchange_ms(cluster) - hidden)
-    rest = slowest.compute_ms + slowest.exchange_ms + dense_ms + exposed_dense
-    exposed_input = max(0.0, max(rank.step.input_ms for rank in memory) - rest)
+    exposed_input = max(rank.step.input_ms for rank in memory)
     return StepTime(
         slowest.compute_ms, slowest.exchange_ms, table_sync_ms, dense_ms, exposed_dense, exposed_input
     )

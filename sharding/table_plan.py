@@ -58,7 +58,7 @@ class TablePlan:
         weight_bytes: over all ranks.
         optimizer_bytes: over all ranks.
         relative_ms: estimated time of the slowest shard, forward and backward.
-        enforce_hbm: whether the UVM kernels keep weights and optimizer state in HBM all the same.
+        enforce_hbm: whether the UVM kernels keep weights and the first moment in HBM all the same.
         stochastic_rounding: whether GPU kernels round by chance; None for FBGEMM's default.
         bounds_check_mode: `fatal`, `warning` or `ignore` ids beyond the table; None for FBGEMM's default.
     """

@@ -40,7 +40,7 @@ class TableSpec:
         lookup_group: tables of different groups have kernel calls of their own; None is a group too.
         ids: how the ids of the data get its rows (`sharding.ids`); None where the ids are rows themselves.
         ranks: that it may live on, sorted; None for all.
-        enforce_hbm: whether the UVM kernels keep weights and optimizer state in HBM all the same.
+        enforce_hbm: whether the UVM kernels keep weights and the first moment in HBM all the same.
         stochastic_rounding: whether GPU kernels round fp16 and bf16 by chance; None for FBGEMM's default.
         bounds_check_mode: what the kernels do about ids beyond the table; None for FBGEMM's default.
     """
@@ -85,13 +85,13 @@ def build_collections(
         twice = sorted({name for name in names if names.count(name) > 1})
         raise UserError("table names must be unique", where="tables", got=twice)
     # TorchRec keeps tables in an nn.ModuleDict, which takes neither dots nor its own attributes as keys.
-    taken = [name for name in names if "." in name or hasattr(nn.ModuleDict, name)]
+    taken = [name for name in names if not name or "." in name or hasattr(nn.ModuleDict, name)]
     if taken:
         raise UserError(
             "torch cannot hold a table of this name",
             where="tables",
             got=taken,
-            fixes=[f"name: {taken[0].replace('.', '_')}_id in the feature's group"],
+            fixes=[f"name: {taken[0].replace('.', '_') or 'item'}_id in the feature's group"],
         )
     device = torch.device(device)
     pooled = [table for table in tables if table.pooling != "none"]

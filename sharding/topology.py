@@ -15,8 +15,9 @@ from sharding.machines import CATALOGUE, Catalogue, Machine
 from sharding.measured_estimates import MeasuredBandwidths
 from sharding.units import GIB
 
-_RANKS = re.compile(r"^(\d+)x(\d+)x([A-Za-z0-9_.-]+)$")
-_MACHINES = re.compile(r"^(\d+)x([A-Za-z_][A-Za-z0-9_.-]*)$")
+_RANKS = re.compile(r"(\d+)x(\d+)x([^\s+,]+)")
+# Not `2x8`: a number is no name.
+_MACHINES = re.compile(r"(\d+)x(?!\d+$)([^\s+,]+)")
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,8 @@ class Cluster:
     machine: str | None = None
 
     def __post_init__(self) -> None:
+        if self.gpu is not None:
+            object.__setattr__(self, "gpu", self.gpu.lower())
         if (self.gpu is None) != (self.gpus_per_node == 0):
             raise PlanError(
                 "a GPU cluster needs both `gpu` and `gpus_per_node`",
@@ -64,6 +67,8 @@ class Cluster:
     def parse(cls, text: str, catalogue: Catalogue = CATALOGUE) -> Cluster:
         """Read `NODESxRANKSxHARDWARE` or `NODESxMACHINE`: `2x8xh100`, `1x2xcpu`, `2xp5.48xlarge`.
 
+        The name of a machine may look like ranks and hardware (`8xh100`): then it is the machine.
+
         Args:
             text: what a person wrote.
             catalogue: hardware and machines by name.
@@ -73,8 +78,9 @@ class Cluster:
         """
         if "+" in text or "," in text:
             raise _unequal_hosts(text, catalogue)
-        by_ranks, by_machine = _RANKS.match(text.strip()), _MACHINES.match(text.strip())
-        if by_ranks is not None:
+        by_ranks, by_machine = _RANKS.fullmatch(text.strip()), _MACHINES.fullmatch(text.strip())
+        is_machine = by_machine is not None and by_machine[2].lower() in catalogue.machines
+        if by_ranks is not None and not is_machine:
             return cls._of_ranks(int(by_ranks[1]), int(by_ranks[2]), catalogue.find(by_ranks[3]), text)
         if by_machine is not None:
             return cls._of_machines(int(by_machine[1]), by_machine[2], catalogue, text)
@@ -111,7 +117,10 @@ class Cluster:
                 f"{machine.name} is no machine: say how many ranks a node has",
                 where="--cluster",
                 got=text,
-                fixes=[f"--cluster {nodes}x8x{machine.name}"],
+                fixes=[
+                    f"--cluster {nodes}x8x{machine.name}",
+                    *([f"--cluster 1x{nodes}x{machine.name} (all on one node)"] if nodes > 1 else []),
+                ],
             )
         return cls(
             nodes=nodes,
@@ -183,6 +192,8 @@ class Cluster:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Cluster:
         """Return the cluster that `as_dict` described."""
+        if values["hardware"] is None:
+            raise PlanError("the figures of the ranks are missing", where="cluster.hardware", got="null")
         kept = {key: value for key, value in values.items() if key not in ("name", "hardware")}
         figures = Hardware.from_record(values["hardware"])
         return cls(**kept, hardware=None if HARDWARE.get(figures.name) == figures else figures)
@@ -231,7 +242,9 @@ def _unequal_hosts(text: str, catalogue: Catalogue) -> PlanError:
     fixes = ["plan for the hosts of one kind alone"]
     try:
         # `8xh100` is one host of eight ranks here.
-        kinds = [Cluster.parse(part if _names_hosts(part) else f"1x{part}", catalogue) for part in parts]
+        kinds = [
+            Cluster.parse(part if _names_hosts(part, catalogue) else f"1x{part}", catalogue) for part in parts
+        ]
     except PlanError as error:
         fixes += [f"{error.got}: {fix}" for fix in error.fixes]
     else:
@@ -248,9 +261,11 @@ def _unequal_hosts(text: str, catalogue: Catalogue) -> PlanError:
     )
 
 
-def _names_hosts(text: str) -> bool:
-    ranks = _RANKS.match(text)
-    return ranks is not None or "." in text
+def _names_hosts(text: str, catalogue: Catalogue) -> bool:
+    """Return whether a number of hosts comes first."""
+    machine = _MACHINES.fullmatch(text)
+    named = machine is not None and machine[2].lower() in catalogue.machines
+    return named or _RANKS.fullmatch(text) is not None
 
 
 def _bytes_per_ms(gigabytes_per_second: float) -> float:

@@ -1,4 +1,4 @@
-"""Bytes for people."""
+"""Bytes and counts for people."""
 
 from __future__ import annotations
 
@@ -12,3 +12,8 @@ def byte_size(size: float) -> str:
     power = min(len(_UNITS) - 1, max(0, (int(size).bit_length() - 1) // 10))
     value = size / 1024**power
     return f"{value:,.0f} {_UNITS[power]}" if value >= 100 else f"{value:.3g} {_UNITS[power]}"
+
+
+def counted(number: int, what: str) -> str:
+    """Write a number with its noun: `1 rank`, `2 ranks`."""
+    return f"{number} {what}{'' if number == 1 else 's'}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import combinations
 from typing import Any, ClassVar
 
@@ -41,6 +42,8 @@ _COMBINED: list[frozenset[Tier]] = [
 _STATELESS = "train.embedding_optimizer.name: sgd (keeps no state, all that these tables have in HBM)"
 # Numbers of nodes beyond the least one, as a multiple of it and in all, among which training may take one.
 _FURTHER, _TRIED = 8, 1000
+# Larger clusters than anybody has for one run are no advice.
+_MOST_RANKS = 32_768
 
 
 def any_ranks(_: int) -> bool:
@@ -81,10 +84,10 @@ def check_dense(budget: MemoryBudget, cluster: Cluster) -> None:
     raise CannotFitError(
         f"the dense layers{ids} do not fit one rank",
         where=f"cluster {cluster}",
-        got=f"{dense.total / GIB:.2f} GiB (weights, gradients, optimizer, gathered layers), "
-        f"{dense.activations / GIB:.2f} GiB of activations"
-        + (f", {slots / GIB:.2f} GiB of slots" if slots else ""),
-        allowed=f"{budget.capacity_bytes * (1 - budget.reserve_share) / GIB:.2f} GiB",
+        got=f"{byte_size(dense.total)} (weights, gradients, optimizer, gathered layers), "
+        f"{byte_size(dense.activations)} of activations"
+        + (f", {byte_size(slots)} of slots" if slots else ""),
+        allowed=byte_size(budget.capacity_bytes * (1 - budget.reserve_share)),
         fixes=_dense_fixes(dense),
     )
 
@@ -124,12 +127,14 @@ def check_bytes(
         if all("host" in tiers(table) for table in tables):
             leaner = [_STATELESS]
         nodes = _nodes(need, budget.left_bytes, cluster)
+        more = _more_nodes(cluster, nodes, budget.left_bytes, takes)
+        least = partial(least_bytes, optimizer=optimizer)
         raise CannotFitError(
             f"{_heading(tables, cluster)} "
             f"(need {byte_size(need)}, {byte_size(left)} left after {_taken(budget)})"
             f"\n  largest: {_largest(held, optimizer, left)}",
             where=f"cluster {cluster}",
-            fixes=[_more_nodes(cluster, nodes, budget.left_bytes, takes), *leaner],
+            fixes=[*(more or _fewer_rows(tables, cluster, left, least)), *leaner],
         )
     _check_other_memory(tables, cluster, budget, optimizer, takes)
     for table in tables:
@@ -187,14 +192,16 @@ def _check_other_memory(
         if need <= a_rank * cluster.world_size:
             continue
         held, left = [t for t in tables if tiers(t) <= within], a_rank * cluster.world_size
+        more = _more_nodes(cluster, _nodes(need, a_rank, cluster), a_rank, takes)
+        least = partial(least_bytes_within, optimizer=optimizer, within=within)
         raise CannotFitError(
             f"{_do(held)} not fit the {' and '.join(_TIERS[tier] for tier in _TIERS if tier in within)} of "
             f"{cluster.world_size} ranks (need {byte_size(need)}, {byte_size(left)} left "
-            f"after the {budget.reserve_share:.0%} reserve)"
+            f"after {_reserve(budget)})"
             f"\n  largest: {_largest(held, optimizer, left)}",
             where=f"cluster {cluster}",
             fixes=[
-                _more_nodes(cluster, _nodes(need, a_rank, cluster), a_rank, takes),
+                *(more or _fewer_rows(held, cluster, left, least)),
                 *_leaner(held, cluster, budget, optimizer),
             ],
         )
@@ -262,7 +269,11 @@ def _taken(budget: MemoryBudget) -> str:
         if budget.dense_bytes >= GIB // 100
         else ""
     )
-    return f"the {budget.reserve_share:.0%} reserve{dense}"
+    return f"{_reserve(budget)}{dense}"
+
+
+def _reserve(budget: MemoryBudget) -> str:
+    return f"the {100 * budget.reserve_share:.4g}% reserve"
 
 
 def _freed(budget: MemoryBudget) -> float:
@@ -284,15 +295,41 @@ def _nodes(need: int, a_rank: int, cluster: Cluster) -> int:
     return max(cluster.nodes + 1, math.ceil(need / max(1, a_rank * cluster.local_world_size)))
 
 
-def _more_nodes(cluster: Cluster, nodes: int, left_bytes: int, takes: Callable[[int], bool]) -> str:
-    """Return the fix of more nodes: as many as training takes, where it takes any."""
+def _more_nodes(cluster: Cluster, nodes: int, left_bytes: int, takes: Callable[[int], bool]) -> list[str]:
+    """Return the fix of more nodes, as many as training takes where it takes any; `_MOST_RANKS` at most."""
     local = cluster.local_world_size
+    if nodes * local > _MOST_RANKS:
+        return []
     tried = range(nodes, min(_FURTHER * nodes, nodes + _TRIED) + 1)
     good = next((n for n in tried if takes(n * local)), None)
     larger = cluster.with_nodes(good or nodes)
     note = "" if good else "; training takes so many ranks with another data.num_lanes or global_batch_size"
     left = byte_size(larger.world_size * left_bytes)
-    return f"--cluster {larger} ({larger.world_size} ranks, {left} left{note})"
+    return [f"--cluster {larger} ({larger.world_size} ranks, {left} left{note})"]
+
+
+def _fewer_rows(
+    tables: Sequence[TableSpec], cluster: Cluster, left: int, least: Callable[[Sequence[TableSpec]], int]
+) -> list[str]:
+    """Return the fix of fewer rows in the largest table, as many as fit beside the others.
+
+    Args:
+        tables: that do not fit.
+        cluster: the ranks.
+        left: bytes for the tables.
+        least: bytes of some of them.
+    """
+    largest = max(tables, key=lambda table: least([table]))
+    room = left - least([table for table in tables if table is not largest])
+    rows = max(0, room) * largest.num_embeddings // least([largest])
+    if not rows:
+        return ["fewer rows in the largest tables: hash their ids into fewer buckets (ops: [hash: N])"]
+    digits = 10 ** max(0, len(str(rows)) - 2)
+    rows = rows // digits * digits
+    return [
+        f"fewer rows in table {largest.name}, {rows:,} or less on {cluster}: hash its ids "
+        f"(ops: [hash: {rows}]), or declare fewer (plan.tables.*.num_embeddings)"
+    ]
 
 
 def _fixes(
@@ -305,7 +342,7 @@ def _fixes(
     """Return fixes with what each saves, most effective first where they compare."""
     nodes = _nodes(least_bytes(tables, optimizer), budget.left_bytes, cluster)
     more = _more_nodes(cluster, nodes, budget.left_bytes, takes)
-    return [more, *_leaner(tables, cluster, budget, optimizer)]
+    return [*more, *_leaner(tables, cluster, budget, optimizer)]
 
 
 def _leaner(tables: Sequence[TableSpec], cluster: Cluster, budget: MemoryBudget, optimizer: str) -> list[str]:
@@ -333,7 +370,8 @@ def _out_of_hbm(table: TableSpec, cluster: Cluster, budget: MemoryBudget, optimi
     ranks, where = cluster.world_size, f"tables.{table.name}"
     size = total_bytes(table, optimizer) - row_state_bytes(optimizer, table.num_embeddings)
     if size <= budget.host_left_bytes * ranks:
-        return [f"{where}.compute_kernels: [fused_uvm_caching] (needs {byte_size(size)} of host memory)"]
+        way = "enforce_hbm: false" if table.enforce_hbm else "compute_kernels: [fused_uvm_caching]"
+        return [f"{where}.{way} (needs {byte_size(size)} of host memory)"]
     state = optimizer_bytes(optimizer, table.num_embeddings, table.embedding_dim)
     # Half of the HBM that is left, and a quarter of the host memory, for rows in HBM and those that leave.
     room = min((budget.left_bytes * ranks - state) // 2, budget.host_left_bytes * ranks // 4)

@@ -16,6 +16,18 @@ if TYPE_CHECKING:
     from trainer.config import RunConfig
     from trainer.storage import Place
 
+_MAX_NODES, _MOST_NODES = 128, 10_000
+_OF_A_NEW_PLAN = {
+    "--set": "overrides",
+    "--data": "data",
+    "--cluster": "cluster",
+    "--ranks": "ranks",
+    "--hardware": "hardware",
+    "--batch-size-per-rank": "batch_size_per_rank",
+    "--out": "out",
+    "--html": "html",
+}
+
 
 def _arguments(parser: ArgumentParser) -> None:
     parser.add_argument("config", nargs="?", help="YAML run config")
@@ -34,7 +46,7 @@ def _arguments(parser: ArgumentParser) -> None:
         help="find the cheapest cluster that fits, of these kinds of nodes: p5.48xlarge, 8xh100 "
         "(default: every machine with a price)",
     )
-    parser.add_argument("--max-nodes", type=positive, default=128, help="largest cluster of --smallest")
+    parser.add_argument("--max-nodes", type=positive, help="largest cluster of --smallest (default 128)")
     parser.add_argument(
         "--hardware", metavar="FILE", help="YAML with own GPUs and machines, as in plan.hardware"
     )
@@ -95,17 +107,20 @@ def _plan_here(arguments: Namespace) -> Outcome:
                 "shardrec plan --compare OLD NEW",
             ],
         )
-    if len(compared) == 2:
-        return _comparison_of_files(compared[0], compared[1], arguments.html)
+    _check_options(arguments, len(compared))
+    # A plan that is to be compared is read before a new one may take its place.
+    old = [Plan.load(Path(path)) for path in compared]
+    if len(old) == 2:
+        return _comparison(old[0], old[1])
     run = load_config(arguments)
     declared = bool(run.plan.tables) and arguments.data is None
     data = None if declared else dataset_folder(run, arguments.data)
     new = _new_plan(run, data, arguments)
-    if compared:
+    if old:
         if arguments.out:
             new.save(Path(arguments.out))
         page = _page(new, run.name, arguments.html)
-        return _comparison(Plan.load(Path(compared[0])), new, page)
+        return _comparison(old[0], new, page)
     beside = data / "plan.json" if isinstance(data, Path) else Path(f"{run.name}_plan.json")
     path = new.save(Path(arguments.out) if arguments.out else beside)
     page = _page(new, run.name, arguments.html)
@@ -134,24 +149,35 @@ def _new_plan(run: RunConfig, data: Place | None, arguments: Namespace) -> Plan:
     if arguments.smallest is not None:
         kinds = node_kinds(arguments.smallest, catalogue)
         planning = Planning.open(run, data)
-        return smallest_plan(planning, kinds, batch_size_per_rank=batch_size, max_nodes=arguments.max_nodes)
-    if arguments.cluster:
+        most = arguments.max_nodes or _MAX_NODES
+        return smallest_plan(planning, kinds, batch_size_per_rank=batch_size, max_nodes=most)
+    if arguments.cluster is not None:
         cluster = topology.Cluster.parse(arguments.cluster, catalogue)
     else:
         cluster = with_own_figures(Cluster.local(arguments.ranks or 1), *given)
     return Planning.open(run, data).plan(cluster, batch_size)
 
 
-def _comparison_of_files(old: str, new: str, html: str | None) -> Outcome:
-    from sharding.plan import Plan
-
-    if html is not None:
+def _check_options(arguments: Namespace, compared: int) -> None:
+    """Refuse options that would have no effect, or a bad one."""
+    if arguments.max_nodes is not None and arguments.smallest is None:
+        raise UserError("--max-nodes belongs to --smallest", where="--max-nodes", fixes=["add --smallest"])
+    if (arguments.max_nodes or 0) > _MOST_NODES:
         raise UserError(
-            "a page shows a new plan, and two plan files make none",
-            where="--html",
-            fixes=["shardrec plan CONFIG --compare OLD --html FILE"],
+            "the search for the smallest cluster looks at every number of nodes",
+            where="--max-nodes",
+            got=arguments.max_nodes,
+            allowed=f"1 to {_MOST_NODES}",
         )
-    return _comparison(Plan.load(Path(old)), Plan.load(Path(new)))
+    if arguments.out is not None and arguments.out == arguments.html:
+        raise UserError("plan and page need a file each", where="--html", got=arguments.html)
+    given = [option for option, name in _OF_A_NEW_PLAN.items() if getattr(arguments, name) not in (None, [])]
+    if compared == 2 and (given or arguments.smallest is not None):
+        raise UserError(
+            "this is for a new plan, and two plan files make none",
+            where=", ".join(given) or "--smallest",
+            fixes=["leave it out", "make a new plan: shardrec plan CONFIG --compare OLD"],
+        )
 
 
 def _comparison(old: Plan, new: Plan, page: str | None = None) -> Outcome:

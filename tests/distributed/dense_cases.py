@@ -83,21 +83,22 @@ class Outcome:
     weights: dict[str, NDArray[np.float32]]
 
 
-def inputs() -> ModelInputs:
-    """Tables under table_wise, row_wise and data_parallel."""
+def inputs(model: str = "dhen") -> ModelInputs:
+    """Tables under table_wise, row_wise and data_parallel, as a model wants them."""
     given = full_inputs()
     types = (("table_wise",), ("data_parallel",), ("row_wise",))
     tables = zip(given.tables, types, strict=True)
-    return replace(given, tables=tuple(replace(table, sharding_types=kind) for table, kind in tables))
+    given = replace(given, tables=tuple(replace(table, sharding_types=kind) for table, kind in tables))
+    return example_section(model).completed(given)
 
 
 def new_task(model: str) -> TrainingTask:
     torch.manual_seed(SEED)
-    return TrainingTask(build_model(inputs(), example_section(model)))
+    return TrainingTask(build_model(inputs(model), example_section(model)))
 
 
 def save_plan(model: str, folder: Path) -> None:
-    cluster, tables = Cluster(ranks_per_node=RANKS), inputs().tables
+    cluster, tables = Cluster(ranks_per_node=RANKS), inputs(model).tables
     plan = make_plan(
         new_task(model), tables, cluster, batch_size_per_rank=ROWS // RANKS, embedding_optimizer="sgd"
     )
@@ -143,7 +144,7 @@ def unsharded(case: Case) -> Outcome:
 
 
 def start(case: Case, folder: str) -> tuple[DistributedModelParallel, Optimizers]:
-    plan, tables = Plan.load(Path(folder) / f"{case.model}.json"), inputs().tables
+    plan, tables = Plan.load(Path(folder) / f"{case.model}.json"), inputs(case.model).tables
     fused = FusedOptimizer("sgd", learning_rate=RATE["sgd"])
     dmp = shard_model(new_task(case.model), plan, tables, fused, device=CPU, dense=case.layout)
     initialise_tables(dmp, tables, SEED)

@@ -239,11 +239,11 @@ def train_and_save(rank: int, world_size: int, plan: str, checkpoint: str) -> di
     first = run.train(range(STEPS // 2))
     dcp.save(run.state(), checkpoint_id=checkpoint)
     second = run.train(range(STEPS // 2, STEPS))
-    before = [getattr(b, name).clone() for b in run.ids._buckets.values() for name in ("ids_BE", "counts_BE")]
+    before = [part.clone() for part in _entries(run.ids)]
     raw, _ = raw_batch(STEPS - 1)
     unknown = {key: [[7 * 10**17 if i and i > 50 else i for i in row] for row in raw[key]] for key in raw}
     again, strange = (run.ids.look_up(to_kjt(ids, run.rows)) for ids in (raw, unknown))
-    after = [getattr(b, name) for b in run.ids._buckets.values() for name in ("ids_BE", "counts_BE")]
+    after = _entries(run.ids)
     return {
         "losses": first["losses"] + second["losses"],
         "rows": first["rows"] + second["rows"],
@@ -253,6 +253,12 @@ def train_and_save(rank: int, world_size: int, plan: str, checkpoint: str) -> di
         "looked_up": run.ids.lookup_figures(),
         "unchanged": all(torch.equal(a, b) for a, b in zip(before, after, strict=True)),
     }
+
+
+def _entries(ids: IdMap) -> list[Tensor]:
+    """Return this rank's ids, counts and steps of all tables."""
+    state = ids.state_dict()
+    return [part.to_local() for table in ids.tables for part in state[table.name].values()]
 
 
 def resume(rank: int, world_size: int, plan: str, checkpoint: str) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from sharding.wrap import (
 from tests.support.reference_tables import SEED, TableModel, make_batch, reference_losses, to_kjt
 
 STEPS = 7
-BATCH = 16
+BATCH = 24
 LEARNING_RATE = 0.1
 EPS = 1e-6
 
@@ -47,13 +47,21 @@ BY_HOST = (
 
 @dataclass(frozen=True)
 class Case:
-    """Tables, the optimizer, what travels between ranks, and the rows of each batch that have no ids."""
+    """Tables, the optimizer, what travels between ranks, and which ids are missing when.
+
+    Attributes:
+        empty: rows of each batch that have no ids.
+        absent: features of which no row has an id in odd steps.
+        decay: of the learning rates of tables, from step to step.
+    """
 
     name: str
     tables: tuple[TableSpec, ...]
     optimizer: str
     communication: TableCommunication = FULL_PRECISION
     empty: range = range(0)
+    absent: tuple[str, ...] = ()
+    decay: float = 1.0
 
     @property
     def fused(self) -> FusedOptimizer:
@@ -73,6 +81,8 @@ class Case:
             size=BATCH,
             widths=widths,
             empty=self.empty,
+            absent=self.absent,
+            decay=self.decay,
             fp16=self.communication.output_dtype == "fp16",
         )
 
@@ -125,9 +135,11 @@ def _train(rank: int, world_size: int, case: Case, folder: str) -> list[float]:
     tables = build_table_optimizer(dmp, case.tables, case.fused)
     dense = torch.optim.SGD([parameter for _, parameter in dense_parameters(dmp)], lr=0.1)
     share = BATCH // world_size
-    losses = []
+    losses, rates = [], [group["lr"] for group in tables.param_groups]
     for step in range(STEPS):
-        ids, labels = make_batch(case.tables, step % 2, BATCH, case.empty)
+        for group, rate in zip(tables.param_groups, rates, strict=True):
+            group["lr"] = rate * case.decay**step
+        ids, labels = make_batch(case.tables, step % 2, BATCH, case.empty, case.absent)
         rows = range(rank * share, (rank + 1) * share)
         tables.zero_grad()
         dense.zero_grad()

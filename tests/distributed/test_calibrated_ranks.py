@@ -15,6 +15,8 @@ from sharding.tables import TableSpec
 from tests.unit.sharding.planning import plan_of
 from trainer.config import HardwareConfig
 
+pytestmark = pytest.mark.thorough
+
 SMALL = Calibration(dims=(8,), table_mib=(1,), batch_size=32, poolings=(1, 4), repeats=2, copy_mib=1)
 
 

@@ -22,15 +22,21 @@ from trainer.loop import train_rank
 from trainer.rank_jobs import PLAN_FILE, RESULT_FILE, Request, evaluate_rank
 from trainer.run_folder import RunFolder
 
+pytestmark = pytest.mark.thorough
+
 OPTIMIZERS = {
     "sgd": "{name: sgd, learning_rate: 0.05, momentum: 0.9}",
     # Where eps is tiny, Adam makes whole steps of gradients that are zero but for rounding.
     "adam": "{name: adam, learning_rate: 0.01, eps: 0.001}",
 }
-# On two hosts of two ranks each; the last part is one process.
-PARTS = [("ddp", 4), ("hsdp", 8), ("fsdp", 12)]
 LAST_STEP = 16
-TWO_BY_TWO = Cluster(nodes=2, ranks_per_node=2)
+ONE_HOST, TWO_BY_TWO = Cluster(ranks_per_node=2), Cluster(nodes=2, ranks_per_node=2)
+# On two ranks, on two hosts of two, on two ranks again; the last part is one process.
+LAUNCHES = [
+    (ONE_HOST, [("fsdp", 2)]),
+    (TWO_BY_TWO, [("ddp", 4), ("hsdp", 8), ("fsdp", 12)]),
+    (ONE_HOST, [("hsdp", 14)]),
+]
 
 
 def run_of(optimizer: str, *overrides: str) -> RunConfig:
@@ -48,19 +54,22 @@ def run_of(optimizer: str, *overrides: str) -> RunConfig:
     )
 
 
-def train_parts(rank: int, world_size: int, folders: list[str]) -> None:
-    """Train three parts of each run, and evaluate the checkpoint of the second on all ranks."""
+def train_parts(
+    rank: int, world_size: int, folders: list[str], cluster: Cluster, parts: list[tuple[str, int]]
+) -> None:
+    """Train parts of each run, and evaluate the checkpoint of `hsdp` on four ranks there."""
     context = RankContext(rank, world_size, rank % 2, 2, "host", torch.device("cpu"))
-    for folder in map(Path, folders):
-        for parallel, steps in PARTS:
+    for folder in map(RunFolder, map(Path, folders)):
+        for parallel, steps in parts:
             if rank == 0:
-                run = RunFolder(folder).config()
-                changed = run.override(f"train.dense_parallel={parallel}", f"train.max_steps={steps}")
-                RunFolder(folder).config_file.write_text(changed.to_yaml())
+                run = folder.config()
+                run = run.override(f"train.dense_parallel={parallel}", f"train.max_steps={steps}")
+                folder.config_file.write_text(run.to_yaml())
+                plan(run, Dataset.open(folder.dataset()), cluster).save(folder.plan_file)
             dist.barrier()
-            train_rank(folder, context)
-            if parallel == "hsdp":
-                evaluate_rank(folder / "job", context)
+            train_rank(folder.path, context)
+            if (parallel, world_size) == ("hsdp", 4):
+                evaluate_rank(folder.path / "job", context)
 
 
 @dataclass(frozen=True)
@@ -78,9 +87,11 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Runs]:
     data = tiny_data(folder / "data", run_of("sgd"))
     for optimizer in OPTIMIZERS:
         _prepare(run_of(optimizer), data, folder / optimizer)
-    run_distributed(
-        train_parts, 4, [str(folder / name) for name in OPTIMIZERS], timeout=300, local_world_size=2
-    )
+    places = [str(folder / name) for name in OPTIMIZERS]
+    for cluster, parts in LAUNCHES:
+        run_distributed(
+            train_parts, cluster.world_size, places, cluster, parts, timeout=300, local_world_size=2
+        )
     found = {}
     for name in OPTIMIZERS:
         run, one = run_of(name), Cluster.local(1, device="cpu")
@@ -95,14 +106,15 @@ def _prepare(run: RunConfig, data: Dataset, place: Path) -> None:
     """Leave what the verbs leave before they launch ranks."""
     folder = RunFolder(place)
     folder.create(run, data.manifest, data.path)
-    plan(run, data, TWO_BY_TWO).save(folder.plan_file)
     Request(str(place), "step_00000008", str(data.path), "test").save(place / "job")
     hsdp = run.override("train.dense_parallel=hsdp")
     plan(scoring_config(hsdp, "cpu"), data, TWO_BY_TWO).save(place / "job" / PLAN_FILE)
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_a_run_goes_on_under_other_layouts_and_in_one_process(optimizer: str, runs: dict[str, Runs]) -> None:
+def test_a_run_goes_on_under_other_layouts_on_more_and_fewer_ranks_and_in_one_process(
+    optimizer: str, runs: dict[str, Runs]
+) -> None:
     both = runs[optimizer]
     expected = losses(both.unbroken.path)
     assert len(expected) == LAST_STEP

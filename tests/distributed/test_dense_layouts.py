@@ -39,7 +39,8 @@ LAYOUTS: dict[str, dict[str, Any]] = {
     "fsdp": {"parallel": "fsdp"},
     "hsdp": {"parallel": "hsdp", "group": 2},
 }
-CASES = [Case(model, **LAYOUTS[name]) for model in models() for name in ("fsdp", "hsdp")]
+CASES = [Case(model, **LAYOUTS["fsdp"]) for model in models()]
+CASES += [Case(model, **LAYOUTS["hsdp"]) for model in ("dcn_v2", "dhen", "din", "dlrm")]
 CASES += [Case("dhen", **layout, optimizer="adam") for layout in LAYOUTS.values()]
 CASES += [Case("dhen", **layout, max_norm=0.1) for layout in LAYOUTS.values()]
 CASES += [Case("dhen", **LAYOUTS["hsdp"], pipelined=True)]

@@ -19,6 +19,8 @@ from tests.support.tiny import CONFIG, tiny_data
 from trainer.loop import train_rank
 from trainer.run_folder import RunFolder
 
+pytestmark = pytest.mark.thorough
+
 GROUPS = ("train.table_shard_group_size=2",)
 ONE_GROUP = ("train.table_shard_group_size=null", "train.table_sync_every_steps=1")
 SGD = "train.embedding_optimizer={name: sgd, learning_rate: 0.1}"

@@ -14,6 +14,8 @@ import torch.distributed as dist
 from sharding.hosts import RankJoinError, join_ranks, leave_ranks
 from tests.support.ranks import rank_processes
 
+pytestmark = pytest.mark.thorough
+
 
 def _rank(pipe: Connection, number: int, hosts: list[str], port: int, come: bool) -> None:
     """Join as TorchDistributor's rank would: told that it is local rank 0 of 1."""

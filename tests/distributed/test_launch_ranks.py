@@ -15,6 +15,8 @@ from jobs.launch import RankError, launch
 from sharding.errors import PlanError
 from tests.support.jobs import told
 
+pytestmark = pytest.mark.thorough
+
 JOBS = "tests.support.jobs"
 TIMEOUT_SECONDS = 40.0
 

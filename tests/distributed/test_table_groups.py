@@ -27,6 +27,8 @@ from tests.distributed.sharding_cases import tables_of
 from tests.support.ranks import run_distributed
 from tests.support.reference_tables import reference_losses
 
+pytestmark = pytest.mark.thorough
+
 ONE_HOST = Cluster(ranks_per_node=4)
 TWO_HOSTS = Cluster(nodes=2, ranks_per_node=2)
 TYPES = ("table_wise", "row_wise", "column_wise", "data_parallel")

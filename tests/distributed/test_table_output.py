@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from sharding.communication import TableCommunication
-from sharding.sharders import SHARDING_TYPES
+from sharding.sharders import SEQUENCE_TYPES, SHARDING_TYPES
 from sharding.tables import TableSpec
 from sharding.topology import Cluster
-from tests.distributed.sharding_cases import Case, save_plans, tables_of, train_cases
+from tests.distributed.sharding_cases import BY_HOST, MIXED, Case, save_plans, tables_of, train_cases
 from tests.support.ranks import run_distributed
+
+pytestmark = pytest.mark.thorough
 
 FP16 = TableCommunication(output_dtype="fp16")
 # Ranks add up parts of a pooled vector, each rounded; all else is rounded once, as by torch.
 SUMMED, ONCE = 2.0**-11, 2e-6
 SUMMED_TYPES = ("row_wise", "table_row_wise", "grid_shard")
-POOLED = [name for name in SHARDING_TYPES if name != "data_parallel"]
-SEQUENCE = ["table_wise", "row_wise", "column_wise"]
 
 
-def cases_of(pooling: str, kinds: list[str]) -> list[Case]:
+def cases_of(pooling: str, kinds: Sequence[str]) -> list[Case]:
     return [Case(f"{pooling}-{kind}", tables_of(kind, pooling), "sgd", FP16) for kind in kinds]
 
 
@@ -33,21 +34,25 @@ def check(cases: list[Case], cluster: Cluster, folder: Path) -> None:
     wrong = {}
     for case in cases:
         gaps = [abs(a - b) for a, b in zip(results[0][case.name], case.reference(), strict=True)]
-        summed = any((table.sharding_types or ("",))[0] in SUMMED_TYPES for table in case.tables)
-        pooled = any(table.pooling != "none" for table in case.tables)
-        if max(gaps) > (SUMMED if summed and pooled else ONCE):
+        summed = any(
+            table.pooling != "none" and (table.sharding_types or ("",))[0] in SUMMED_TYPES
+            for table in case.tables
+        )
+        if max(gaps) > (SUMMED if summed else ONCE):
             wrong[case.name] = gaps
     assert not wrong, f"gaps to the rounded model: {wrong}"
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_fp16_vectors_train_as_in_torch(tmp_path: Path, ranks: int) -> None:
-    cases = cases_of("mean", ["table_wise", "row_wise"]) + cases_of("none", SEQUENCE)
+    cases = cases_of("mean", ["table_wise", "row_wise", "data_parallel"]) + cases_of("none", SEQUENCE_TYPES)
     check(cases, Cluster(ranks_per_node=ranks), tmp_path)
 
 
 def test_fp16_vectors_of_every_sharding_type_travel_over_two_hosts_of_two(tmp_path: Path) -> None:
-    check(cases_of("sum", POOLED) + cases_of("none", SEQUENCE), Cluster(nodes=2, ranks_per_node=2), tmp_path)
+    cases = cases_of("sum", SHARDING_TYPES) + cases_of("none", SEQUENCE_TYPES)
+    cases.append(Case("together", (*MIXED, *BY_HOST), "sgd", FP16))
+    check(cases, Cluster(nodes=2, ranks_per_node=2), tmp_path)
 
 
 @pytest.mark.parametrize("pooling", ["sum", "none"])

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 
 import pytest
-from fbgemm_gpu.split_table_batched_embeddings_ops_common import EmbeddingLocation
-from fbgemm_gpu.split_table_batched_embeddings_ops_training import ComputeDevice, construct_split_state
+import torch
+from fbgemm_gpu.split_embedding_configs import EmbOptimType as OptimType
+from fbgemm_gpu.split_table_batched_embeddings_ops_common import EmbeddingLocation, SplitState
+from fbgemm_gpu.split_table_batched_embeddings_ops_training import (
+    ComputeDevice,
+    SplitTableBatchedEmbeddingBagsCodegen,
+    construct_split_state,
+)
 
 from sharding.errors import PlanError
 from sharding.id_buckets import BucketShape, IdBuckets, IdPolicy
@@ -59,7 +66,7 @@ def test_the_parts_of_a_rank_come_to_what_the_planner_counts(kind: str, where: s
 def test_slots_of_ids_take_what_their_tensors_take(ranks: int) -> None:
     policy = IdPolicy("lru")
     shape = BucketShape.of(ROWS)
-    whole = IdBuckets(shape, range(shape.buckets), policy)
+    whole = IdBuckets(shape.buckets, shape.slots, policy)
     held = sum(tensor.nbytes for tensor in (whole.ids_BE, whole.counts_BE, whole.seen_BE))
     where = f"1x{ranks}xh100"
     with_ids, without = (plan_of([table(ids=ids)], where) for ids in (policy, None))
@@ -131,6 +138,81 @@ def test_optimizer_state_is_counted_where_fbgemm_puts_it(
     tables = rank.weights + rank.optimizer + rank.cache + rank.buffers
     assert tables + rank.dense == rank.memory_used
     assert rank.host_used == (0 if kernel == "fused" else 4 * ROWS * DIM) + rank.host_optimizer
+
+
+OPTIMIZERS = {
+    "sgd": OptimType.EXACT_SGD,
+    "adagrad": OptimType.EXACT_ADAGRAD,
+    "rowwise_adagrad": OptimType.EXACT_ROWWISE_ADAGRAD,
+    "partial_rowwise_adam": OptimType.PARTIAL_ROWWISE_ADAM,
+    "adam": OptimType.ADAM,
+    "lamb": OptimType.LAMB,
+}
+
+
+class Built(Exception):  # noqa: N818
+    """FBGEMM has made weights and optimizer state."""
+
+
+def made_by_fbgemm(
+    patch: pytest.MonkeyPatch, location: EmbeddingLocation, optimizer: str, enforce_hbm: bool
+) -> Counter[tuple[str, str]]:
+    """Return the bytes that FBGEMM's own constructor asks for, by tensor and memory, without a GPU."""
+    made: Counter[tuple[str, str]] = Counter()
+
+    def allocate(
+        _: object, split: SplitState, prefix: str, dtype: torch.dtype, enforce_hbm: bool = False, **__: object
+    ) -> None:
+        made[prefix, "hbm"] += dtype.itemsize * (split.dev_size + enforce_hbm * split.uvm_size)
+        made[prefix, "host"] += dtype.itemsize * (not enforce_hbm) * split.uvm_size
+
+    def stop(*_: object) -> None:
+        raise Built
+
+    patch.setattr(SplitTableBatchedEmbeddingBagsCodegen, "_apply_split", allocate)
+    patch.setattr(SplitTableBatchedEmbeddingBagsCodegen, "_apply_cache_state", stop)
+    with pytest.raises(Built):
+        SplitTableBatchedEmbeddingBagsCodegen(
+            [(ROWS, DIM, location, ComputeDevice.CUDA)],
+            optimizer=OPTIMIZERS[optimizer],
+            enforce_hbm=enforce_hbm,
+            device="cpu",
+        )
+    return made
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("enforce_hbm", [False, True])
+@pytest.mark.parametrize(
+    ("kernel", "location"),
+    [("fused_uvm", EmbeddingLocation.MANAGED), ("fused_uvm_caching", EmbeddingLocation.MANAGED_CACHING)],
+)
+def test_enforced_hbm_holds_what_fbgemm_puts_there(
+    monkeypatch: pytest.MonkeyPatch,
+    kernel: str,
+    location: EmbeddingLocation,
+    enforce_hbm: bool,
+    optimizer: str,
+) -> None:
+    one = table(sharding_types=("table_wise",), compute_kernels=(kernel,), enforce_hbm=enforce_hbm or None)
+    (rank,) = plan_of([one], "1x1xh100", embedding_optimizer=optimizer).memory
+    made = made_by_fbgemm(monkeypatch, location, optimizer, enforce_hbm)
+    state = {place: made["momentum1", place] + made["momentum2", place] for place in ("hbm", "host")}
+    assert (rank.weights, rank.host_weights) == (made["weights", "hbm"], made["weights", "host"])
+    assert (rank.optimizer, rank.host_optimizer) == (state["hbm"], state["host"])
+    assert rank.weights + rank.optimizer + rank.cache + rank.buffers + rank.dense == rank.memory_used
+
+
+def test_a_second_moment_that_leaves_enforced_hbm_is_no_proof_against_a_plan() -> None:
+    # 95 GiB of weights, as many of each moment, and 272 GiB of HBM: the second moment is in host memory.
+    big = table(
+        num_embeddings=200_000_000, embedding_dim=128, compute_kernels=("fused_uvm",), enforce_hbm=True
+    )
+    (one, *_), rows = plan_of([big], "1x4xh100", embedding_optimizer="adam").memory, 50_000_000
+    assert one.host_used == rows * 128 * 4
+    with pytest.raises(CannotFitError) as error:
+        plan_of([replace(big, num_embeddings=300_000_000)], "1x4xh100", embedding_optimizer="adam")
+    assert "tables.t.enforce_hbm: false (needs 429 GiB of host memory)" in error.value.fixes
 
 
 def test_state_by_row_of_uvm_tables_may_be_too_much_for_hbm() -> None:

@@ -226,11 +226,10 @@ def test_what_the_dense_passes_hide_is_not_counted() -> None:
         assert step.exposed_dense_ms == pytest.approx(exposed)
 
 
-def test_ids_count_only_where_they_take_longer_than_the_step_beside_them() -> None:
-    assert step_time([rank(0, 1, 0, ids=0.9)], CLUSTER, None).exposed_input_ms == 0
-    step = step_time([rank(0, 1, 0, ids=1.5)], CLUSTER, None)
-    assert step.exposed_input_ms == pytest.approx(0.5)
-    assert step.total_ms == pytest.approx(1.5)
+def test_ids_come_before_the_step_on_the_rank_that_waits_longest_for_them() -> None:
+    step = step_time([rank(0, 1, 0, ids=0.9), rank(1, 0.5, 0, ids=1.5)], CLUSTER, None)
+    assert step.exposed_input_ms == pytest.approx(1.5)
+    assert step.total_ms == pytest.approx(2.5)
 
 
 def test_copies_of_weights_do_not_grow_with_the_batch() -> None:

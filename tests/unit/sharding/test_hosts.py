@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import random
 import socket
 import threading
 from datetime import timedelta
@@ -47,6 +48,25 @@ def test_rank_0_keeps_its_number_wherever_it_runs() -> None:
 
 def test_ranks_in_order_keep_their_numbers() -> None:
     assert [place.rank for place in _places("a", "a", "b", "b")] == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("counts", [(1,), (3, 3), (2, 2, 2), (4, 1), (1, 5, 2), (2, 2, 2, 1)])
+def test_ranks_dealt_in_any_order_are_numbered_host_by_host(counts: tuple[int, ...]) -> None:
+    names = [f"host{number}" for number, count in enumerate(counts) for _ in range(count)]
+    for seed in range(20):
+        random.Random(seed).shuffle(names)
+        places = _places(*names)
+        assert places[0].rank == 0
+        at_rank = sorted(zip(places, names, strict=True), key=lambda each: each[0].rank)
+        assert [place.rank for place, _ in at_rank] == list(range(len(names)))
+        ordered = [name for _, name in at_rank]
+        for name in set(names):
+            first, count = ordered.index(name), names.count(name)
+            assert ordered[first : first + count] == [name] * count
+            for local, (place, _) in enumerate(at_rank[first : first + count]):
+                assert (place.local_rank, place.local_world_size) == (local, count)
+                assert place.host_ranks == tuple((host, names.count(host)) for host in dict.fromkeys(names))
+                assert place.even == (len(set(counts)) == 1)
 
 
 def test_hosts_with_different_numbers_of_ranks_are_told_apart_from_even_ones() -> None:

@@ -64,6 +64,21 @@ def test_a_rank_has_its_share_of_what_the_vendor_writes(
     assert rank.ssd_gib == pytest.approx(ssd_gib, rel=1e-3)
 
 
+@pytest.mark.parametrize("machine", MACHINES.values(), ids=lambda machine: machine.name)
+def test_host_memory_is_as_fast_as_the_channels_of_its_processors(machine: Machine) -> None:
+    found = re.search(
+        r"(\d) sockets? x (\d) channels x DDR\d-(\d+) \(.+\), (data sheet|guess)", machine.source
+    )
+    assert found, machine.source
+    sockets, channels, megatransfers = map(int, found.groups()[:3])
+    server = sockets * channels * 8 * megatransfers / 1000
+    gpus = 4 * sockets  # of every server of the list
+    assert (machine.gpus == gpus) == (found[4] == "data sheet")
+    assert machine.host_memory_gbps == pytest.approx(server * machine.gpus / gpus)
+    rank = CATALOGUE.rank_hardware(machine)
+    assert rank.host_memory_gbps == pytest.approx(machine.host_memory_gbps / machine.gpus)
+
+
 def test_ranks_of_a_machine_share_host_network_and_price() -> None:
     p5 = CATALOGUE.rank_hardware(MACHINES["p5.48xlarge"])
     # 2,048 GiB and 3,200 Gb/s for 8 GPUs.
@@ -88,7 +103,7 @@ def test_a_cluster_of_machines_costs_what_its_machines_cost() -> None:
     ("text", "fix"),
     [
         ("2x8xp5.48xlarge", "--cluster 2xp5.48xlarge"),
-        ("2xh100", "--cluster 2x8xh100"),
+        ("1xh100", "--cluster 1x8xh100"),
         ("2xp5.49xlarge", "did you mean 'p5.48xlarge'?"),
         ("4x8xstandard_nd96isr_h100_v5", "--cluster 4xStandard_ND96isr_H100_v5"),
         ("4xstandard_nd96isr_h100", "did you mean 'Standard_ND96isr_H100_v5'?"),
@@ -99,3 +114,9 @@ def test_a_wrong_cluster_of_machines_says_what_to_write(text: str, fix: str) -> 
     with pytest.raises(PlanError) as error:
         Cluster.parse(text)
     assert error.value.fixes == (fix,)
+
+
+def test_ranks_of_a_gpu_without_nodes_may_be_meant_for_one_node() -> None:
+    with pytest.raises(PlanError) as error:
+        Cluster.parse("4xh100")
+    assert error.value.fixes == ("--cluster 4x8xh100", "--cluster 1x4xh100 (all on one node)")

@@ -11,6 +11,7 @@ import pytest
 from sharding.dense import DenseLayout
 from sharding.dense_part import DenseWork, dense_part
 from sharding.hardware import Hardware, find_hardware
+from sharding.hardware_differences import hardware_differences
 from sharding.measured import CollectiveRate, LookupRate, Measured, exchange_latency_ms
 from sharding.plan import Plan
 from sharding.report import plan_report
@@ -51,6 +52,27 @@ MEASURED = Measured(
     collectives=EXCHANGES,
 )
 MIB = 2**20
+
+
+def test_what_differs_between_two_calibrations_is_told_number_by_number() -> None:
+    faster = (replace(LOOKUPS[0], forward_bag_ns=80.0), *LOOKUPS[1:])
+    exchanges = (replace(EXCHANGES[0], gbps=3.0), *EXCHANGES[1:3], replace(EXCHANGES[3], ranks=4))
+    changed = hardware(lookups=faster, collectives=exchanges, date="2026-11-29", bf16_tflops=0.25)
+    assert hardware_differences(hardware(), replace(changed, pcie_gbps=2.0)) == [
+        "hardware.pcie_gbps: 0.5 -> 2.0",
+        "hardware.measured: measured on a box, 2026-11-28 -> measured on a box, 2026-11-29",
+        "hardware.measured.bf16_tflops: none -> 0.25",
+        "hardware.measured.lookups of 16 columns in 1 MiB: forward_bag_ns: 100.0 -> 80.0",
+        "hardware.measured.collectives, all_to_all of 2 ranks on 1 node: gbps: 2.0 -> 3.0",
+        "hardware.measured.collectives, all_gather of 2 ranks on 1 node: latency_ms: 3.0 -> none",
+        "hardware.measured.collectives, all_gather of 2 ranks on 1 node: gbps: 8.0 -> none",
+        "hardware.measured.collectives, all_gather of 4 ranks on 1 node: latency_ms: none -> 3.0",
+        "hardware.measured.collectives, all_gather of 4 ranks on 1 node: gbps: none -> 8.0",
+    ]
+    plain = replace(hardware(), measured=None)
+    assert hardware_differences(plain, hardware()) == [
+        "hardware.measured: none -> measured on a box, 2026-11-28"
+    ]
 
 
 def hardware(**changes: Any) -> Hardware:

@@ -73,7 +73,10 @@ def test_the_file_has_one_line_for_each_table(plan: Plan, saved: Path) -> None:
         (lambda text: text.replace('"tables"', '"rows"'), "no key 'tables'"),
         (lambda text: text.replace('"num_embeddings": 300', '"num_embeddings": 301'), "do not cover it"),
         (lambda text: text.replace('"ranks_per_node": 2', '"ranks_per_node": 3'), "2 ranks for 3 ranks"),
-        (lambda text: "[1, 2]", "another format version"),
+        (lambda text: text.replace('"nodes": 1,', '"nodes": 1000000000,'), "for 2000000000 ranks"),
+        (lambda text: text.replace('{"rank": 0,', '{"rank": 1,'), "not in their order"),
+        (lambda text: "[1, 2]", "this is no plan"),
+        (lambda text: "{}", "this is no plan"),
     ],
 )
 def test_a_damaged_plan_is_refused_with_file_and_reason(saved: Path, damage: object, message: str) -> None:
@@ -133,6 +136,73 @@ def test_an_edited_plan_that_no_run_can_follow_is_refused_with_table_and_reason(
     with pytest.raises(PlanError, match=message) as error:
         Plan.load(saved)
     assert f"table {table}" in str(error.value)
+
+
+def edited(saved: Path, path: tuple[str | int, ...], value: object) -> None:
+    """Put a value into a plan file."""
+    document = json.loads(saved.read_text())
+    *way, last = path
+    place = document
+    for step in way:
+        place = place[step]
+    place[last] = value
+    saved.write_text(json.dumps(document))
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "key", "allowed"),
+    [
+        (("batch_size_per_rank",), None, "batch_size_per_rank", "a whole number"),
+        (("batch_size_per_rank",), "512", "batch_size_per_rank", "a whole number"),
+        (("batch_size_per_rank",), 0, "batch_size_per_rank", "a whole number, 1 or more"),
+        (("batch_size_per_rank",), True, "batch_size_per_rank", "a whole number"),
+        (("rows_per_epoch",), "many", "rows_per_epoch", "a whole number, 1 or more, or null"),
+        (("storage_reserve_share",), 1.5, "storage_reserve_share", "from 0 to below 1"),
+        (("embedding_optimizer",), 7, "embedding_optimizer", "text"),
+        (("verdict",), "perhaps", "verdict", "fits, no_plan_found, cannot_fit"),
+        (("table_sync_every_steps",), 0, "table_sync_every_steps", "1 or more"),
+        (("table_communication", "forward"), None, "table_communication.forward", "text"),
+        (("table_communication", "forward"), "fp8", "train.table_communication.forward", "fp16"),
+        (("versions",), [], "versions", "an object"),
+        (("warnings",), "none", "warnings", "a list"),
+        (("cluster",), "1x2xcpu", "cluster", "an object"),
+        (("cluster", "nodes"), 1.5, "cluster.nodes", "a whole number"),
+        (("cluster", "hardware"), None, "cluster.hardware", None),
+        (("cluster", "hardware", "nic_gbps"), 0, "cluster.hardware.nic_gbps", "a number above 0"),
+        (("cluster", "hardware", "pcie_gbps"), None, "cluster.hardware.pcie_gbps", "a number above 0"),
+        (("cluster", "hardware", "hbm_gib"), "80", "cluster.hardware.hbm_gib", "a number"),
+        (("dense",), [], "dense", "an object"),
+        (("memory", 0, "step", "traffic", "nic"), "0", "memory[0].step.traffic.nic", "a number"),
+        (("tables",), {}, "tables", "a list"),
+        (("tables", 0), "t0", "tables[0]", "an object"),
+        (("tables", 1, "embedding_dim"), None, "tables.t1.embedding_dim", "a whole number"),
+        (("tables", 1, "enforce_hbm"), "yes", "tables.t1.enforce_hbm", "true or false, or null"),
+        (("tables", 1, "shards", 0), [0, 0, 0, 150], "tables.t1.shards[0]", "first row, first column"),
+        (("tables", 1, "shards", 0, 3), "150", "tables.t1.shards[0]", "[rank"),
+        (("tables", 1, "kernel"), "fused", "tables.t1.kernel", "compute_kernel"),
+        (("memory", 1, "weights"), None, "memory[1].weights", "a whole number, 0 or more"),
+        (("memory", 1, "step"), 3, "memory[1].step", "an object"),
+        (("memory", 1, "step", "compute_ms"), float("nan"), "memory[1].step.compute_ms", "a number"),
+    ],
+)
+def test_a_value_that_cannot_be_is_named_by_its_key(
+    saved: Path, path: tuple[str | int, ...], value: object, key: str, allowed: str | None
+) -> None:
+    edited(saved, path, value)
+    with pytest.raises(PlanError) as error:
+        Plan.load(saved)
+    assert error.value.where == f"{saved}: {key}"
+    assert allowed is None or allowed in error.value.message().partition("allowed: ")[2]
+    assert "shardrec plan CONFIG" in error.value.fixes[-1]
+
+
+def test_a_missing_key_is_named(saved: Path) -> None:
+    document = json.loads(saved.read_text())
+    del document["memory"][1]["step"]["traffic"]
+    saved.write_text(json.dumps(document))
+    with pytest.raises(PlanError, match="the plan has no key 'traffic'") as error:
+        Plan.load(saved)
+    assert error.value.where == f"{saved}: memory[1].step"
 
 
 def test_a_table_may_be_moved_by_hand_with_shards_and_ranks_alike(tmp_path: Path) -> None:

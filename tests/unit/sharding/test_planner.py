@@ -168,6 +168,27 @@ def test_too_many_bytes_are_proved_and_the_fixes_bear_numbers() -> None:
     assert plan_of(tables, "2x8xh100").verdict == "fits"
 
 
+def test_a_table_that_no_cluster_holds_is_to_get_fewer_rows() -> None:
+    tables = [TableSpec("user_id", 10**16, 128, ("u",)), TableSpec("item_id", 100_000_000, 64, ("i",))]
+    with pytest.raises(CannotFitError) as error:
+        plan_of(tables, "1x8xh100")
+    first, *others = error.value.fixes
+    assert first.startswith("fewer rows in table user_id, 1,000,000,000 or less on 1x8xh100: hash its ids")
+    assert not any("--cluster" in fix for fix in error.value.fixes)
+    assert any("embedding_dim: 64" in fix for fix in others)
+    # What the message promises holds.
+    assert plan_of([replace(tables[0], num_embeddings=10**9), tables[1]], "1x8xh100").verdict == "fits"
+    many = [replace(tables[0], name=f"t{i}", features=(f"f{i}",)) for i in range(3)]
+    with pytest.raises(CannotFitError) as error:
+        plan_of(many, "1x8xh100")
+    assert error.value.fixes[0].startswith("fewer rows in the largest tables")
+    # 85 % of 2,048 GiB hold 3.65e9 rows of 512 bytes.
+    on_host = replace(tables[0], compute_kernels=("fused_uvm",))
+    with pytest.raises(CannotFitError) as error:
+        plan_of([on_host], "1x8xh100", embedding_optimizer="sgd")
+    assert error.value.fixes[0].startswith("fewer rows in table user_id, 3,600,000,000 or less")
+
+
 def test_a_table_that_may_not_be_split_enough_cannot_fit() -> None:
     tables = [TableSpec("user_id", 200_000_000, 128, ("u",), sharding_types=("table_wise",))]
     with pytest.raises(CannotFitError) as error:
@@ -209,12 +230,12 @@ def test_an_error_without_a_plan_tells_its_verdict_to_machines_and_survives_pick
         assert raised.exit_code == 2
 
 
-def test_a_table_beyond_all_clusters_is_refused_at_once() -> None:
+def test_a_table_for_a_very_large_cluster_is_refused_at_once() -> None:
     asked: list[int] = []
-    tables = [TableSpec("t", 10**16, 128, ("f",))]
+    tables = [TableSpec("t", 4 * 10**12, 128, ("f",))]
     with pytest.raises(
-        CannotFitError, match=r"table t does not fit 8 ranks x 80 GiB.*\n.*10,000,000,000,000,000"
-    ):
+        CannotFitError, match=r"table t does not fit 8 ranks x 80 GiB.*\n.*4,000,000,000,000"
+    ) as error:
         make_plan(
             model_of(tables),
             tables,
@@ -224,6 +245,7 @@ def test_a_table_beyond_all_clusters_is_refused_at_once() -> None:
             takes=lambda ranks: bool(asked.append(ranks)),
         )
     assert 0 < len(asked) < 10_000
+    assert error.value.fixes[0].startswith("--cluster 3507x8xh100 (28056 ranks")
 
 
 def test_dense_layers_take_their_share_of_memory() -> None:

@@ -80,6 +80,7 @@ def test_ranks_of_this_machine_share_its_memory() -> None:
         ("8xh100+8xa100-80", "--cluster 2x8xa100-80"),
         ("2x8xh100, 1x8xa100-40", "--cluster 3x8xa100-40"),
         ("2xp5.48xlarge+2xp4d.24xlarge", "--cluster 4xp4d.24xlarge"),
+        ("2xa3-megagpu-8g+2xa2-highgpu-8g", "--cluster 4xa2-highgpu-8g"),
         ("8xh100+4xa100-80", "plan for the hosts of one kind alone"),
         ("8xh100+8xa100", "did you mean 'a100-"),
     ],
