@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import fnmatch
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from torch import nn
 from torchrec.distributed.model_parallel import DistributedModelParallel
 
 from sharding.communication import TableCommunication
@@ -21,8 +24,10 @@ from sharding.table_groups import TableGroups, table_groups
 from sharding.wrap import build_table_optimizer, dense_parameters, initialise_tables, shard_model
 from trainer.batch_ids import BatchIds
 from trainer.checkpoint import load_checkpoint
-from trainer.config import EmbeddingOptimizerConfig, RunConfig, TableCommunicationConfig
+from trainer.config import EmbeddingOptimizerConfig, LossConfig, RunConfig, TableCommunicationConfig
+from trainer.config.messages import did_you_mean
 from trainer.data import BatchReader, ReadPolicy, open_reader
+from trainer.errors import ConfigError
 from trainer.inputs import model_inputs
 from trainer.optimizers import Optimizers
 from trainer.registry import ModelInputs, ModelSection, build_model, model_section
@@ -85,12 +90,18 @@ def build_task(
         ConfigError: the model section, a feature group or a table section is wrong.
     """
     section = model_section(run.model)
-    inputs = model_inputs(run, manifest.spec, manifest.statistics, section.embedding_dim)
-    return build_from_inputs(inputs, section, run.seed, device), inputs
+    inputs = section.completed(model_inputs(run, manifest.spec, manifest.statistics, section.embedding_dim))
+    task = build_from_inputs(inputs, section, run.seed, device, run.train.loss)
+    freeze(task.model, run.train.frozen)
+    return task, inputs
 
 
 def build_from_inputs(
-    inputs: ModelInputs, section: ModelSection, seed: int, device: Literal["cpu", "meta"]
+    inputs: ModelInputs,
+    section: ModelSection,
+    seed: int,
+    device: Literal["cpu", "meta"],
+    loss: LossConfig | None = None,
 ) -> TrainingTask:
     """Build a model with its loss; the caller's random generator stays as it is.
 
@@ -99,10 +110,41 @@ def build_from_inputs(
         section: the model's own config.
         seed: of the dense part's weights.
         device: of the dense part.
+        loss: default plain cross-entropy.
     """
     with torch.random.fork_rng(devices=[]), torch.device(device):
         torch.manual_seed(seed)
-        return TrainingTask(build_model(inputs, section))
+        return TrainingTask(build_model(inputs, section), loss)
+
+
+def freeze(model: nn.Module, globs: Sequence[str]) -> None:
+    """Let the dense parameters that match a glob stay as they are.
+
+    Raises:
+        ConfigError: a glob matches none, or all together match every one.
+    """
+    tables = (".embedding_bags.", ".embeddings.")
+    dense = {name: p for name, p in model.named_parameters() if not any(part in name for part in tables)}
+    for glob in globs:
+        found = [name for name in dense if fnmatch.fnmatchcase(name, glob)]
+        if not found:
+            near = did_you_mean(glob, dense)
+            raise ConfigError(
+                "no dense parameter matches this glob",
+                where="train.frozen",
+                got=glob,
+                allowed=sorted({f"{name.split('.')[0]}.*" for name in dense}),
+                fixes=[near] if near else [],
+            )
+        for name in found:
+            dense[name].requires_grad_(False)
+    if dense and not any(parameter.requires_grad for parameter in dense.values()):
+        raise ConfigError(
+            "no dense parameter is left to train",
+            where="train.frozen",
+            got=list(globs),
+            fixes=["leave one out, such as the bias of the last layer"],
+        )
 
 
 def scoring_config(run: RunConfig, device: str) -> RunConfig:

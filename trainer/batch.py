@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -19,8 +20,8 @@ class Batch(Pipelineable):
     """Rows of one rank at one step, padded with zero-weight rows where the split's tail is short.
 
     Attributes:
-        dense_BF: float32 [B, F_dense], columns in the order of `FeatureSpec.dense`, then the
-            components of its `vectors`; F_dense may be 0.
+        dense_BF: float32 [B, F_dense], columns in the order of `FeatureSpec.dense` (`dim` of
+            them for a feature of lists), then the components of its `vectors`; F_dense may be 0.
         sparse: ids (int64) of all sparse and sequence features, keys in the order of `FeatureSpec.sparse`.
         labels_BT: float32 [B, T], T tasks (1 today).
         weights_B: float32 [B]; 0 marks a padding row, or one that could not be read.
@@ -38,6 +39,35 @@ class Batch(Pipelineable):
     def size(self) -> int:
         """Return B, padding included."""
         return int(self.labels_BT.shape[0])
+
+    def parts(self, count: int) -> Iterator[Batch]:
+        """Yield the rows in `count` batches of equal size, one after another.
+
+        Raises:
+            ValueError: `count` does not divide B.
+        """
+        size, left = divmod(self.size, count)
+        if left:
+            raise ValueError(f"{count} parts of {self.size} rows")
+        if count == 1:
+            yield self
+            return
+        features = len(self.sparse.keys())
+        lengths_FB = self.sparse.lengths().reshape(features, -1)
+        ends = self.sparse.offsets()[1:].reshape(features, -1)
+        for first in range(0, self.size, size):
+            rows = slice(first, first + size)
+            begins = (ends[:, first] - lengths_FB[:, first]).tolist()
+            values = [
+                self.sparse.values()[begin:end]
+                for begin, end in zip(begins, ends[:, first + size - 1].tolist(), strict=True)
+            ]
+            sparse = KeyedJaggedTensor(
+                self.sparse.keys(), torch.cat(values), lengths=lengths_FB[:, rows].reshape(-1)
+            )
+            yield Batch(
+                self.dense_BF[rows], sparse, self.labels_BT[rows], self.weights_B[rows], self.rows_B[rows]
+            )
 
     def to(self, device: torch.device, non_blocking: bool = False) -> Batch:
         """Return the batch on a device."""

@@ -46,6 +46,9 @@ class Progress:
         evaluated_step: its step.
         finished: training ended by itself (all steps done, or early stopping).
         rows_skipped: rows of all ranks and steps that could not be read.
+        plateau_value: the metric of `train.plateau` at its best.
+        plateau_evaluations: evaluations without improvement since then or since the last fall.
+        plateau_factor: what the falls have multiplied the learning rates by.
     """
 
     step: int = 0
@@ -60,6 +63,9 @@ class Progress:
     evaluated_step: int | None = None
     finished: bool = False
     rows_skipped: int = 0
+    plateau_value: float | None = None
+    plateau_evaluations: int = 0
+    plateau_factor: float = 1.0
 
 
 def checkpoint_path(folder: RunFolder, step: int) -> Path:

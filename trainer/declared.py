@@ -8,7 +8,7 @@ from sharding.tables import TableSpec
 from trainer.assembly import build_from_inputs
 from trainer.config import RunConfig
 from trainer.errors import ConfigError
-from trainer.inputs import check_globs, table_spec
+from trainer.inputs import check_globs, table_spec, table_width
 from trainer.registry import ModelInputs, model_section
 from trainer.tasks import TrainingTask
 
@@ -21,7 +21,7 @@ def declared_task(run: RunConfig) -> tuple[TrainingTask, ModelInputs]:
             model or a table section is wrong.
     """
     section = model_section(run.model)
-    inputs = declared_inputs(run, section.embedding_dim)
+    inputs = section.completed(declared_inputs(run, section.embedding_dim))
     return build_from_inputs(inputs, section, run.seed, "meta"), inputs
 
 
@@ -44,7 +44,8 @@ def declared_inputs(run: RunConfig, embedding_dim: int) -> ModelInputs:
     if len(set(names)) < len(names):
         raise _same_name(run)
     check_globs(run, names)
-    return ModelInputs(run.plan.num_dense, tuple(names), tables)
+    lists = frozenset(table.name for table in tables if table.pooling == "none")
+    return ModelInputs(run.plan.num_dense, tuple(names), tables, lists)
 
 
 def _tables(run: RunConfig, embedding_dim: int) -> Iterator[TableSpec]:
@@ -55,7 +56,11 @@ def _tables(run: RunConfig, embedding_dim: int) -> Iterator[TableSpec]:
                 run,
                 name,
                 num_embeddings=num_embeddings,
-                embedding_dim=run.table_config(name).embedding_dim or declared.embedding_dim or embedding_dim,
+                embedding_dim=table_width(
+                    run.table_config(name).embedding_dim or declared.embedding_dim,
+                    num_embeddings,
+                    embedding_dim,
+                ),
                 pooling=declared.pooling,
                 pooling_factors={name: declared.pooling_factor},
             )

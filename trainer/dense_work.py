@@ -35,9 +35,7 @@ def dense_work(inputs: ModelInputs, section: ModelSection, *, bf16: bool = False
         bf16: whether matrix products run in bf16.
     """
     # A table may have more rows than a tensor on CPU can say, and its work does not depend on them.
-    small = ModelInputs(
-        inputs.num_dense, inputs.features, tuple(replace(t, num_embeddings=1) for t in inputs.tables)
-    )
+    small = replace(inputs, tables=tuple(replace(t, num_embeddings=1) for t in inputs.tables))
     with quiet_torchrec():
         batches = [_batch(inputs, size) for size in (_SMALL, _LARGE)]
         with FakeTensorMode(allow_non_fake_inputs=True):
@@ -82,7 +80,7 @@ def _off_meta(model: nn.Module) -> nn.Module:
 
 def _batch(inputs: ModelInputs, size: int) -> Batch:
     lengths = torch.tensor(list(_lengths(inputs, size)), dtype=torch.int64)
-    ids = torch.zeros(int(lengths.sum()), dtype=torch.int64)
+    ids = torch.zeros(1, dtype=torch.int64).expand(int(lengths.sum()))  # One number, however many they are.
     sparse = KeyedJaggedTensor.from_lengths_sync(list(inputs.features), ids, lengths)
     sparse.to_dict()  # Reads the lengths, which nobody can do later: fake tensors have no values.
     return Batch(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import fnmatch
+import math
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 from sharding.id_buckets import IdPolicy
 from sharding.sharders import SEQUENCE_TYPES
@@ -56,7 +58,8 @@ def model_inputs(
     tables = [
         _table(name, features, groups, run, statistics, embedding_dim) for name, features in by_table.items()
     ]
-    return ModelInputs(spec.dense_width, tuple(f.name for f in spec.sparse), tuple(tables))
+    lists = frozenset(feature.name for feature in spec.sparse if feature.is_list)
+    return ModelInputs(spec.dense_width, tuple(f.name for f in spec.sparse), tuple(tables), lists)
 
 
 def _table(
@@ -68,7 +71,8 @@ def _table(
     embedding_dim: int,
 ) -> TableSpec:
     rows = max(feature.num_embeddings or 1 for feature in features)
-    if rows > _LARGEST_TABLE and run.table_config(name).ids is None:
+    config = run.table_config(name)
+    if rows > _LARGEST_TABLE and config.ids is None:
         raise ConfigError(
             "ids of an unbounded hash need a table that gives them rows of their own",
             where=f"tables.{name}",
@@ -82,13 +86,32 @@ def _table(
         run,
         name,
         num_embeddings=rows,
-        embedding_dim=_width(name, features, groups, run.table_config(name)) or embedding_dim,
+        embedding_dim=table_width(
+            _width(name, features, groups, config),
+            config.ids.num_embeddings if config.ids else rows,
+            embedding_dim,
+        ),
         pooling=_pooling(name, features, groups),
         pooling_factors={
             feature.name: statistics.get(feature.name, FeatureStatistics()).mean_length
             for feature in features
         },
     )
+
+
+def table_width(asked: int | Literal["auto"] | None, rows: int, embedding_dim: int) -> int:
+    """Return the columns of a table.
+
+    Args:
+        asked: what the config gives the table.
+        rows: of the table.
+        embedding_dim: the model's own, which `auto` does not exceed.
+
+    Source: Wang et al. 2017, arXiv:1708.05123, section 4.1: 6 (cardinality)^(1/4) columns.
+    """
+    if asked == "auto":
+        return min(embedding_dim, 4 * math.ceil(1.5 * math.sqrt(math.sqrt(rows))))
+    return asked or embedding_dim
 
 
 def table_spec(
@@ -178,20 +201,21 @@ def _width(
     features: Sequence[Feature],
     groups: Mapping[str, tuple[str, FeatureGroup]],
     config: TableConfig,
-) -> int | None:
+) -> int | Literal["auto"] | None:
     """Return the width that the config gives the table, or None where only the model's default is left."""
     if config.embedding_dim is not None:
         return config.embedding_dim
     asked = {groups[f.name][0]: groups[f.name][1].embedding_dim for f in features}
     widths = {path: width for path, width in asked.items() if width is not None}
     if len(set(widths.values())) > 1:
+        widest = max(width for width in widths.values() if width != "auto")
         raise ConfigError(
             f"features that share table {name!r} ask for different embedding_dim",
             where=", ".join(f"{path}.embedding_dim" for path in widths),
             got=list(widths.values()),
             fixes=[
                 "give the same number in every group, or only one group a number",
-                f"set tables.{name}.embedding_dim: {max(widths.values())}, which wins over the groups",
+                f"set tables.{name}.embedding_dim: {widest}, which wins over the groups",
             ],
         )
     return next(iter(widths.values()), None)

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from sharding.hosts import RankContext
 from sharding.plan import Plan
@@ -21,10 +22,10 @@ from trainer.checkpoint import (
     newest_progress,
     save_checkpoint,
 )
-from trainer.config import EarlyStoppingConfig
 from trainer.data import prefetched
-from trainer.errors import DataError, TrainingError
+from trainer.errors import ConfigError, DataError, TrainingError
 from trainer.evaluation import predict
+from trainer.improvement import follow_plateau, update_best, use_metric
 from trainer.recording import Recorder
 from trainer.run_folder import RunFolder, read_json, write_json
 from trainer.schedule import learning_rate_factor, steps_of_run
@@ -54,6 +55,7 @@ class _Training:
         self.reader = open_split(
             self.config, self.manifest, folder.dataset(), "train", context, training=True
         )
+        self._check_micro_batches()
         self.validation = self._open_validation()
         self.assembly: Assembly = assemble(self.config, self.manifest, self.plan, context)
         self.progress = self._restore()
@@ -86,6 +88,19 @@ class _Training:
         self._write_result("interrupted" if stopped else "finished")
         return "stopped" if stopped else "finished"
 
+    def _check_micro_batches(self) -> None:
+        rows, parts = (
+            self.config.train.global_batch_size // self.context.world_size,
+            self.config.train.micro_batches,
+        )
+        if rows % parts:
+            raise ConfigError(
+                "the micro-batches must divide the rows of a rank",
+                where="train.micro_batches",
+                got=f"{parts} parts of {rows} rows",
+                allowed=[n for n in range(1, min(rows, 64) + 1) if rows % n == 0],
+            )
+
     def _finished(self) -> bool:
         return self.progress.finished or self.progress.step >= self.total_steps
 
@@ -115,17 +130,25 @@ class _Training:
         # Dropout must depend neither on where a killed run was taken up again nor on the rank.
         torch.manual_seed(self.config.seed * 1_000_003 + step)
         self.factor = learning_rate_factor(train.schedule, step, self.total_steps)
+        self.factor *= self.progress.plateau_factor
         optimizers = self.assembly.optimizers
         optimizers.begin_step(self.factor)
         weights_B, rows_B = batch.weights_B, batch.rows_B
         batch = self.assembly.ids.train(batch.to(self.context.device, non_blocking=True))
+        losses = [self._backward(part) for part in batch.parts(train.micro_batches)]
+        optimizers.end_step(train.max_gradient_norm)
+        self.meter.add(torch.stack(losses).sum(), weights_B, rows_B)
+
+    def _backward(self, batch: Batch) -> Tensor:
+        """Add the gradients of a part of the batch; return its part of the loss."""
+        train = self.config.train
         with torch.autocast(
             self.context.device.type, dtype=torch.bfloat16, enabled=train.precision == "bf16"
         ):
             loss, (detached, *_) = self.assembly.task(batch)
-        loss.backward()
-        optimizers.end_step(train.max_gradient_norm)
-        self.meter.add(detached, weights_B, rows_B)
+        (loss / train.micro_batches).backward()
+        part: Tensor = detached / train.micro_batches
+        return part
 
     def _after_step(self) -> bool:
         """Log, evaluate and save where due; return whether to stop by request."""
@@ -223,6 +246,8 @@ class _Training:
         unknown = {table: told["oov_share"] for table, told in self.assembly.ids.lookup_figures().items()}
         told = {"oov_share": unknown} if unknown else {}
         self.recorder.write("evaluation", progress.step, epoch=progress.epoch, **shared[0], **told)
+        if self.config.train.plateau is not None:
+            follow_plateau(progress, self.config.train.plateau)
         stopping = self.config.train.early_stopping
         improved = stopping is not None and update_best(progress, stopping)
         self.meter.resume()
@@ -317,32 +342,3 @@ class _Training:
             use_metric(progress, stopping.metric)
             progress.finished = progress.evaluations_since_best >= stopping.patience
         return progress
-
-
-def use_metric(progress: Progress, metric: str) -> None:
-    """Compare by another metric where a resumed run asks for one: the best stays, valued anew."""
-    if progress.best_metric not in (None, metric):
-        value = (progress.best_metrics or {}).get(metric)
-        progress.best_value = None if value is None or math.isnan(value) else value
-        progress.evaluations_since_best = 0
-    progress.best_metric = metric
-
-
-def update_best(progress: Progress, stopping: EarlyStoppingConfig) -> bool:
-    """Compare the newest evaluation with the best and count patience; return whether it is the best."""
-    use_metric(progress, stopping.metric)
-    value = (progress.evaluation or {}).get(stopping.metric, math.nan)
-    higher = stopping.metric in {"auc", "accuracy"}
-    if math.isnan(value):
-        gain = -math.inf
-    elif progress.best_value is None:
-        gain = math.inf
-    else:
-        gain = value - progress.best_value if higher else progress.best_value - value
-    if gain > stopping.min_delta:
-        progress.best_step, progress.best_value = progress.step, value
-        progress.best_metrics, progress.evaluations_since_best = progress.evaluation, 0
-        return True
-    progress.evaluations_since_best += 1
-    progress.finished = progress.evaluations_since_best >= stopping.patience
-    return False

@@ -33,14 +33,6 @@ from trainer.errors import ConfigError
 ModelClass = TypeVar("ModelClass", bound=type[torch.nn.Module])
 
 
-class ModelSection(Section):
-    """Config keys that every model has; `name` is the registered name."""
-
-    name: str
-    embedding_dim: int = Field(default=16, ge=1)
-    """Width of every table that neither its feature group nor `tables` gives one."""
-
-
 @dataclass(frozen=True)
 class ModelInputs:
     """What a model is built from.
@@ -49,11 +41,38 @@ class ModelInputs:
         num_dense: columns of `Batch.dense_BF`.
         features: sparse and sequence features, in the key order of `Batch.sparse`.
         tables: their tables.
+        lists: those of the features that hold any number of ids in a row; the others hold one.
     """
 
     num_dense: int
     features: tuple[str, ...]
     tables: tuple[TableSpec, ...]
+    lists: frozenset[str] = frozenset()
+
+    def table_of(self, feature: str) -> TableSpec:
+        """Return the table that a feature looks up."""
+        return next(table for table in self.tables if feature in table.features)
+
+
+class ModelSection(Section):
+    """Config keys that every model has; `name` is the registered name."""
+
+    name: str
+    embedding_dim: int = Field(default=16, ge=1)
+    """Width of every table that neither its feature group nor `tables` gives one."""
+
+    def completed(self, inputs: ModelInputs) -> ModelInputs:
+        """Return the inputs with what the model itself keeps in the tables; here nothing.
+
+        A model overrides it to add columns or features to the tables: what it returns is planned and trained.
+
+        Args:
+            inputs: what data set and config give.
+
+        Raises:
+            ConfigError: the model needs a feature that the inputs lack.
+        """
+        return inputs
 
 
 @dataclass(frozen=True)

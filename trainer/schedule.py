@@ -63,11 +63,17 @@ def learning_rate_factor(schedule: ScheduleConfig, step: int, total_steps: int) 
         return (step + 1) / schedule.warmup_steps
     if schedule.decay == "constant":
         return 1.0
+    if schedule.decay == "step":
+        assert schedule.step_every_steps is not None
+        falls = (step - schedule.warmup_steps) // schedule.step_every_steps
+        return max(schedule.final_factor, schedule.step_factor**falls)
     span = schedule.decay_steps or max(1, total_steps - schedule.warmup_steps)
     done = min(1.0, (step - schedule.warmup_steps) / span)
     final = schedule.final_factor
     if schedule.decay == "linear":
         return 1.0 + (final - 1.0) * done
+    if schedule.decay == "polynomial":
+        return float(final + (1.0 - final) * (1.0 - done) ** schedule.power)
     if schedule.decay == "cosine":
         return final + (1.0 - final) * 0.5 * (1.0 + math.cos(math.pi * done))
     return float(max(final, _LEAST_FACTOR) ** done)

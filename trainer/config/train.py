@@ -62,12 +62,24 @@ class ScheduleConfig(Section):
 
     warmup_steps: int = Field(default=0, ge=0)
     """The factor rises linearly to 1 over these steps."""
-    decay: Literal["constant", "linear", "cosine", "exponential"] = "constant"
-    """Shape of the way down."""
+    decay: Literal["constant", "linear", "polynomial", "cosine", "exponential", "step"] = "constant"
+    """Shape of the way down; `step` falls to a tenth, or by `step_factor`, every `step_every_steps`."""
     decay_steps: int | None = Field(default=None, ge=1)
     """Steps after warm-up over which the factor falls to `final_factor`; default: the rest of the run."""
     final_factor: float = Field(default=0.0, ge=0, le=1)
     """Factor at the end of the decay."""
+    power: float = Field(default=2.0, gt=0)
+    """Of `polynomial`: the factor falls as (1 - done) ^ power."""
+    step_every_steps: int | None = Field(default=None, ge=1)
+    """Steps after warm-up between two falls of `step`, which needs it."""
+    step_factor: float = Field(default=0.1, gt=0, lt=1)
+    """What each fall of `step` multiplies the factor by."""
+
+    @model_validator(mode="after")
+    def _of_the_decay(self) -> ScheduleConfig:
+        if (self.decay == "step") != (self.step_every_steps is not None):
+            raise ValueError("`decay: step` needs `step_every_steps`, and no other decay has it")
+        return self
 
 
 class EarlyStoppingConfig(Section):
@@ -79,6 +91,33 @@ class EarlyStoppingConfig(Section):
     """Evaluations without improvement before stopping."""
     min_delta: float = Field(default=0.0, ge=0)
     """Smaller gains do not count."""
+
+
+class PlateauConfig(Section):
+    """Lower the learning rates when a metric of the validation split no longer improves."""
+
+    metric: Literal["auc", "log_loss", "ne", "accuracy"] = "auc"
+    """`auc` and `accuracy` should rise, the others fall."""
+    patience: int = Field(default=1, ge=1)
+    """Evaluations without improvement before the next fall."""
+    min_delta: float = Field(default=0.0, ge=0)
+    """Smaller gains do not count."""
+    factor: float = Field(default=0.1, gt=0, lt=1)
+    """What each fall multiplies all learning rates by, besides the schedule."""
+    least_factor: float = Field(default=1e-3, gt=0, le=1)
+    """They fall no further than to this share."""
+
+
+class LossConfig(Section):
+    """Binary cross-entropy, or a form of it."""
+
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    """Share s by which labels are drawn to the middle: y becomes y (1 - s) + s / 2."""
+    focal_gamma: float = Field(default=0.0, ge=0)
+    """Weight (1 - p)^gamma of each row, p being the probability given to its label: rows that are right
+    already count less. Probabilities are no longer calibrated."""
+    positive_weight: float = Field(default=1.0, gt=0)
+    """Weight of rows with label 1 beside those with label 0."""
 
 
 class TrainConfig(Section):
@@ -99,6 +138,11 @@ class TrainConfig(Section):
     """Of the embeddings that the kernels look up. `fp16` and `bf16` halve buffers and exchanges: embeddings
     travel between ranks as they are, and so do their gradients; the model gets fp32. `bf16` is for GPUs."""
     schedule: ScheduleConfig = ScheduleConfig()
+    plateau: PlateauConfig | None = None
+    loss: LossConfig = LossConfig()
+    frozen: list[str] = Field(default_factory=list)
+    """Globs over names of dense parameters that stay as they are, such as `over_arch.*`; a table stays with
+    `tables.<glob>.learning_rate: 0`."""
     max_gradient_norm: float | None = Field(default=None, gt=0)
     """Clip the norm of all dense gradients together; the fused embedding optimizers never see it."""
     dense_parallel: Literal["ddp", "fsdp", "hsdp"] = "ddp"
@@ -114,6 +158,10 @@ class TrainConfig(Section):
     table_sync_every_steps: int = Field(default=1, ge=1)
     """How often the copies are averaged over the groups, weights and optimizer state; also done before every
     evaluation and save. Needs `table_shard_group_size` where it is above 1."""
+    micro_batches: int = Field(default=1, ge=1)
+    """Parts that a rank's batch is cut into, to save memory: gradients of dense parameters are added up over
+    them and applied once; tables learn from each part at once, as their fused optimizers do, but for
+    `data_parallel` ones. Plans reckon with the whole batch."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """`bf16` runs the dense part under autocast; tables keep their own data type."""
     evaluate_every_steps: int | None = Field(default=None, ge=1)

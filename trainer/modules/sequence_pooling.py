@@ -21,7 +21,7 @@ class MeanSequencePooling(nn.Module):
             jagged: embeddings [N, D] of B sequences with N items in all.
         """
         lengths_B = jagged.lengths()
-        summed_BD = _segment_sum(jagged.values().float(), _rows(jagged), lengths_B)
+        summed_BD = segment_sum(jagged.values().float(), segment_rows(jagged), lengths_B)
         mean_BD: Tensor = summed_BD / lengths_B.clamp(min=1).unsqueeze(1)
         return mean_BD
 
@@ -49,14 +49,14 @@ class AttentionSequencePooling(nn.Module):
         Args:
             jagged: embeddings [N, D] of B sequences with N items in all.
         """
-        values_ND, lengths_B, rows_N = jagged.values().float(), jagged.lengths(), _rows(jagged)
+        values_ND, lengths_B, rows_N = jagged.values().float(), jagged.lengths(), segment_rows(jagged)
         scores_N = self.query(torch.tanh(self.hidden(values_ND))).squeeze(1).float()
         # The softmax is taken per sequence; subtracting the sequence's largest score keeps exp finite.
         top_B = scores_N.new_full(lengths_B.shape, -torch.inf)
         top_B = top_B.scatter_reduce(0, rows_N, scores_N.detach(), "amax")
         weights_N1 = torch.exp(scores_N - top_B[rows_N]).unsqueeze(1)
-        total_B1 = _segment_sum(weights_N1, rows_N, lengths_B)
-        return _segment_sum(weights_N1 / total_B1[rows_N] * values_ND, rows_N, lengths_B)
+        total_B1 = segment_sum(weights_N1, rows_N, lengths_B)
+        return segment_sum(weights_N1 / total_B1[rows_N] * values_ND, rows_N, lengths_B)
 
 
 def sequence_pooling(kind: SequencePooling, embedding_dim: int) -> nn.Module:
@@ -64,7 +64,7 @@ def sequence_pooling(kind: SequencePooling, embedding_dim: int) -> nn.Module:
     return AttentionSequencePooling(embedding_dim) if kind == "attention" else MeanSequencePooling()
 
 
-def _rows(jagged: JaggedTensor) -> Tensor:
+def segment_rows(jagged: JaggedTensor) -> Tensor:
     """Return for each of the N items the row of the batch that it belongs to."""
     lengths_B = jagged.lengths()
     rows_B = torch.arange(lengths_B.shape[0], device=lengths_B.device)
@@ -72,6 +72,7 @@ def _rows(jagged: JaggedTensor) -> Tensor:
     return torch.repeat_interleave(rows_B, lengths_B, output_size=jagged.values().shape[0])
 
 
-def _segment_sum(values_ND: Tensor, rows_N: Tensor, lengths_B: Tensor) -> Tensor:
+def segment_sum(values_ND: Tensor, rows_N: Tensor, lengths_B: Tensor) -> Tensor:
+    """Return [B, D], the sums of the N vectors by row of the batch."""
     zeros_BD = values_ND.new_zeros(lengths_B.shape[0], values_ND.shape[1])
     return zeros_BD.index_add(0, rows_N, values_ND)

@@ -107,9 +107,19 @@ class FeatureVectors(nn.Module):
             [B, F, D] where `embedding_dim` was given, else [B, sum of the tables' widths].
         """
         found = {} if pooled is None else pooled_vectors(pooled, sparse, self.tables)
-        for name, index in self.pooling_of.items():
-            assert sequences is not None
-            found[name] = self.sequence_poolings[index](sequence_vectors(sequences[name]))
+        return self.joined(
+            found, {name: sequence_vectors((sequences or {})[name]) for name in self.pooling_of}
+        )
+
+    def joined(self, found: dict[str, Tensor], sequences: dict[str, JaggedTensor]) -> Tensor:
+        """Pool the sequences and return all vectors side by side, as `forward` does.
+
+        Args:
+            found: pooled vectors [B, table's width] by feature.
+            sequences: those of the other features, [ids of all rows, table's width].
+        """
+        for name, sequence in sequences.items():
+            found[name] = self.sequence_poolings[self.pooling_of[name]](sequence)
         vectors = [
             projection(found[name]) for name, projection in zip(self.features, self.projections, strict=True)
         ]

@@ -46,22 +46,34 @@ def test_ids_and_their_offsets_are_no_activations(pooling: str) -> None:
     assert one == many
 
 
+def test_very_long_lists_of_ids_take_no_memory() -> None:
+    one, many = (dense_work(inputs(features=50, ids=n), dlrm()) for n in (1, 1_000_000))  # type: ignore[arg-type]
+    assert one == many  # 3.2 GB of ids in a batch
+
+
 def test_a_wider_layer_keeps_more_and_works_more_but_takes_no_memory() -> None:
     narrow, wide = (dense_work(inputs(), dlrm(over_arch_layer_sizes=[n, n])) for n in (100, 40_000))  # type: ignore[arg-type]
     assert wide.forward_flops > 2 * 40_000**2  # 6.4 GB of weights
     assert wide.activation_bytes > narrow.activation_bytes + 4 * 2 * 39_900 - 1
 
 
+def with_history() -> ModelInputs:
+    """Return inputs in which a history shares the table of the feature that it is for."""
+    table = TableSpec("t0", 10**12, DIM, ("t0", "h0"), "none", pooling_factors=(1, 2.5))
+    return ModelInputs(5, ("t0", "h0"), (table,), frozenset({"h0"}))
+
+
 @pytest.mark.parametrize("name", models())
 @pytest.mark.parametrize("pooling", ["sum", "mean", "none"])
 def test_every_model_is_counted_as_a_real_forward_pass_would_be(name: str, pooling: str) -> None:
     section = model_section(ModelConfig(name=name, embedding_dim=DIM))
+    made = section.completed(with_history() if name == "din" else inputs(pooling=pooling))
     before = torch.random.get_rng_state()
-    work = dense_work(inputs(pooling=pooling), section)
+    work = dense_work(made, section)
     assert work.forward_flops > 0
     assert work.activation_bytes > 0
     assert torch.equal(before, torch.random.get_rng_state())
-    halves = dense_work(inputs(pooling=pooling), section, bf16=True)
+    halves = dense_work(made, section, bf16=True)
     assert halves.forward_flops == work.forward_flops
     assert halves.activation_bytes < work.activation_bytes
 

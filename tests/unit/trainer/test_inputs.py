@@ -254,3 +254,15 @@ def test_the_constraints_of_a_table_reach_the_planner(ranks: Any, expected: Any)
 def test_ranks_written_otherwise_are_refused(ranks: Any) -> None:
     with pytest.raises(ConfigError, match=r"tables\.C1\.ranks"):
         _run({"sparse": [{"columns": "C*"}]}, tables={"C1": {"ranks": ranks}})
+
+
+@pytest.mark.parametrize(("rows", "dim"), [(2, 8), (100, 20), (10_000, 60), (10**9, 64)])
+def test_auto_follows_the_fourth_root_of_the_rows_up_to_the_models_width(rows: int, dim: int) -> None:
+    run = _run({"sparse": [{"columns": "C1", "embedding_dim": "auto"}]})
+    spec = FeatureSpec(features=(_feature("C1", num_embeddings=rows),), label=FittedOp(name="label"))
+    assert model_inputs(run, spec, {}, 64).tables[0].embedding_dim == dim
+
+
+def test_auto_of_a_table_wins_over_its_groups_number() -> None:
+    run = _run({"sparse": [{"columns": "C1", "embedding_dim": 32}]}, tables={"C*": {"embedding_dim": "auto"}})
+    assert _inputs(run, _feature("C1")).tables[0].embedding_dim == 12

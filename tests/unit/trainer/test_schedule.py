@@ -30,6 +30,26 @@ def test_decay_reaches_the_final_factor_at_the_end(decay: str, middle: float, en
     assert learning_rate_factor(schedule, 500, 110) == pytest.approx(end)
 
 
+def test_polynomial_falls_with_its_power() -> None:
+    schedule = ScheduleConfig(decay="polynomial", power=3, final_factor=0.1, decay_steps=100)
+    assert learning_rate_factor(schedule, 50, 1000) == pytest.approx(0.1 + 0.9 * 0.5**3)
+    assert learning_rate_factor(schedule, 100, 1000) == pytest.approx(0.1)
+
+
+def test_steps_fall_by_their_factor_and_not_below_the_last_one() -> None:
+    schedule = ScheduleConfig(
+        warmup_steps=2, decay="step", step_every_steps=10, step_factor=0.5, final_factor=0.2
+    )
+    factors = [learning_rate_factor(schedule, step, 100) for step in (2, 11, 12, 21, 22, 32, 99)]
+    assert factors == pytest.approx([1, 1, 0.5, 0.5, 0.25, 0.2, 0.2])
+
+
+@pytest.mark.parametrize("keys", [{"decay": "step"}, {"decay": "cosine", "step_every_steps": 5}])
+def test_steps_and_their_distance_belong_together(keys: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match="step_every_steps"):
+        ScheduleConfig.model_validate(keys)
+
+
 def test_decay_steps_end_the_decay_early() -> None:
     schedule = ScheduleConfig(decay="linear", decay_steps=10)
     assert learning_rate_factor(schedule, 5, 1000) == pytest.approx(0.5)

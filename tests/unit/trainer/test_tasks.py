@@ -1,14 +1,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from torch import nn
 
 from tests.unit.trainer.models.examples import pooled_inputs, random_batch
 from trainer.batch import Batch
-from trainer.tasks import TrainingTask
+from trainer.config import LossConfig
+from trainer.tasks import TrainingTask, WeightedBinaryCrossEntropy
 
 
 class _DenseOnly(nn.Module):
@@ -75,3 +78,32 @@ def test_padding_rows_change_neither_loss_sum_nor_gradient() -> None:
 def test_batch_of_padding_alone_gives_zero() -> None:
     batch = replace(_batch(), weights_B=torch.zeros(8))
     assert TrainingTask(_DenseOnly())(batch)[0].item() == 0.0
+
+
+@pytest.mark.parametrize(
+    ("keys", "expected"),
+    [
+        ({"label_smoothing": 0.2}, lambda p, y: _entropy(p, 0.9 * y + 0.1 * (1 - y))),
+        ({"focal_gamma": 2.0}, lambda p, y: (1 - np.where(y == 1, p, 1 - p)) ** 2 * _entropy(p, y)),
+        ({"focal_gamma": 0.5}, lambda p, y: (1 - np.where(y == 1, p, 1 - p)) ** 0.5 * _entropy(p, y)),
+        ({"positive_weight": 3.0}, lambda p, y: np.where(y == 1, 3, 1) * _entropy(p, y)),
+    ],
+    ids=["smoothed", "focal", "focal_root", "positives"],
+)
+def test_forms_of_the_loss_equal_their_formulas(keys: dict[str, float], expected: Any) -> None:
+    task, batch = TrainingTask(_DenseOnly(), LossConfig(**keys)), _batch(32)
+    loss, (_, logits, labels, weights) = task(batch)
+    p = 1 / (1 + np.exp(-logits[:, 0].double().numpy()))
+    rows = weights.double().numpy() * expected(p, labels[:, 0].double().numpy())
+    assert loss.item() == pytest.approx(rows.sum() / 32, rel=1e-5)
+
+
+def _entropy(p: Any, y: Any) -> Any:
+    return -(y * np.log(p) + (1 - y) * np.log(1 - p))
+
+
+def test_rows_that_are_certainly_right_give_the_focal_loss_a_finite_gradient() -> None:
+    logits = torch.tensor([[200.0], [-200.0]], requires_grad=True)
+    loss = WeightedBinaryCrossEntropy(LossConfig(focal_gamma=0.5))
+    loss(logits, torch.tensor([[1.0], [0.0]]), torch.ones(2)).backward()
+    assert torch.isfinite(logits.grad).all()

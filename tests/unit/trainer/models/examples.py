@@ -27,7 +27,7 @@ def table(name: str, features: Sequence[str], dim: int = 8, pooling: Any = "sum"
 def full_inputs(dim: int = 8, num_dense: int = 3) -> ModelInputs:
     """Two single ids, a multi-hot list, and a sequence that shares its table with a single id."""
     tables = (table("s0", ["s0"], dim), table("m0", ["m0"], dim), table("s1", ["s1", "h0"], dim, "none"))
-    return ModelInputs(num_dense, ("s0", "s1", "m0", "h0"), tables)
+    return ModelInputs(num_dense, ("s0", "s1", "m0", "h0"), tables, frozenset({"m0", "h0"}))
 
 
 def pooled_inputs(dim: int = 8, num_dense: int = 3, num_features: int = 2) -> ModelInputs:
@@ -70,7 +70,7 @@ def with_sparse(batch: Batch, keys: Sequence[str]) -> Batch:
     return replace(batch, sparse=sparse)
 
 
-def fill_tables(model: nn.Module, seed: int = 0) -> dict[str, Tensor]:
+def fill_tables(model: nn.Module, seed: int = 0, scale: float = 0.3) -> dict[str, Tensor]:
     """Bring the tables from the meta device to the CPU with seeded weights; return them by table name."""
     generator = torch.Generator().manual_seed(seed)
     weights: dict[str, Tensor] = {}
@@ -78,7 +78,7 @@ def fill_tables(model: nn.Module, seed: int = 0) -> dict[str, Tensor]:
         if isinstance(module, (EmbeddingBagCollection, EmbeddingCollection)):
             module.to_empty(device="cpu")
             for key, parameter in module.named_parameters():
-                parameter.data.copy_(torch.randn(parameter.shape, generator=generator) * 0.3)
+                parameter.data.copy_(torch.randn(parameter.shape, generator=generator) * scale)
                 weights[key.split(".")[1]] = parameter.detach()
     return weights
 
@@ -91,7 +91,8 @@ def example_section(name: str, **keys: Any) -> ModelSection:
 
 def example_model(name: str, inputs: ModelInputs, seed: int = 0, **keys: Any) -> nn.Module:
     """Build a registered model with seeded dense weights and filled tables."""
+    section = example_section(name, **keys)
     torch.manual_seed(seed)
-    model = build_model(inputs, example_section(name, **keys))
+    model = build_model(section.completed(inputs), section)
     fill_tables(model, seed)
     return model

@@ -11,10 +11,10 @@ import torch
 from tests.support.ranks import run_distributed
 from tests.unit.trainer.models.examples import example_model, example_section, full_inputs, random_batch
 from trainer.batch import Batch
-from trainer.registry import build_model
+from trainer.registry import build_model, models
 from trainer.tasks import TrainingTask
 
-MODELS = ["dcn_v2", "dhen", "dlrm"]
+MODELS = [name for name, entry in models().items() if entry.task == "ctr"]
 ROWS = 12
 STEPS = 3
 
@@ -48,10 +48,11 @@ def _sharded_run(rank: int, world_size: int, name: str) -> dict[str, Any]:
     from torchrec.optim.keyed import KeyedOptimizerWrapper
     from torchrec.optim.optimizers import in_backward_optimizer_filter
 
-    inputs = full_inputs()
-    reference = TrainingTask(example_model(name, inputs)).state_dict()
+    section = example_section(name)
+    inputs = section.completed(full_inputs())
+    reference = TrainingTask(example_model(name, full_inputs())).state_dict()
     torch.manual_seed(0)
-    task = TrainingTask(build_model(inputs, example_section(name)))
+    task = TrainingTask(build_model(inputs, section))
     fused = {"learning_rate": 0.1}
     sharders: Any = [EmbeddingBagCollectionSharder(fused), EmbeddingCollectionSharder(fused)]
     constraints = {t.name: ParameterConstraints(sharding_types=["table_wise"]) for t in inputs.tables}
