@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from sharding import topology
 from sharding.errors import UserError
-from sharding.hardware import HARDWARE, find_hardware
+from sharding.hardware import HARDWARE, Hardware, find_hardware
 from sharding.units import GIB
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class Cluster(topology.Cluster):
         cls,
         spark: SparkSession,
         ranks: int | None = None,
-        gpu: str | None = None,
+        gpu: str | Hardware | None = None,
         ranks_per_host: int | None = None,
     ) -> Cluster:
         """Return the executors of a Spark session, one rank per slot (or `ranks` of them).
@@ -73,7 +73,8 @@ class Cluster(topology.Cluster):
             spark: the session.
             ranks: default every slot. Waits until the executors have registered, unless `ranks_per_host`
                 is given as well.
-            gpu: catalogue name of the executors' GPUs, when tasks ask for GPUs; None for CPU ranks.
+            gpu: catalogue name or figures of the executors' GPUs, when tasks ask for GPUs; None for CPU
+                ranks.
             ranks_per_host: ranks that share a host; default what the executors' hosts tell, else 1. GPU ranks
                 need the true number; so do CPU ranks for the sharding types inside a host.
 
@@ -81,12 +82,16 @@ class Cluster(topology.Cluster):
             UserError: no executor has registered, its GPU settings cannot work, or `ranks_per_host` does not
                 divide the ranks.
         """
-        device = "cpu" if gpu is None else "cuda"
+        entry = find_hardware(gpu) if isinstance(gpu, str) else gpu
+        device = "cpu" if entry is None else "cuda"
         count, per_host = _count_ranks(spark, device, ranks, ranks_per_host)
         _check_ranks_per_host(count, per_host)
         nodes = count // per_host
-        if gpu is not None:
-            return cls(nodes=nodes, gpus_per_node=per_host, gpu=gpu, on="spark", spark=spark)
+        if entry is not None:
+            own = None if HARDWARE.get(entry.name) == entry else entry
+            return cls(
+                nodes=nodes, gpus_per_node=per_host, gpu=entry.name, hardware=own, on="spark", spark=spark
+            )
         return cls(nodes=nodes, ranks_per_node=per_host, on="spark", spark=spark)
 
     def shape(self) -> topology.Cluster:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -69,7 +71,30 @@ def with_own_figures(cluster: Cluster, config: HardwareConfig, file: str | Path 
     return cluster if figures == own else replace(cluster, hardware=figures)
 
 
+def gpu_of(name: str, config: HardwareConfig) -> Hardware:
+    """Return the entry of the GPUs that `--gpu` names, of the catalogue or the user's own.
+
+    Args:
+        name: in any case.
+        config: section `plan.hardware`.
+
+    Raises:
+        PlanError: there is no such GPU, or it is a machine; or see `catalogue_of`.
+    """
+    catalogue = catalogue_of(config)
+    machine = catalogue.machines.get(name.lower())
+    if machine is not None and name.lower() not in catalogue.hardware:
+        raise PlanError(
+            "Spark's GPUs are named, not the machines that have them",
+            where="--gpu",
+            got=name,
+            fixes=[f"--gpu {machine.gpu}"],
+        )
+    return _entry(name, catalogue.hardware, "--gpu")
+
+
 def _with_entries(catalogue: Catalogue, config: HardwareConfig, where: str) -> Catalogue:
+    _check_names(config, where)
     hardware = dict(catalogue.hardware)
     for name, gpu in config.gpus.items():
         hardware[name.lower()] = _gpu(name.lower(), gpu, hardware, f"{where}: gpus.{name}")
@@ -81,8 +106,28 @@ def _with_entries(catalogue: Catalogue, config: HardwareConfig, where: str) -> C
     return Catalogue(hardware, machines)
 
 
-def _entry(name: str, known: dict[str, Hardware], where: str) -> Hardware:
-    """Return the entry that a user's own one names.
+def _check_names(config: HardwareConfig, where: str) -> None:
+    """Refuse names that `--cluster` cannot take.
+
+    Raises:
+        PlanError: there is one.
+    """
+    named = [("gpus", name) for name in config.gpus] + [("machines", name) for name in config.machines]
+    for section, name in named:
+        number = section == "machines" and name.isdecimal()
+        if number or not name or re.search(r"[\s+,]", name):
+            better = "-".join(re.findall(r"[^\s+,]+", name)) or section[:-1]
+            raise PlanError(
+                "--cluster cannot take this name",
+                where=f"{where}: {section}.{name}",
+                got=name,
+                allowed="no spaces, commas or `+`, and for machines more than a number",
+                fixes=[f"{section}.{better}-node" if number else f"{section}.{better}"],
+            )
+
+
+def _entry(name: str, known: Mapping[str, Hardware], where: str) -> Hardware:
+    """Return the entry that the user names.
 
     Raises:
         PlanError: there is none; it says where it was named.
@@ -114,11 +159,20 @@ def _gpu(name: str, config: GpuConfig, known: dict[str, Hardware], where: str) -
             fixes=["like: h100"],
         )
     entry = _entry(base, known, f"{where}.like" if config.like else where)
+    if name in known and known[name].device != entry.device:
+        raise PlanError(
+            f"{name} is no {'GPU' if entry.device == 'cuda' else 'CPU'}",
+            where=f"{where}.like",
+            got=config.like,
+            allowed=[other for other in known if known[other].device == known[name].device],
+        )
     source = f"{_GIVEN}; else {entry.name}: {entry.source}"
     own = replace(entry, name=name, **{"source": source, **_given(config)})
-    if config.measured is None:
-        return own
-    return replace(own, measured=Measured.from_record(config.measured.model_dump()))
+    if config.measured is not None:
+        own = replace(own, measured=Measured.from_record(config.measured.model_dump()))
+    # Ranks may have been named with these very figures.
+    same = entry.source.startswith(_GIVEN) and replace(own, source=entry.source) == entry
+    return entry if same else own
 
 
 def _machine(
@@ -139,6 +193,7 @@ def _machine(
     gpu = known[given["gpu"]]
     shared = {
         "host_memory_gib": gpu.host_memory_gib * config.gpus,
+        "host_memory_gbps": gpu.host_memory_gbps * config.gpus,
         "nvlink_gbps": gpu.nvlink_gbps,
         "nic_gbps": gpu.nic_gbps * config.gpus,
         "ssd_gib": gpu.ssd_gib * config.gpus,

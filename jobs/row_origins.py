@@ -15,10 +15,10 @@ from trainer.features.chains import id_op
 from trainer.features.ids import first_id
 from trainer.features.vocabularies import UNKNOWN, EmptyVocabulary, Vocabulary
 from trainer.remapping import RowOrigins, TablePair
-from trainer.schema import OUT_OF_VOCABULARY_ID, PADDING_ID, Feature, FeatureSpec
+from trainer.schema import NUMBERS, OUT_OF_VOCABULARY_ID, PADDING_ID, Feature, FeatureSpec
 
-# Ops whose numbers say how many rows there are, not what an input means.
-_NUMBERING_OPS = frozenset({"vocabulary", "hash"})
+# Ops whose parameters do not say what an input means: how many rows there are, how numbers stand in a text.
+_OTHER_OPS = frozenset({"vocabulary", "hash", NUMBERS})
 
 
 def check_features(old: FeatureSpec, new: FeatureSpec, where: str) -> list[str]:
@@ -65,7 +65,7 @@ def _form(feature: Feature) -> dict[str, Any]:
         "table": feature.table,
         "derived": feature.derived.name if feature.derived else None,
         "ops": [op.name for op in feature.ops],
-        "dim": feature.vectors.dim if feature.vectors else None,
+        "dim": feature.dim,
     }
 
 
@@ -76,7 +76,7 @@ def _refitted(old: Feature, new: Feature) -> list[str]:
     return [
         f"feature {old.name!r}: {a.name} was fitted anew: equal raw values are other inputs than in the run"
         for a, b in pairs
-        if a.params != b.params and a.name not in _NUMBERING_OPS
+        if a.params != b.params and a.name not in _OTHER_OPS
     ]
 
 

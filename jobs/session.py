@@ -106,6 +106,23 @@ def spark_session(
     return session
 
 
+def finds_paths_here(master: str | None) -> bool:
+    """Return whether a session that is still to start will find plain paths on this machine, for all we know.
+
+    Args:
+        master: Spark master that is asked for; default see `spark_session`.
+    """
+    from pyspark.sql import SparkSession
+
+    environment = os.environ
+    theirs = {"PYSPARK_GATEWAY_PORT", "SPARK_REMOTE", "HADOOP_CONF_DIR", "YARN_CONF_DIR"} & environment.keys()
+    if theirs or SparkSession.getActiveSession() is not None:
+        return False
+    defaults, folder = _spark_defaults(environment), _conf_folder(environment)
+    other = "spark.hadoop.fs.defaultFS" in defaults or (folder and Path(folder, "core-site.xml").exists())
+    return not other and _is_local(master or defaults.get("spark.master", "local[*]"))
+
+
 def session_settings(
     master: str, environment: Mapping[str, str], defaults: Mapping[str, str]
 ) -> dict[str, str]:
@@ -121,7 +138,7 @@ def session_settings(
     guesses = _local_settings() if _is_local(master) else {}
     if not {"SPARK_LOCAL_IP", "SPARK_LOCAL_HOSTNAME"} & environment.keys():
         guesses |= _addresses(master)
-    options = f"{java_options()} {defaults.get('spark.driver.extraJavaOptions', '')}"
+    options = f"{java_options(local=_is_local(master))} {defaults.get('spark.driver.extraJavaOptions', '')}"
     return {
         "spark.ui.showConsoleProgress": "false",
         **{key: value for key, value in guesses.items() if key not in defaults},
@@ -197,6 +214,11 @@ def is_local(spark: SparkSession) -> bool:
     return _is_local(spark.conf.get("spark.master", ""))
 
 
+def over_connect(spark: SparkSession) -> bool:
+    """Return whether a session is one of Spark Connect, whose JVM is another process's."""
+    return type(spark).__module__.startswith("pyspark.sql.connect")
+
+
 def reads_elsewhere(spark: SparkSession) -> bool:
     """Return whether a path without a scheme is of another file system to Spark than that of its host.
 
@@ -259,14 +281,22 @@ def _standalone_masters(master: str) -> list[tuple[str, int]]:
 
 def _spark_defaults(environment: Mapping[str, str]) -> dict[str, str]:
     """Return what `spark-defaults.conf` sets, where Spark itself would read it."""
-    home = environment.get("SPARK_HOME")
-    folder = environment.get("SPARK_CONF_DIR") or (f"{home}/conf" if home else None)
     try:
-        lines = Path(folder or "", "spark-defaults.conf").read_text(encoding="utf-8").splitlines()
+        lines = (
+            Path(_conf_folder(environment) or "", "spark-defaults.conf")
+            .read_text(encoding="utf-8")
+            .splitlines()
+        )
     except OSError:
         return {}
     pairs = [re.split(r"\s*[=:\s]\s*", line.strip(), maxsplit=1) for line in lines if line.strip()]
     return {pair[0]: pair[1] for pair in pairs if len(pair) == 2 and not pair[0].startswith("#")}
+
+
+def _conf_folder(environment: Mapping[str, str]) -> str | None:
+    """Return the folder that Spark reads its settings from, if there is one."""
+    home = environment.get("SPARK_HOME")
+    return environment.get("SPARK_CONF_DIR") or (f"{home}/conf" if home else None)
 
 
 def _local_settings() -> dict[str, str]:
@@ -274,6 +304,7 @@ def _local_settings() -> dict[str, str]:
     return {
         "spark.driver.memory": f"{max(1, min(16, int(memory_gib / 3)))}g",
         "spark.ui.enabled": "false",
+        "spark.python.daemon.module": "jobs.python_daemon",
         "spark.sql.shuffle.partitions": str(max(8, 4 * (os.cpu_count() or 1))),
         # Building a compressed cache takes longer than the passes over it save on one machine.
         "spark.sql.inMemoryColumnarStorage.compressed": "false",

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
+import secrets
 import shlex
 import shutil
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jobs.copying import copy_dataset, put_larger
 from jobs.preparation.appendable import appended_to
 from jobs.preparation.appending import Mode, append_rows
-from jobs.preparation.commit import output_folder
+from jobs.preparation.commit import output_folder, restore, sibling
 from jobs.preparation.failures import named_failures
 from jobs.preparation.pipeline import Prepared, prepare_dataset
 from jobs.results import Dataset
@@ -28,6 +31,8 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
     from jobs.preparation.earlier_days import EarlierDays
+
+_PREFIX = "shardrec-"
 
 
 def output_place(
@@ -145,7 +150,7 @@ def _staged(
     start = time.perf_counter()
     spark = spark or spark_session("shardrec prepare")
     _check_staging(staging, spark.conf.get("spark.master", None))
-    parent = _new_folder(staging)
+    parent = _new_folder(staging, target)
     prepared = None
     try:
         prepared = make(parent / "data", spark)
@@ -154,7 +159,8 @@ def _staged(
         if prepared is None:
             shutil.rmtree(parent, ignore_errors=True)
             raise
-        command = f"shardrec copy {shlex.quote(str(prepared.path))} {shlex.quote(str(target))}"
+        kept = _kept(parent) / prepared.path.name
+        command = f"shardrec copy {shlex.quote(str(kept))} {shlex.quote(str(target))}"
         raise _with_fix(
             error, f"the prepared data set is kept; this copies what is left: {command}"
         ) from error
@@ -174,14 +180,25 @@ def _check_staging(staging: str | Path | None, master: str | None) -> None:
         )
 
 
-def _new_folder(staging: str | Path | None) -> Path:
-    if staging is None:
-        return Path(tempfile.mkdtemp(prefix="shardrec-"))
-    parent = output_folder(staging, "--staging")
+def _new_folder(staging: str | Path | None, target: StorePath) -> Path:
+    """Make a folder, and delete those that killed runs for the same URL have left."""
+    parent = Path(tempfile.gettempdir()) if staging is None else output_folder(staging, "--staging")
+    url = hashlib.sha256(str(target).encode()).hexdigest()[:12]
     with named_failures(str(parent)):
         parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix="shardrec-", dir=parent))
-        folder.chmod(parent.stat().st_mode & 0o777)  # Executors may run as other users.
+        restore(parent / f"{_PREFIX}{url}")
+        folder = sibling(parent / f"{_PREFIX}{url}", "tmp")
+        folder.mkdir(mode=0o700)
+        if staging is not None:
+            folder.chmod(parent.stat().st_mode & 0o777)  # Executors may run as other users.
+    return folder
+
+
+def _kept(folder: Path) -> Path:
+    """Give a folder a name under which the next run does not delete it."""
+    name = folder.with_name(f"{_PREFIX}kept-{secrets.token_hex(4)}")
+    with suppress(OSError):
+        return folder.rename(name)
     return folder
 
 

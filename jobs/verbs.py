@@ -50,7 +50,7 @@ def prepare(
             `grow` gives new values ids after the old ones. One on a store is copied here and back.
         append_to: split that all appended rows go to; default as the config deals them.
         history: for `append`, the raw rows that the data set was made of, all of them: a DataFrame, or files
-            and folders, read like `source`. Histories, `earlier` features and duplicates need them.
+            and folders, read like `source`. Histories, `earlier`, duplicates and negatives need them.
         staging: folder to make a data set for a URL in, before it is copied; default the system's folder for
             temporary files, but none on a cluster, whose executors must all reach it.
         spark: session; default the active one, else a local one.
@@ -76,6 +76,8 @@ def prepare(
     _check_append(append, append_to, history)
     place = output_place(target, staging=staging, master=master)
     earlier = _earlier_days(run, history) if append is not None else None
+    if spark is None:
+        _check_places(run, earlier, master)
     if isinstance(place, StorePath) and append is not None:
         return append_on_store(
             run, place, append, staging, frame=frame, spark=spark, into=append_to, earlier=earlier
@@ -93,17 +95,19 @@ def check_request(
     run: RunConfig,
     out: str | Path | None = None,
     *,
+    source: str | Path | None = None,
     append: Literal["frozen", "grow"] | None = None,
     append_to: Literal["train", "valid", "test"] | None = None,
     history: str | Path | Sequence[str | Path] | None = None,
     staging: str | Path | None = None,
     master: str | None = None,
 ) -> None:
-    """Refuse what the config and the place of the data set alone tell of a `prepare`: before Spark starts.
+    """Refuse what the config and the places alone tell of a `prepare`: before Spark starts.
 
     Args:
         run: the config.
         out: see `prepare`, like `append` and `staging`.
+        source: as above.
         append: as above.
         append_to: as above.
         history: as above.
@@ -122,10 +126,13 @@ def check_request(
     _check_append(append, append_to, history)
     place = output_place(target, staging=staging, master=master)
     check_run(run)
+    run = with_input(run, source) if source is not None else run
+    earlier = _earlier_days(run, history)
     if append is not None:
-        appended_to(run, target, append_to, _earlier_days(run, history))
+        appended_to(run, target, append_to, earlier)
     elif not isinstance(place, StorePath):
         output_folder(place)
+    _check_places(run, earlier, master)
 
 
 def train(
@@ -254,6 +261,14 @@ def with_input(run: RunConfig, source: str | Path) -> RunConfig:
     if path.is_file():
         return run.with_source(str(path.parent), path.name)
     return run.with_source(str(source))
+
+
+def _check_places(run: RunConfig, earlier: EarlierDays | None, master: str | None) -> None:
+    from jobs.preparation.source_places import check_places
+    from jobs.session import finds_paths_here
+
+    history = earlier.runs if earlier is not None else ()
+    check_places(run, local=finds_paths_here(master), history=history)
 
 
 def _earlier_days(

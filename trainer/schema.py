@@ -6,9 +6,9 @@ inputs. Its hash travels with checkpoints, which refuse data of another spec.
 Id space of every id feature: 0 padding or missing, 1 out of vocabulary, then vocabulary ids from 2 in
 frequency order (hash ops fill 1 up to `num_embeddings - 1`).
 
-Prepared Parquet columns: each feature under its own name (dense float32; one id, also of a vector, int64;
-lists of ids list<int64>), `label` float32, `weight` float32 where the config names one, and the kept raw
-columns as `keep.<name>`.
+Prepared Parquet columns: each feature under its own name (dense float32, or list<float32> where rows hold
+several numbers; one id, also of a vector, int64; lists of ids list<int64>), `label` float32, `weight` float32
+where the config names one, and the kept raw columns as `keep.<name>`.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import hashlib
 import json
 import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,6 +38,11 @@ GROUP_COLUMN = "keep.negatives.group"
 MANIFEST_FILE = "manifest.json"
 SYNTHETIC_FILE = "synthetic.json"
 """Lies in a folder of raw rows that `shardrec synth` made up."""
+NUMBERS = "numbers"
+"""Not an op of the registry: written first in the spec of a dense feature whose rows hold lists of numbers,
+with their length `dim` and the `delimiter` of text."""
+UNMATCHED_SHARE = 0.05
+"""Share of rows without a match from which on a side table deserves a remark."""
 SPLITS = ("train", "valid", "test")
 SplitName = Literal["train", "valid", "test"]
 
@@ -50,6 +56,11 @@ class FittedOp(_Record):
 
     name: str
     params: dict[str, Any] = Field(default_factory=dict)
+
+
+def numbers_per_row(ops: Sequence[FittedOp]) -> int | None:
+    """Return the length of the lists of numbers that a dense feature's rows hold; None for single values."""
+    return ops[0].params["dim"] if ops and ops[0].name == NUMBERS else None
 
 
 class VectorTable(_Record):
@@ -87,6 +98,11 @@ class Feature(_Record):
     vectors: VectorTable | None = None
     """What a vector feature looks up."""
 
+    @property
+    def dim(self) -> int | None:
+        """Return the length of a row's list of numbers or vector; None for one number, and for ids."""
+        return numbers_per_row(self.ops) if self.vectors is None else self.vectors.dim
+
 
 class FeatureSpec(_Record):
     """All inputs in model order, and the label."""
@@ -96,16 +112,21 @@ class FeatureSpec(_Record):
     """`label` op: params `column` and `positive_at_least`, and `positive_values`, `where` or `implicit` where
     set."""
     weight: str | None = None
+    time_formats: dict[str, str] = Field(default_factory=dict)
+    """`data.time_formats`: raw columns whose times are rewritten in ISO 8601 before any op."""
 
     @property
     def hash(self) -> str:
         """Return 16 hex digits over every op, fitted number and vocabulary."""
-        text = json.dumps(self.model_dump(mode="json"), sort_keys=True, ensure_ascii=False)
+        values = self.model_dump(mode="json")
+        if not self.time_formats:  # as it was before there were any
+            del values["time_formats"]
+        text = json.dumps(values, sort_keys=True, ensure_ascii=False)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     @property
     def dense(self) -> tuple[Feature, ...]:
-        """Return the dense features, in the column order of `Batch.dense_BF`."""
+        """Return the dense features in the column order of `Batch.dense_BF`: one column each, or `dim`."""
         return tuple(f for f in self.features if f.kind == "dense")
 
     @property
@@ -116,7 +137,7 @@ class FeatureSpec(_Record):
     @property
     def dense_width(self) -> int:
         """Return the columns of `Batch.dense_BF`."""
-        return len(self.dense) + sum(f.vectors.dim for f in self.vectors if f.vectors is not None)
+        return sum(f.dim or 1 for f in (*self.dense, *self.vectors))
 
     @property
     def sparse(self) -> tuple[Feature, ...]:
@@ -136,6 +157,8 @@ class FeatureSpec(_Record):
             lines.append(f"label: {self.label.params} != {other.label.params}")
         if self.weight != other.weight:
             lines.append(f"weight: {self.weight!r} != {other.weight!r}")
+        if self.time_formats != other.time_formats:
+            lines.append(f"time_formats: {self.time_formats} != {other.time_formats}")
         if not lines and [f.name for f in self.features] != [f.name for f in other.features]:
             lines.append("features: in another order")
         return sorted(lines)
@@ -199,6 +222,21 @@ class CleaningStep(_Record):
     left: int
 
 
+class JoinedTable(_Record):
+    """A side table of `data.joins`, and the rows of the source that it has no row for."""
+
+    source: str
+    on: tuple[str, ...]
+    rows: int
+    """Of the source, after cleaning."""
+    unmatched: int
+
+    @property
+    def share(self) -> float:
+        """Return the share of the rows without a match."""
+        return self.unmatched / self.rows if self.rows else 0.0
+
+
 class Appended(_Record):
     """Rows of a later day that were added to a data set."""
 
@@ -238,6 +276,8 @@ class Manifest(_Record):
     """`root`, `source` and `joins` of the raw rows, absolute; None when they came as a DataFrame."""
     cleaning: tuple[CleaningStep, ...] = ()
     """Rules of `data.clean` in their order."""
+    joins: tuple[JoinedTable, ...] = ()
+    """Side tables, in the order of the config."""
     remarks: tuple[str, ...] = ()
     """What is odd about the rows but was accepted, such as users with too few events."""
     fingerprint: str = ""

@@ -6,12 +6,14 @@ import sys
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trainer.errors import UserError
 
 if TYPE_CHECKING:
     from jobs.cluster import Cluster, On
+    from sharding.hardware import Hardware
     from trainer.config import RunConfig
 
 
@@ -62,7 +64,8 @@ def launch_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--master", help="Spark master URL for --on spark, for instance spark://host:7077")
     parser.add_argument(
         "--gpu",
-        help="catalogue name of the GPUs that --on spark hands out, for instance h100 (default: none)",
+        help="name of the GPUs that --on spark hands out, in the catalogue or in plan.hardware.gpus, for "
+        "instance h100 (default: none)",
     )
     parser.add_argument(
         "--ranks-per-host",
@@ -98,8 +101,13 @@ def load_config(arguments: Namespace) -> RunConfig:
     return run
 
 
-def cluster_of(arguments: Namespace) -> Cluster:
-    """Return the cluster that `--on`, `--ranks` and the options of Spark name."""
+def cluster_of(arguments: Namespace, run: RunConfig | None = None) -> Cluster:
+    """Return the cluster that `--on`, `--ranks` and the options of Spark name.
+
+    Args:
+        arguments: of the command line.
+        run: config whose `plan.hardware` may have the GPU of `--gpu`.
+    """
     from jobs.cluster import Cluster
     from jobs.launch import torchrun_rank, torchrun_world_size
 
@@ -108,9 +116,10 @@ def cluster_of(arguments: Namespace) -> Cluster:
     if on == "spark":
         from jobs.session import spark_session
 
+        gpu = None if arguments.gpu is None else _gpu_of(arguments.gpu, run)
         session = spark_session("shardrec", master=arguments.master)
         _say_unused_gpus(session, arguments.gpu)
-        return Cluster.from_spark(session, ranks, arguments.gpu, arguments.ranks_per_host)
+        return Cluster.from_spark(session, ranks, gpu, arguments.ranks_per_host)
     for_spark = {
         "--master": arguments.master,
         "--gpu": arguments.gpu,
@@ -130,6 +139,20 @@ def cluster_of(arguments: Namespace) -> Cluster:
             fixes=[f"--on local --ranks {ranks}", "--ranks 1"],
         )
     return Cluster.local(ranks or 1, on=on)
+
+
+def run_of(arguments: Namespace) -> RunConfig | None:
+    """Return the config of the run folder, where its hardware is needed to know what `--gpu` names."""
+    from trainer.run_folder import RunFolder
+
+    return None if arguments.gpu is None else RunFolder(Path(arguments.run_folder)).config()
+
+
+def _gpu_of(name: str, run: RunConfig | None) -> Hardware:
+    from jobs.hardware import gpu_of
+    from trainer.config import HardwareConfig
+
+    return gpu_of(name, HardwareConfig() if run is None else run.plan.hardware)
 
 
 def _say_unused_gpus(session: Any, gpu: str | None) -> None:

@@ -34,7 +34,7 @@ def _prepare_arguments(parser: ArgumentParser) -> None:
         nargs="+",
         metavar="PATH",
         help="with --append: files or folders of the raw rows that the data set was made of, all of them; "
-        "histories, `earlier` features and duplicates need them",
+        "histories, `earlier` features, duplicates and negatives need them",
     )
     parser.add_argument("--master", help="Spark master URL (default: the active session, else local[*])")
 
@@ -47,7 +47,7 @@ def _prepare(arguments: Namespace) -> Outcome:
     run = load_config(arguments)
     given = {name: getattr(arguments, name) for name in ("append", "append_to", "staging")}
     given["history"] = arguments.history_input
-    check_request(run, arguments.out, **given, master=arguments.master)
+    check_request(run, arguments.out, source=arguments.input, **given, master=arguments.master)
     with phases_on_stderr():
         PHASES.info("starting Spark")
         spark = spark_session("shardrec prepare", master=arguments.master)

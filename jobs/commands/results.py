@@ -5,7 +5,7 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-from jobs.commands.base import Command, Outcome, cluster_of, launch_arguments, positive, whole
+from jobs.commands.base import Command, Outcome, cluster_of, launch_arguments, positive, run_of, whole
 
 
 def _recommend_arguments(parser: ArgumentParser) -> None:
@@ -28,7 +28,7 @@ def _recommend(arguments: Namespace) -> Outcome:
         users,
         arguments.k,
         events=arguments.input,
-        cluster=cluster_of(arguments),
+        cluster=cluster_of(arguments, run_of(arguments)),
         checkpoint=arguments.checkpoint,
     )
     if arguments.input is None and arguments.checkpoint is None:  # for the report
@@ -80,7 +80,7 @@ def _mine(arguments: Namespace) -> Outcome:
         exclude=arguments.exclude,
         users=None if named is None else [user.strip() for user in named.split(",") if user.strip()],
         events=arguments.input,
-        cluster=cluster_of(arguments),
+        cluster=cluster_of(arguments, run_of(arguments)),
         checkpoint=arguments.checkpoint,
     )
     return Outcome(f"{found.rows:,} negatives of {found.users:,} users: {found.path}", found.as_json())

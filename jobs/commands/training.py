@@ -15,6 +15,7 @@ from jobs.commands.base import (
     launch_arguments,
     load_config,
     number_text,
+    run_of,
 )
 from trainer.errors import PlanError, UserError
 
@@ -44,7 +45,7 @@ def _train(arguments: Namespace) -> Outcome | None:
     run = load_config(arguments)
     data = dataset_folder(run, arguments.data)
     layout = _given_plan(arguments)
-    cluster = cluster_of(arguments)
+    cluster = cluster_of(arguments, run)
     _say_where_it_starts(arguments, run)
     result = train(
         run, data, cluster, layout, out=arguments.out, resume=arguments.resume, replan=arguments.replan
@@ -72,7 +73,8 @@ def _given_plan(arguments: Namespace) -> Plan | None:
     except PlanError as error:
         if not (arguments.replan and path.is_file()):
             raise
-        print(f"train: {path} is left out, and a new plan made: {error.what}", file=sys.stderr)  # noqa: T201
+        place = error.where.removeprefix(str(path))
+        print(f"train: {path} is left out, and a new plan made: {error.what}{place}", file=sys.stderr)  # noqa: T201
         return None
 
 
@@ -114,7 +116,7 @@ def _evaluate(arguments: Namespace) -> Outcome:
         arguments.split,
         arguments.by,
         data=arguments.data,
-        cluster=cluster_of(arguments),
+        cluster=cluster_of(arguments, run_of(arguments)),
         checkpoint=arguments.checkpoint,
         on_corrupt=arguments.on_corrupt,
     )

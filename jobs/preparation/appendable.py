@@ -6,6 +6,7 @@ from typing import Any
 
 from jobs.preparation.commit import output_folder
 from jobs.preparation.earlier_days import EarlierDays
+from jobs.preparation.negatives import adds_rows
 from jobs.resuming import differing_keys
 from trainer.config import RunConfig
 from trainer.errors import ConfigError
@@ -79,11 +80,6 @@ def _check_old_rows_stay(run: RunConfig, into: SplitName | None) -> None:
             "the times that cut the fractions move with every new row",
             ["name the split of the new rows: --append-to train", "data.split.until gives times that stay"],
         ),
-        "data.negatives": (
-            data.negatives is not None,
-            "a new row may be a pair that an old row has as a negative, and the items to draw from change",
-            [],
-        ),
         "data.clean.k_core": (
             bool(data.clean.k_core),
             "rows that were too rare may be frequent enough together with the new ones",
@@ -106,6 +102,7 @@ def _check_alone(run: RunConfig) -> None:
     looking = [g.name for g in groups if g.history is not None or g.earlier is not None]
     found = [f"features: {name}" for name in looking]
     found += ["data.clean.deduplicate"] if run.data.clean.deduplicate is not None else []
+    found += ["data.negatives"] if adds_rows(run.data.negatives) else []
     if found:
         raise ConfigError(
             "the rows of a new day cannot be prepared on their own: this looks at the old rows as well",

@@ -18,13 +18,15 @@ from pyspark.sql import functions as F
 from jobs.preparation import columns as C
 from jobs.preparation.appendable import appended_to
 from jobs.preparation.commit import output_folder, staged_folder
-from jobs.preparation.dealing import deal
+from jobs.preparation.dealing import deal, op_time_remarks
 from jobs.preparation.earlier_days import EarlierDays, check_whole
 from jobs.preparation.encodings import ENCODING_FOLDER, grow_encodings
 from jobs.preparation.failures import named_source
 from jobs.preparation.fitting import wanted_vocabulary
+from jobs.preparation.item_log_q import LOG_Q_FOLDER, write_item_log_q
 from jobs.preparation.label_times import with_later
 from jobs.preparation.labels import negatives_kept
+from jobs.preparation.matches import joined_tables
 from jobs.preparation.parquet_scan import parquet_scan
 from jobs.preparation.part_writing import next_part, remove_unfinished
 from jobs.preparation.pipeline import (
@@ -42,9 +44,9 @@ from jobs.preparation.raw_copies import raw_copies
 from jobs.preparation.raw_types import check_types
 from jobs.preparation.report import write_report
 from jobs.preparation.row_checks import row_checks, source_name
-from jobs.preparation.rows import large_batches
-from jobs.preparation.staging import Staged, stage
-from jobs.preparation.statistics import scan, statistics
+from jobs.preparation.rows import handed_over, large_batches
+from jobs.preparation.staging import Staged, of_source, stage
+from jobs.preparation.statistics import Answers, scan, statistics
 from jobs.preparation.streams import streams_between_tasks
 from jobs.preparation.survey import Survey, survey
 from jobs.preparation.vectors import FittedVectors, grow_vectors
@@ -82,12 +84,13 @@ def append_rows(
         out: folder of the data set.
         mode: `frozen` applies the stored feature spec, so that new values are out of vocabulary; `grow` gives
             values of the new training rows that reach `min_count` among them the ids after the last ones, and
-            adds the vectors of new ids, and the new training rows to target encodings.
+            adds the vectors of new ids, the new training rows to target encodings and logQ, and new items to
+            those that are drawn as negatives.
         frame: new rows to take instead of `data.source`.
         spark: session; by default the active one, or a new local one.
         into: split that all new rows go to; by default the config deals them.
         earlier: raw rows of the data set, all of them, for what looks at old rows as well: histories,
-            `earlier` and duplicates. They are not written again.
+            `earlier`, duplicates and negatives. They are not written again.
 
     Raises:
         ConfigError: the config is not that of the data set, or has what a day's rows alone cannot give; or
@@ -100,9 +103,12 @@ def append_rows(
     spark = spark or (frame.sparkSession if frame is not None else spark_session("shardrec prepare"))
     with raw_copies(target), staged_folder(target) as folder, large_batches(spark), ExitStack() as cached:
         cached.enter_context(same_results(spark, reads_files=frame is None))
-        _link(target, folder, _DATA if mode == "grow" else (*_DATA, ENCODING_FOLDER))
+        _link(target, folder, _DATA if mode == "grow" else (*_DATA, ENCODING_FOLDER, LOG_Q_FOLDER))
         _LOGGER.info("reading and checking the new rows")
-        staged = stage(run, spark, frame, folder / _SCRATCH, cached, earlier)
+        staged = stage(
+            run, spark, frame, folder / _SCRATCH, cached, earlier, into=into, new_items=mode == "grow"
+        )
+        cached.enter_context(large_batches(spark, handed_over(staged.features)))
         streams = cached.enter_context(streams_between_tasks(spark, folder))
         staged = replace(staged, features=_with_stored_ops(staged, old.spec))
         cached.callback(staged.rows.persist().unpersist)
@@ -111,17 +117,16 @@ def append_rows(
             cached.callback(rows.unpersist)
             check_types(rows, features)
             checks = row_checks(rows, run, features)
-            direct = parquet_scan(run, staged, checks) if frame is None and into is None else None
+            direct = None if frame is not None or into else parquet_scan(run, staged, checks, streams)
             counted = survey(direct or rows, run, features, checks, streams, trains=False)
             cached.callback(counted.cached.unpersist)
-        _check_new(counted, old, run)
-        if earlier is not None:
-            check_whole(staged.rows.where(F.col(C.OLD)), old)
+        _check_rows(counted, staged, old, run)
         spec = old.spec
         if mode == "grow":
             spec = _grown(features, old.spec, counted, folder, spark)
             spec = _with_vectors(spec, grow_vectors(run, spec, folder, spark, staged.remarks))
-            spec = _with_encodings(spec, features, rows, target, folder, spark)
+            spec = _with_encodings(spec, features, of_source(rows), target, folder, spark)
+            _grow_log_q(run, spec, of_source(rows), target, folder, spark)
         _LOGGER.info("writing %s rows", f"{sum(counted.rows.get(name, 0) for name in SPLITS):,}")
         first_parts: dict[str, int] = {name: next_part(folder / name) for name in old.splits}
         write_rows(rows, run, spec, counted, folder, spark, direct, first_parts)
@@ -134,11 +139,8 @@ def append_rows(
         splits = splits_in(folder, SPLITS, answers)
         check_written(before + Counter(counted.rows), splits, source_name(run))
         added = _added(run, mode, counted, into, from_source=frame is None)
-        numbers = statistics(spec, answers, _missing(old, counted))
-        splits = with_share_kept(splits, _share_kept(old.splits["train"], counted))
-        times = with_later(old.label_times, counted.label_times)
-        fitted = {"spec": spec, "splits": splits, "statistics": numbers, "label_times": times}
-        manifest = _with_day(old.model_copy(update=fitted), run, added, staged)
+        whole = _with_rows(old, spec, splits, answers, counted)
+        manifest = _with_day(whole, run, added, staged, counted)
         text = write_report(manifest, folder)
         manifest.save(folder)
         write_page(folder)
@@ -177,7 +179,8 @@ def _with_stored_ops(staged: Staged, spec: FeatureSpec) -> list[PlannedFeature]:
     return [replace(f, ops=stored[f.name].ops, derived=stored[f.name].derived) for f in staged.features]
 
 
-def _check_new(counted: Survey, old: Manifest, run: RunConfig) -> None:
+def _check_rows(counted: Survey, staged: Staged, old: Manifest, run: RunConfig) -> None:
+    """Check that the new rows are not there already, and that old ones, if any, are those of the data set."""
     known = {old.fingerprint: old.created, **{a.fingerprint: a.created for a in old.appended}}
     if counted.fingerprint in known:
         raise DataError(
@@ -186,6 +189,8 @@ def _check_new(counted: Survey, old: Manifest, run: RunConfig) -> None:
             got=f"added at {known[counted.fingerprint]}",
             fixes=["name the rows of another day: --input", "nothing is to be done"],
         )
+    if C.OLD in staged.rows.columns:
+        check_whole(staged.rows.where(F.col(C.OLD)), old)
 
 
 def _grown(
@@ -265,6 +270,13 @@ def _with_encodings(
     return spec.model_copy(update={"features": kept})
 
 
+def _grow_log_q(
+    run: RunConfig, spec: FeatureSpec, rows: DataFrame, target: Path, folder: Path, spark: SparkSession
+) -> None:
+    if run.data.negatives is not None and run.data.negatives.in_batch.log_q:
+        write_item_log_q(rows, run, spec, folder, spark, before=target)
+
+
 def _added(
     run: RunConfig, mode: Mode, counted: Survey, into: SplitName | None, *, from_source: bool
 ) -> Appended:
@@ -279,14 +291,35 @@ def _added(
     )
 
 
-def _with_day(manifest: Manifest, run: RunConfig, added: Appended, staged: Staged) -> Manifest:
+def _with_rows(
+    old: Manifest,
+    spec: FeatureSpec,
+    splits: dict[SplitName, Split],
+    answers: Answers,
+    counted: Survey,
+) -> Manifest:
+    """Return the manifest of old and new rows together."""
+    update = {
+        "spec": spec,
+        "splits": with_share_kept(splits, _share_kept(old.splits["train"], counted)),
+        "statistics": statistics(spec, answers, _missing(old, counted)),
+        "label_times": with_later(old.label_times, counted.label_times),
+    }
+    return old.model_copy(update=update)
+
+
+def _with_day(
+    manifest: Manifest, run: RunConfig, added: Appended, staged: Staged, counted: Survey
+) -> Manifest:
     """Return the manifest with a day's own record; from now on the data set is that of the day's config."""
+    remarks = [*staged.remarks, *op_time_remarks(run, staged.features, counted.spans)]
     return manifest.model_copy(
         update={
             "config_hash": run.preparation_hash(),
             "preparation": run.preparation(),
             "appended": (*manifest.appended, added),
-            "remarks": (*manifest.remarks, *staged.remarks),
+            "joins": joined_tables(run, counted, manifest.joins),
+            "remarks": (*manifest.remarks, *remarks),
         }
     )
 

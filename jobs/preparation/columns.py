@@ -29,6 +29,7 @@ LABEL_CONDITION = "__label_condition"
 WEIGHT = "__weight"
 FILE = "__source_file"
 NUMBER = "__number_"
+_MATCHED = "__matched_"
 # In `SPLIT`: a training row that no split holds, though histories still list its event.
 DOWNSAMPLED = "downsampled"
 # Set where the rows of earlier days were given again: whether a row is one. In `SPLIT`: such a row.
@@ -38,6 +39,11 @@ BEFORE = "before"
 _INTEGRAL = (T.ByteType, T.ShortType, T.IntegerType, T.LongType)
 _FRACTIONAL = (T.FloatType, T.DoubleType)
 _PRINTABLE = (*_INTEGRAL, T.BooleanType, T.DateType, T.TimestampNTZType, T.DecimalType)
+
+
+def matched(join: int) -> str:
+    """Return the column that says whether a side table, by the number of its join, has a row for a row."""
+    return f"{_MATCHED}{join}"
 
 
 def quoted(name: str) -> str:
@@ -50,18 +56,28 @@ def column(name: str) -> Column:
     return F.col(quoted(name))
 
 
-def without_maps(frame: DataFrame, name: str) -> Column:
-    """Return a column as `xxhash64` takes it: maps, which Spark does not hash, as JSON."""
-    value = column(name)
-    return F.to_json(value) if _holds_map(frame.schema[name].dataType) else value
+def value_to_hash(frame: DataFrame, name: str) -> Column:
+    """Return a column as `xxhash64` takes it: lists of lists, structs and maps as JSON.
+
+    Spark hashes no maps, and passes over what is null inside of others.
+    """
+    kind = frame.schema[name].dataType
+    inner = kind.elementType if isinstance(kind, T.ArrayType) else kind
+    nested = isinstance(inner, (T.ArrayType, T.StructType, T.MapType))
+    return F.to_json(column(name), {"ignoreNullFields": "false"}) if nested else column(name)
 
 
-def _holds_map(kind: T.DataType) -> bool:
-    if isinstance(kind, T.ArrayType):
-        return _holds_map(kind.elementType)
-    if isinstance(kind, T.StructType):
-        return any(_holds_map(field.dataType) for field in kind)
-    return isinstance(kind, T.MapType)
+def null_places(frame: DataFrame, name: str) -> Column | None:
+    """Return the places of nulls in lists as text, empty for an empty list; null for lists without nulls.
+
+    None where a column holds no lists, or such as `value_to_hash` makes JSON of.
+    """
+    kind, sql = frame.schema[name].dataType, quoted(name)
+    nested = (T.ArrayType, T.StructType, T.MapType)
+    if not isinstance(kind, T.ArrayType) or isinstance(kind.elementType, nested):
+        return None
+    places = f"array_join(transform({sql}, (x, place) -> if(x is null, cast(place as string), null)), ',')"
+    return F.expr(f"if(size({sql}) = 0 or exists({sql}, x -> x is null), {places}, null)")
 
 
 def is_text(kind: T.DataType) -> bool:
@@ -119,7 +135,8 @@ def token(frame: DataFrame, name: str) -> Column:
     """Return a raw id column as text (a list of texts for a list column); missing and empty values are null.
 
     Whole floats print like integers (`7.0` as `7`), because a missing value turns a pandas column of
-    integers into floats, and the ids must not change with it. Timestamps print in UTC.
+    integers into floats, and the ids must not change with it. So do decimals, whatever their scale.
+    Timestamps print in UTC.
 
     Raises:
         DataError: the type of the column can be no id.
@@ -154,6 +171,8 @@ def _token_sql(sql: str, kind: T.DataType, name: str) -> str:
             f"case when isnan({sql}) then null when {whole} then cast(cast({sql} as bigint) as string) "
             f"else cast({sql} as string) end"
         )
+    if isinstance(kind, T.DecimalType) and kind.scale > 0:
+        return _decimal_sql(sql)
     if isinstance(kind, T.TimestampType):
         # A plain cast prints the session's time zone, and ids must not depend on it.
         seconds = f"cast(unix_micros({sql}) as decimal(20, 0)) / 1000000"
@@ -166,6 +185,20 @@ def _token_sql(sql: str, kind: T.DataType, name: str) -> str:
         got=kind.simpleString(),
         allowed="text, numbers, booleans, dates, or lists of them",
     )
+
+
+def _decimal_sql(sql: str) -> str:
+    """Return a decimal with a scale as plain text without zeros at its end.
+
+    Spark prints small ones as `1.2E-7`; other arithmetic on 38 digits would lose some of them.
+    """
+    text = f"cast({sql} as string)"
+    digits = f"translate(substring_index({text}, 'E', 1), '-.', '')"
+    zeros = f"repeat('0', -1 - try_cast(substring_index({text}, 'E', -1) as int))"
+    sign = f"if({text} like '-%', '-', '')"  # a comparison would round the last digits of 38
+    small = f"concat({sign}, '0.', {zeros}, {digits})"
+    plain = f"if({text} like '%E-%', {small}, {text})"
+    return f"regexp_replace({plain}, '[.]?0+$', '')"
 
 
 def time(frame: DataFrame, name: str) -> Column:

@@ -28,6 +28,8 @@ from trainer.storage import local_path
 
 _FOREIGN_IS_DEAD_SECONDS = 24 * 3600
 _PATTERN = "*?[]{}\\"
+# Names that this process gave to folders.
+_OWN: set[str] = set()
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 
@@ -121,7 +123,9 @@ def _literal(name: str) -> str:
 
 def sibling(target: Path, kind: str) -> Path:
     """Return a new name beside a folder: a `tmp` one is deleted, an `old` one put back, after a kill."""
-    return target.with_name(f"{target.name}.{kind}-{_host()}-{os.getpid()}-{secrets.token_hex(4)}")
+    made = target.with_name(f"{target.name}.{kind}-{_host()}-{os.getpid()}-{secrets.token_hex(4)}")
+    _OWN.add(made.name)
+    return made
 
 
 def _host() -> str:
@@ -129,9 +133,11 @@ def _host() -> str:
 
 
 def _is_dead(path: Path, host: str, process: int) -> bool:
-    if host != _host():
+    # In containers of one host name, a run may have the process id of one before it, or of one beside it.
+    own = process == os.getpid()
+    if host != _host() or (own and path.name not in _OWN):
         return time.time() - path.stat().st_mtime > _FOREIGN_IS_DEAD_SECONDS
-    if process == os.getpid():
+    if own:
         return False
     try:
         os.kill(process, 0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,7 @@ from jobs.preparation import columns as C
 from jobs.preparation.derived import fit_derived, with_derived
 from jobs.preparation.labels import downsampled, label_value, weight_value
 from jobs.preparation.planned import PlannedFeature
-from jobs.preparation.split_times import time_warnings
+from jobs.preparation.split_times import early_remarks, time_warnings
 from jobs.preparation.splits import split_remarks, with_split
 from jobs.preparation.staging import Staged
 from trainer.config import RunConfig
@@ -70,6 +70,28 @@ def deal(
     rows = rows.withColumns(made)
     # A derived column costs a sort of the rows each time.
     return (rows.persist() if any(feature.derived for feature in features) else rows), features
+
+
+def op_time_remarks(
+    run: RunConfig, features: Sequence[PlannedFeature], spans: Mapping[str, Sequence[float]]
+) -> list[str]:
+    """Return what the report should say about columns that ops read as times, all of them before 1990.
+
+    Args:
+        run: the run config.
+        features: planned.
+        spans: oldest and newest time of features, in seconds since 1970, see `survey`.
+    """
+    remarks: dict[str, list[str]] = {}
+    for feature in features:
+        if feature.name in spans and feature.derived is None:
+            thousandths = feature.ops[0].name == "milliseconds"
+            oldest, newest = spans[feature.name]
+            where = f"{feature.where}.columns: {feature.column}"
+            found = early_remarks(oldest, newest, where, feature.column, 1000 if thousandths else 1)
+            remarks.setdefault(feature.column, found)
+    told = {run.data.split.column, *_other_times(run, features).values()}
+    return [line for name, lines in remarks.items() if name not in told for line in lines]
 
 
 def _days(rows: DataFrame) -> tuple[DataFrame, DataFrame | None]:

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from jobs.preparation.planned import PlannedFeature
 from jobs.preparation.row_checks import LARGEST_FLOAT, ErrorOf
 from trainer.errors import DataError
-from trainer.features.chains import Read
+from trainer.features.chains import Read, reads_time
 from trainer.features.ops import entries
 from trainer.features.registry import FeatureOp, Refusal, Statistics
 from trainer.features.values import Floats
-from trainer.schema import FittedOp
+from trainer.schema import FittedOp, numbers_per_row
 
 # Which values are missing or infinite does not depend on the numbers that fitting adds.
 _STAND_IN = Statistics(mean=0.0, std=1.0, min=0.0, max=1.0, sample=np.array([0.0, 1.0]))
@@ -30,8 +30,17 @@ def dense_findings(feature: PlannedFeature, read: Read) -> Iterator[Found]:
     Ops that refuse values behind ops with fitted numbers are left to `refusals_after_fitting`.
     """
     assert isinstance(read.value, np.ndarray)
-    x, told = read.value, np.zeros(len(read.value), dtype=bool)
+    if read.wrong is None and read.lengths is None and _extremes_are_fine(feature, read.value):
+        return
+    yield from _findings(feature, read)
+
+
+def _findings(feature: PlannedFeature, read: Read) -> Iterator[Found]:
+    assert isinstance(read.value, np.ndarray)
+    x, told = read.value, np.zeros(read.value.shape, dtype=bool)
     wrong = read.wrong if read.wrong is not None else told
+    if read.lengths is not None:  # rows that hold nothing because of their length are told as such
+        wrong = wrong | (read.lengths != x.shape[1])[:, None]
     waiting = _after_fitting(feature)
     for place, (op, entry) in enumerate(entries(feature.ops, feature.kind)):
         if place in waiting:
@@ -47,6 +56,16 @@ def dense_findings(feature: PlannedFeature, read: Read) -> Iterator[Found]:
             x = entry.function(x, **params)
     yield "missing", np.isnan(x) & ~wrong & ~told, x
     yield "infinite", _infinite(x) & ~told, x
+
+
+def _extremes_are_fine(feature: PlannedFeature, x: Floats) -> bool:
+    """Return whether the least and largest value, and a missing one, show that nothing can be wrong."""
+    if not len(x) or not all(entry.rising for _, entry in entries(feature.ops, feature.kind)):
+        return False
+    x = x.reshape(-1)
+    ends = [np.fmin.reduce(x), np.fmax.reduce(x)]  # NaN where all are
+    probe = np.array([*ends, np.nan] if np.isnan(x).any() else ends)
+    return not any(bad.any() for _, bad, _ in _findings(feature, Read(probe)))
 
 
 def id_findings(feature: PlannedFeature, read: Read) -> Iterator[Found]:
@@ -73,6 +92,25 @@ def refusals_after_fitting(
         x = entry.function(x, **op.params)
 
 
+def _wrong_error(feature: PlannedFeature, name: str, place: str) -> ErrorOf:
+    what, fix = "numbers", "move the column to features.sparse"
+    if reads_time(feature):
+        what, fix = "times", "name another column"
+    return lambda n, value: DataError(
+        f"{name} has {n} value(s) that are no {what}", where=place, got=value, fixes=[fix, "mend the source"]
+    )
+
+
+def _length_error(feature: PlannedFeature, name: str, place: str) -> ErrorOf:
+    return lambda n, length: DataError(
+        f"{name} has {n} row(s) whose list has another length",
+        where=place,
+        got=f"{length} numbers",
+        allowed=f"{numbers_per_row(feature.ops)} (`dim`), or null where the list is missing",
+        fixes=[f"dim: {length}, if that is their length", "mend the source"],
+    )
+
+
 def waits_for_fitting(feature: PlannedFeature) -> bool:
     """Return whether `refusals_after_fitting` has something to check."""
     return feature.kind == "dense" and bool(_after_fitting(feature))
@@ -82,7 +120,9 @@ def number_errors(feature: PlannedFeature) -> dict[str, ErrorOf]:
     """Return, by key, what makes the error of a number of bad values and one of them."""
     place, name = f"{feature.where}: column {feature.column!r}", f"{feature.kind} feature {feature.name!r}"
     clip = "clip: {min: ..., max: ...}"
-    errors: dict[str, ErrorOf] = {}
+    errors: dict[str, ErrorOf] = {"wrong": _wrong_error(feature, name, place)}
+    if numbers_per_row(feature.ops) is not None:
+        errors["length"] = _length_error(feature, name, place)
     for number, (op, entry) in enumerate(entries(feature.ops, feature.kind)):
         if entry.needs_fit(op.params):
             what = f"{name} has {{}} infinite value(s) where `{op.name}` needs its statistics"
@@ -91,9 +131,13 @@ def number_errors(feature: PlannedFeature) -> dict[str, ErrorOf]:
             errors[f"{number}.refused"] = partial(_refused, name, place, op.name, entry.refuses)
     if feature.kind != "dense":
         return errors
+    missing, infinite = "missing (null or NaN) value(s)", "infinite value(s)"
     fill = "fill: 0 (or mean, median)"
-    errors["missing"] = _finite_error(f"{name} has {{}} missing (null or NaN) value(s)", place, fill)
-    errors["infinite"] = _finite_error(f"{name} has {{}} infinite value(s)", place, clip)
+    if "length" in errors:
+        missing = "row(s) where the list, or a number in it, is missing (null or NaN)"
+        infinite, fill = "row(s) with infinite numbers", "fill: 0"
+    errors["missing"] = _finite_error(f"{name} has {{}} {missing}", place, fill)
+    errors["infinite"] = _finite_error(f"{name} has {{}} {infinite}", place, clip)
     return errors
 
 

@@ -19,7 +19,7 @@ from jobs.preparation.row_checks import LARGEST_FLOAT
 from jobs.preparation.rows import RawColumns, TaskRows, mapped
 from trainer.errors import DataError
 from trainer.features import chains
-from trainer.features.ops import entries
+from trainer.features.ops import column_ops, entries
 from trainer.features.registry import FeatureOp, Statistics
 from trainer.features.values import Floats
 from trainer.schema import FittedOp
@@ -83,7 +83,7 @@ def fit_dense(
                     break
                 done[feature.name] += (op,)
         if not waiting:
-            return done
+            return {f.name: (*column_ops(f.ops), *done[f.name]) for f in features}
         wanted = [
             _Wanted(feature, done[feature.name], _needs_sample(op, entry)) for feature, op, entry in waiting
         ]
@@ -183,4 +183,6 @@ def _rounded(found: Moments, sample: Floats) -> Statistics:
     std = found.std
     scale = std or abs(found.mean) or 1.0
     digits = _DIGITS - 1 - math.floor(math.log10(scale))
-    return Statistics(round(found.mean, digits), round(std, digits), found.min, found.max, sample)
+    # Of a column of one value rounding would make another one, and `min_max` the whole range of the two.
+    mean = min(max(round(found.mean, digits), found.min), found.max)
+    return Statistics(mean, round(std, digits), found.min, found.max, sample)

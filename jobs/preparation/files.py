@@ -71,8 +71,8 @@ def find_files(
     theirs: set[str] = set()
     for path in source.paths():
         absolute = absolute_path(path, root)
-        own = _path_here(absolute, local=local, elsewhere=elsewhere)
-        paths += [absolute] if own is None else _existing(own, f"{where}.path")
+        own = path_here(absolute, local=local, elsewhere=elsewhere)
+        paths += [absolute] if own is None else existing_here(own, f"{where}.path")
         theirs |= {absolute} if own is None and elsewhere else set()
         entries += [path] * (len(paths) - len(entries))
     if not paths:
@@ -132,10 +132,13 @@ def escaped(path: str) -> str:
     return spark_path(re.sub(r"([*?\[\]{}\\])", r"\\\1", path))
 
 
-def _path_here(absolute: str, *, local: bool, elsewhere: bool) -> str | None:
+def path_here(absolute: str, *, local: bool, elsewhere: bool) -> str | None:
     """Return the path that must be there on this machine; None for what Spark alone may be able to find.
 
-    On a cluster a plain path may mean its own file system.
+    Args:
+        absolute: path or URL, perhaps a pattern.
+        local: whether plain paths mean this machine's file system; on a cluster they may mean another one.
+        elsewhere: see `find_files`.
     """
     path = local_path(absolute)
     if path is None or absolute.startswith(_MOUNTED) or is_volume(path):
@@ -145,7 +148,12 @@ def _path_here(absolute: str, *, local: bool, elsewhere: bool) -> str | None:
     return path if local else None
 
 
-def _existing(path: str, where: str) -> list[str]:
+def existing_here(path: str, where: str) -> list[str]:
+    """Return a path, or the paths that match a pattern.
+
+    Raises:
+        DataError: there is none, or no permission to read it.
+    """
     if _GLOB.search(path) and not Path(path).exists():
         found = sorted(name for name in glob.glob(path, recursive=True) if not hidden(Path(name).name))
         if not found:

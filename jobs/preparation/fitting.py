@@ -56,7 +56,12 @@ def fit_spec(
         for f in features
     )
     label = FittedOp(name="label", params=run.data.label.rule())
-    return FeatureSpec(features=fitted, label=label, weight=run.data.weight_column)
+    return FeatureSpec(
+        features=fitted,
+        label=label,
+        weight=run.data.weight_column,
+        time_formats=run.data.time_formats,
+    )
 
 
 def wanted_vocabulary(feature: PlannedFeature) -> WantedVocabulary:

@@ -23,7 +23,12 @@ _SHARE = "__share"
 
 
 def write_item_log_q(
-    rows: DataFrame, run: RunConfig, spec: FeatureSpec, dataset: Path, spark: SparkSession
+    rows: DataFrame,
+    run: RunConfig,
+    spec: FeatureSpec,
+    dataset: Path,
+    spark: SparkSession,
+    before: Path | None = None,
 ) -> None:
     """Write `item_log_q/`: Parquet with `item`, `id`, `count` and `log_q`, most frequent item first.
 
@@ -37,6 +42,7 @@ def write_item_log_q(
         spec: whose first feature of one id made from the item column gives the `id`; null without one.
         dataset: folder of the data set under construction.
         spark: the session.
+        before: data set whose counts are added.
     """
     assert run.data.negatives is not None
     name = run.data.negatives.item
@@ -45,6 +51,9 @@ def write_item_log_q(
     counted = (
         positive.where(token.isNotNull()).groupBy(token.alias(name)).agg(F.count(F.lit(1)).alias("count"))
     )
+    if before is not None:
+        old = spark.read.parquet(spark_path(before / LOG_Q_FOLDER)).select(F.col("item").alias(name), "count")
+        counted = counted.unionByName(old).groupBy(C.column(name)).agg(F.sum("count").alias("count"))
     feature = next((f for f in spec.sparse if f.column == name and not f.is_list), None)
     if feature is None:
         found = counted.select(C.column(name).alias("item"), F.lit(None).cast("bigint").alias("id"), "count")

@@ -8,7 +8,7 @@ from pyspark.sql import Window
 from pyspark.sql import functions as F
 
 from jobs.preparation import columns as C
-from jobs.preparation.split_times import late_remarks, require_times, summed_facts, time_facts
+from jobs.preparation.split_times import require_times, span_remarks, summed_facts, time_facts
 from trainer.config import LeaveLastConfig
 from trainer.errors import DataError
 
@@ -52,7 +52,7 @@ def check_leave_last(rows: DataFrame, split: LeaveLastConfig) -> list[str]:
         )
     where = f"data.split.leave_last.time: {split.time}"
     require_times(found, where, "data.source.row_number gives rows in file order a number")
-    late = late_remarks(found["late"], where)
+    late = span_remarks(found["span"], where, split.time)
     if not found["users"]:
         return late
     if split.short_users == "error":

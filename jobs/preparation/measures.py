@@ -42,7 +42,9 @@ class DenseMeasure(Moments):
 
     def see(self, column: pa.Array) -> None:
         """Add the values of a prepared column."""
-        values = column.to_numpy(zero_copy_only=False)
+        # Of lists all their numbers together.
+        numbers = column.flatten() if pa.types.is_list(column.type) else column
+        values = numbers.to_numpy(zero_copy_only=False)
         for start in range(0, len(values), _BLOCK):
             x = values[start : start + _BLOCK].astype(np.float64)
             fine = np.isfinite(x)

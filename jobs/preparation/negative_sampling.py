@@ -6,7 +6,7 @@ depends on how Spark divides the rows. Runs on executors: neither Spark nor torc
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -164,23 +164,31 @@ class Sampler:
         drawings: by split.
         seed: of all draws.
         split: column of the split's name.
+        trained: names of splits whose positives `exclude: train` means.
         order: column of the row's hash, by which equal rows are known.
         carried: columns of the positive that its negatives keep.
     """
 
     def __init__(
-        self, drawings: Mapping[str, Drawing], seed: int, *, split: str, order: str, carried: list[str]
+        self,
+        drawings: Mapping[str, Drawing],
+        seed: int,
+        *,
+        split: str,
+        trained: Sequence[str] = ("train",),
+        order: str,
+        carried: list[str],
     ) -> None:
-        self.drawings, self.seed = drawings, seed
+        self.drawings, self.seed, self.trained = drawings, seed, tuple(trained)
         self.split, self.order, self.carried = split, order, carried
 
     def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """Return the carried columns with `ITEM` (number of the negative) and `PLACE` (in its list, from 0).
 
         Args:
-            batches: with `USER`, `ITEM`, `POSITIVE`, the split, the order and the carried columns. All rows
-                of a user are in one partition, so that all that a user knows is known; one user's rows and
-                the users of one batch are in memory at a time.
+            batches: with `USER`, `ITEM` (-1: not one to draw), `POSITIVE`, the split, the order and the
+                carried columns. All rows of a user are in one partition, so that all that a user knows is
+                known; one user's rows and the users of one batch are in memory at a time.
         """
         pending: list[pa.RecordBatch] = []
         for batch in batches:
@@ -209,8 +217,9 @@ class Sampler:
         positive = table[POSITIVE].to_numpy()
         splits = table[self.split].to_numpy()
         for split, drawing in self.drawings.items():
-            met = {"known": np.ones_like(positive), "train": positive & (splits == "train")}
-            at = met.get(drawing.exclude, np.zeros_like(positive))
+            trained = positive & np.isin(splits.astype(str), self.trained)
+            met = {"known": np.ones_like(positive), "train": trained}
+            at = met.get(drawing.exclude, np.zeros_like(positive)) & (item >= 0)
             excluded = np.unique(number[at] * drawing.items.size + item[at])
             rows = np.nonzero(positive & (splits == split) & (drawing.every_row | (copy == 0)))[0]
             step = max(1, _DRAWS_AT_ONCE // drawing.count)

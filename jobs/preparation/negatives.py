@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 # The popularity of so many items, 8 bytes each, goes to every Python worker; `uniform` needs none.
 LARGEST_CATALOGUE = 20_000_000
 EVALUATION = ("valid", "test")
+# In `SPLIT`: rows whose positives count for popularity and for `exclude: train`.
+_TRAINED = ("train", C.BEFORE)
 _FIELDS = "__fields"
 _TOKEN = "__token"  # noqa: S105
 
@@ -38,21 +40,28 @@ def adds_rows(config: NegativesConfig | None) -> bool:
 
 
 def with_negatives(
-    rows: DataFrame, run: RunConfig, own: list[str], spark: SparkSession, scratch: Path
+    rows: DataFrame,
+    run: RunConfig,
+    own: list[str],
+    spark: SparkSession,
+    scratch: Path,
+    *,
+    new_items: bool = True,
 ) -> tuple[DataFrame, list[str]]:
     """Add negatives to the rows, with the columns `NEGATIVE` and `GROUP`.
 
     A negative is its positive with another item: the item's columns come from the side tables again, every
     other column of the source stays; `label_value` makes its label 0. `GROUP` is the hash of the
     positive, null for rows of label 0 that the source has itself. In valid and test the rows of a group are
-    neighbours.
+    neighbours. Rows of earlier days get none; all their positives count as those of train.
 
     Args:
-        rows: joined raw rows with `SPLIT`, `HASH`, `ORDER` and `BAD_LINE`.
+        rows: joined raw rows with `SPLIT`, `HASH`, `ORDER` and `BAD_LINE`, and `OLD` if days are added.
         run: names users, items, label and side tables.
         own: columns of the source itself.
         spark: the session.
         scratch: folder to make, for the table of items; of no use once the rows have been written.
+        new_items: whether rows that are not of earlier days count for the items to draw and their popularity.
 
     Returns:
         The rows, and remarks for the report.
@@ -73,7 +82,7 @@ def with_negatives(
         }
     )
     known = whole.where(F.col(USER).isNotNull() & F.col(_TOKEN).isNotNull() & F.col(C.BAD_LINE).isNull())
-    items = _items(known, config, spark, scratch)
+    items = _items(known if new_items else known.where(F.col(C.OLD)), config, spark, scratch)
     wanted = {"train": config.train, **dict.fromkeys(EVALUATION, config.evaluation)}
     drawn = {split: s for split, s in wanted.items() if s is not None and s.file is None}
     carried = [*own, C.SPLIT, C.HASH, C.ORDER]
@@ -98,6 +107,8 @@ def with_negatives(
     positives = whole.drop(USER, _TOKEN).withColumns(
         {C.NEGATIVE: F.lit(False), C.GROUP: F.when(F.col(POSITIVE), F.col(C.ORDER))}
     )
+    if C.OLD in rows.columns:
+        made = made.withColumn(C.OLD, F.lit(False))
     return positives.drop(POSITIVE).unionByName(made, allowMissingColumns=True), remarks
 
 
@@ -115,7 +126,7 @@ def _items(known: DataFrame, config: NegativesConfig, spark: SparkSession, scrat
     The number is the place in that order; a window without partitions would bring all items to one task.
     """
     fields = F.struct(*[C.column(name).alias(f"_{n}") for n, name in enumerate(config.item_columns)])
-    counted = F.col(POSITIVE) & (F.col(C.SPLIT) == "train")
+    counted = F.col(POSITIVE) & F.col(C.SPLIT).isin(*_TRAINED)
     items = known.groupBy(_TOKEN).agg(
         F.min(C.column(config.item)).alias(VALUE),
         F.count(F.when(counted, 1)).alias("count"),
@@ -146,9 +157,11 @@ def _sampled(
         )
         for split, s in drawn.items()
     }
-    sampler = Sampler(drawings, config.seed, split=C.SPLIT, order=C.ORDER, carried=carried)
-    numbered = known.join(items.select(_TOKEN, ITEM), _TOKEN)
-    asked = numbered.select(*map(C.column, carried), USER, ITEM, POSITIVE)
+    sampler = Sampler(drawings, config.seed, split=C.SPLIT, trained=_TRAINED, order=C.ORDER, carried=carried)
+    # Where new items are not drawn, rows with one have no number.
+    numbered = known.join(items.select(_TOKEN, ITEM), _TOKEN, "left")
+    number = F.coalesce(F.col(ITEM), F.lit(-1).cast("bigint")).alias(ITEM)
+    asked = numbered.select(*map(C.column, carried), USER, number, POSITIVE)
     kinds = [known.schema[name] for name in carried]
     schema = T.StructType([*kinds, T.StructField(ITEM, T.LongType()), T.StructField(PLACE, T.IntegerType())])
     in_order = asked.repartition(USER).sortWithinPartitions(USER, C.ORDER, C.HASH)

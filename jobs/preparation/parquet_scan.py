@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
@@ -19,15 +20,21 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from jobs.preparation import columns as C
+from jobs.preparation.dealt_rows import Dealing
 from jobs.preparation.failures import damaged_file
 from jobs.preparation.files import hidden
+from jobs.preparation.planned import PlannedFeature
 from jobs.preparation.row_checks import LABEL_MISSING, LABEL_WRONG, LINE, RowCheck, found_column
 from jobs.preparation.row_hashes import hashable, row_hashes
-from jobs.preparation.rows import ROWS_AT_ONCE, RawColumns, TaskRows, Work, in_tasks
+from jobs.preparation.rows import ROWS_AT_ONCE, RawColumns, TaskRows, Work, in_tasks, rows_at_once
 from jobs.preparation.splits import dealt
 from jobs.preparation.staging import Staged
+from jobs.preparation.streams import Streams
+from jobs.preparation.writing import ROW_BYTES, Layout
+from jobs.session import over_connect
 from trainer.config import RunConfig, SplitConfig
 from trainer.features import raw_values
+from trainer.schema import SPLITS, numbers_per_row
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -36,6 +43,8 @@ if TYPE_CHECKING:
 # Rows of one task, where there are enough for all cores: what it counts is added up before it is handed on.
 _ROWS_PER_TASK = 4_000_000
 _TASKS_PER_CORE = 4
+# Made columns that writing needs.
+_DEALT = (C.SPLIT, C.LABEL, C.HASH, C.ORDER)
 
 
 @dataclass(frozen=True)
@@ -57,7 +66,10 @@ class ParquetScan(TaskRows):
         split: of method `random`, by the hash of the row.
         label: raw column of numbers.
         positive_at_least: see `LabelConfig`.
+        at_once: rows that a task works on together.
+        dealing: where the pass over all rows deals them, if it does.
         checks: names of row checks whose findings to add: `LINE`, `LABEL_MISSING`, `LABEL_WRONG`.
+        deals: whether this is that pass.
         training: whether to leave out all rows but those of the training split.
     """
 
@@ -67,7 +79,10 @@ class ParquetScan(TaskRows):
     split: SplitConfig
     label: str
     positive_at_least: float | None
+    at_once: int = ROWS_AT_ONCE
+    dealing: Dealing | None = None
     checks: tuple[str, ...] = ()
+    deals: bool = False
     training: bool = False
 
     @property
@@ -81,9 +96,14 @@ class ParquetScan(TaskRows):
         read = _Read(replace(self, spark=None, tasks=()), tuple(columns))
         return in_tasks(self.spark, self.tasks, read, work, schema)
 
-    def with_checks(self, checks: Sequence[str]) -> ParquetScan:
+    def surveyed(self, checks: Sequence[str]) -> ParquetScan:
         """See `TaskRows`."""
-        return replace(self, checks=tuple(checks))
+        return replace(self, checks=tuple(checks), deals=self.dealing is not None)
+
+    @property
+    def dealt(self) -> Dealing | None:
+        """See `TaskRows`."""
+        return self.dealing if self.dealing is not None and self.dealing.is_whole(len(self.tasks)) else None
 
     def only_training(self) -> ParquetScan:
         """See `TaskRows`."""
@@ -139,32 +159,49 @@ class _Read:
     columns: tuple[str, ...]
 
     def __call__(self, task: tuple[_RowGroups, ...]) -> Iterator[RawColumns]:
+        dealing = self.scan.dealing if self.scan.deals else None
+        if dealing is None:
+            for made in self._made(task):
+                yield self._chosen(made)
+            return
+        kept = [*(name for name in self.columns if name in self.scan.names), *_DEALT]
+        with dealing.dealer(task) as dealer:
+            for made in self._made(task):
+                dealer.deal({name: made[name] for name in kept})
+                yield self._chosen(made)
+
+    def _chosen(self, made: RawColumns) -> RawColumns:
+        return {name: made[name] for name in dict.fromkeys(self.columns)}
+
+    def _made(self, task: tuple[_RowGroups, ...]) -> Iterator[RawColumns]:
         for groups in task:
             for batch in self._batches(groups):
-                raw = {
-                    name: raw_values.one_array(batch.column(place))
-                    for place, name in enumerate(batch.schema.names)
-                }
-                made = self.scan.completed(raw)
-                yield {name: made[name] for name in dict.fromkeys(self.columns)}
+                names = batch.schema.names
+                raw = {name: raw_values.one_array(batch.column(place)) for place, name in enumerate(names)}
+                yield self.scan.completed(raw)
 
     def _batches(self, groups: _RowGroups) -> Iterator[pa.RecordBatch]:
         names = list(self.scan.names)
         try:
             with pq.ParquetFile(groups.path, memory_map=True) as file:
-                yield from file.iter_batches(ROWS_AT_ONCE, groups.numbers, names, use_threads=False)
+                yield from file.iter_batches(self.scan.at_once, groups.numbers, names, use_threads=False)
         except (pa.ArrowException, OSError) as error:
             raise damaged_file(groups.path, str(error).splitlines()[0]) from error
 
 
-def parquet_scan(run: RunConfig, staged: Staged, checks: Sequence[RowCheck]) -> ParquetScan | None:
+def parquet_scan(
+    run: RunConfig, staged: Staged, checks: Sequence[RowCheck], streams: Streams
+) -> ParquetScan | None:
     """Return how tasks read the rows by themselves; None where Spark has to make them.
 
     Args:
         run: the run config.
         staged: the rows as Spark reads them.
         checks: of the rows.
+        streams: how tasks hand rows on.
     """
+    if over_connect(staged.source.sparkSession):  # which tells neither the cores nor where its tasks run
+        return None
     if not _plain(run) or any(check.what not in (LINE, LABEL_MISSING, LABEL_WRONG) for check in checks):
         return None
     source, own = staged.source, staged.own
@@ -198,7 +235,23 @@ def parquet_scan(run: RunConfig, staged: Staged, checks: Sequence[RowCheck]) -> 
         if footer.row_group(number).num_rows
     ]
     tasks = _tasks(groups, _TASKS_PER_CORE * spark.sparkContext.defaultParallelism)
-    return ParquetScan(spark, tasks, tuple(own), run.data.split, label, run.data.label.positive_at_least)
+    at_once, least = rows_at_once(staged.features), run.data.label.positive_at_least
+    rows = sum(count for _, _, count in groups)
+    dealing = None if streams.folder is None else _dealing(run, staged.features, rows, streams.folder)
+    return ParquetScan(spark, tasks, tuple(own), run.data.split, label, least, at_once, dealing)
+
+
+def _dealing(run: RunConfig, features: Sequence[PlannedFeature], rows: int, folder: str) -> Dealing:
+    """Return where to deal so many rows, whose parts are guessed."""
+    shares = zip(SPLITS, run.data.split.fractions, strict=True)
+    # Chance may give rows to any split, so that each needs a part.
+    counts = {split: max(1, round(rows * share)) for split, share in shares}
+    size = ROW_BYTES
+    for feature in features:
+        size += 4.0 * (numbers_per_row(feature.ops) or 1) if feature.kind == "dense" else 8.0
+    place = Path(folder) / "dealt"
+    place.mkdir()
+    return Dealing(str(place), Layout.of(counts, run.data.rows_per_file, size, {}))
 
 
 def _plain(run: RunConfig) -> bool:
@@ -210,6 +263,7 @@ def _plain(run: RunConfig) -> bool:
         and data.source.table is None
         and data.source.row_number is None
         and not data.joins
+        and not data.time_formats
         and data.clean == type(data.clean)()
         and data.label.column is not None
         and data.label.positive_values is None

@@ -19,19 +19,21 @@ from pyspark.sql import functions as F
 
 from jobs.preparation import columns as C
 from jobs.preparation.commit import output_folder, staged_folder
-from jobs.preparation.dealing import deal
+from jobs.preparation.dealing import deal, op_time_remarks
+from jobs.preparation.dealt_rows import write_dealt
 from jobs.preparation.dense_fit import fit_numbers_of_ids
 from jobs.preparation.failures import named_source
 from jobs.preparation.fitting import fit_spec
 from jobs.preparation.item_log_q import write_item_log_q
 from jobs.preparation.labels import check_label_rule, negatives_kept, require_two_classes
+from jobs.preparation.matches import joined_tables
 from jobs.preparation.parquet_scan import parquet_scan
 from jobs.preparation.part_writing import remove_unfinished
 from jobs.preparation.raw_copies import raw_copies
 from jobs.preparation.raw_types import check_types
 from jobs.preparation.report import write_report
 from jobs.preparation.row_checks import row_checks, source_name
-from jobs.preparation.rows import TaskRows, large_batches
+from jobs.preparation.rows import TaskRows, handed_over, large_batches
 from jobs.preparation.sources import is_synthetic, require_columns
 from jobs.preparation.splits import require_filled
 from jobs.preparation.staging import of_source, stage
@@ -40,7 +42,15 @@ from jobs.preparation.streams import streams_between_tasks
 from jobs.preparation.survey import Survey, check_fitted, survey
 from jobs.preparation.transform import encodable
 from jobs.preparation.vectors import fit_vectors
-from jobs.preparation.writing import Layout, part_files, rows_in_row_group, write_in_order, write_splits
+from jobs.preparation.workers import workers_starting
+from jobs.preparation.writing import (
+    ROW_BYTES,
+    Layout,
+    part_files,
+    rows_in_row_group,
+    write_in_order,
+    write_splits,
+)
 from jobs.session import same_results, spark_session
 from trainer.config import RunConfig
 from trainer.errors import ConfigError, DataError
@@ -81,11 +91,7 @@ class Prepared:
 
 
 def prepare_dataset(
-    run: RunConfig,
-    out: str | Path,
-    *,
-    frame: DataFrame | None = None,
-    spark: SparkSession | None = None,
+    run: RunConfig, out: str | Path, *, frame: DataFrame | None = None, spark: SparkSession | None = None
 ) -> Prepared:
     """Prepare a data set folder; an existing data set there stays as it is until the new one is complete.
 
@@ -106,8 +112,10 @@ def prepare_dataset(
     spark = spark or (frame.sparkSession if frame is not None else spark_session("shardrec prepare"))
     with raw_copies(target), staged_folder(target) as folder, large_batches(spark), ExitStack() as cached:
         cached.enter_context(same_results(spark, reads_files=frame is None))
+        cached.enter_context(workers_starting(spark))
         _LOGGER.info("reading and checking the rows")
         staged = stage(run, spark, frame, folder / _SCRATCH, cached)
+        cached.enter_context(large_batches(spark, handed_over(staged.features)))
         streams = cached.enter_context(streams_between_tasks(spark, folder))
         vectors = fit_vectors(run, folder, spark, staged.remarks)
         cached.callback(staged.rows.persist().unpersist)
@@ -117,9 +125,10 @@ def prepare_dataset(
             check_types(rows, features)
             features = fit_numbers_of_ids(of_source(rows), features)
             checks = row_checks(rows, run, features)
-            direct = parquet_scan(run, staged, checks) if frame is None else None
+            direct = parquet_scan(run, staged, checks, streams) if frame is None else None
             counted = survey(direct or rows, run, features, checks, streams)
             cached.callback(counted.cached.unpersist)
+        staged.remarks.extend(op_time_remarks(run, features, counted.spans))
         require_two_classes(counted.rows, counted.positives, run)
         require_filled(counted.rows, run.data.split)
         _LOGGER.info("fitting %s features on %s training rows", len(features), f"{counted.rows['train']:,}")
@@ -147,6 +156,7 @@ def prepare_dataset(
             statistics=statistics(spec, answers, counted.missing),
             fingerprint=counted.fingerprint,
             cleaning=staged.cleaning,
+            joins=joined_tables(run, counted),
             remarks=tuple(staged.remarks),
             label_times=counted.label_times,
             raw=raw_places(run) if frame is None else None,
@@ -267,6 +277,9 @@ def write_rows(
     chosen = rows.where(F.col(C.SPLIT).isin(*SPLITS))
     encoded = encodable(chosen, spec.features, folder, spark, direct)
     group = rows_in_row_group(run.data.rows_per_row_group, run.data.num_lanes, size)
+    dealt = direct.dealt if direct is not None and encoded.rows is direct else None
+    if dealt is not None:
+        return write_dealt(dealt, encoded, others, layout, folder, spark, spec, rows_per_row_group=group)
     return write_splits(encoded, others, layout, folder, counted.streams, spec, rows_per_row_group=group)
 
 
@@ -275,7 +288,7 @@ def _bytes_per_row(spec: FeatureSpec, counted: Survey) -> float:
     rows = max(1, sum(counted.rows.values()))
     lists = sum(4 for feature in spec.features if feature.is_list)
     found = (8.0 * sum(counted.tokens.values()) + counted.kept_bytes) / rows
-    return 4.0 * len(spec.dense) + lists + found + 32.0
+    return 4.0 * sum(f.dim or 1 for f in spec.dense) + lists + found + ROW_BYTES
 
 
 def splits_in(folder: Path, names: Sequence[str], answers: Answers) -> dict[SplitName, Split]:

@@ -17,7 +17,7 @@ from trainer.config import FeatureGroup, OpConfig, RunConfig
 from trainer.config.messages import did_you_mean
 from trainer.errors import ConfigError
 from trainer.features import chains
-from trainer.features.ops import Kind, entries, resolve_ops
+from trainer.features.ops import Kind, column_op, entries, resolve_ops
 from trainer.schema import KEEP_PREFIX, LABEL_COLUMN, WEIGHT_COLUMN, FittedOp
 
 if TYPE_CHECKING:
@@ -106,6 +106,7 @@ def plan_features(run: RunConfig, frame: DataFrame) -> list[PlannedFeature]:
     _check_names(planned)
     _check_missing_in_lists(planned)
     _check_leaks(_label_column(run, frame), planned)
+    _check_time_ops(run, planned)
     return _with_shared_tables(planned)
 
 
@@ -119,6 +120,10 @@ def _check_group(group: FeatureGroup, kind: Kind, where: str) -> None:
         what = HISTORY if group.history is not None else "number"
         raise ConfigError(
             f"a {what} is a {wanted} feature", where=where, fixes=[f"move it to features.{wanted}"]
+        )
+    if group.dim is not None and kind != "dense":
+        raise ConfigError(
+            "`dim` is for dense inputs", where=f"{where}.dim", fixes=["move it to features.dense"]
         )
     if kind == "dense" and (group.table or group.embedding_dim):
         raise ConfigError("a dense feature has no table", where=where, got=group.table or group.embedding_dim)
@@ -166,7 +171,7 @@ def _matched(run: RunConfig, group: FeatureGroup, frame: DataFrame, where: str) 
 def _planned(group: FeatureGroup, kind: Kind, column: str, frame: DataFrame, where: str) -> PlannedFeature:
     if group.vectors is not None:
         return _looked_up(group, column, frame, where)
-    ops = resolve_ops(group.ops, kind, where, group.cross)
+    ops = resolve_ops(group.ops, kind, where, column_op(group))
     splits = any(entry.gives == "list" for _, entry in entries(ops, kind))
     name = group.name or column
     if group.derived is not None:
@@ -179,6 +184,8 @@ def _planned(group: FeatureGroup, kind: Kind, column: str, frame: DataFrame, whe
         return PlannedFeature(name, kind, column, ops, listed, group.table or name, where, made)
     if group.cross is not None:
         return _crossed(group, ops, where)
+    if kind == "dense":
+        return PlannedFeature(name, kind, column, ops, False, name, where)
     # A column of nothing but nulls has no type, so it can be one of lists.
     untyped = isinstance(frame.schema[column].dataType, T.NullType)
     raw_list = is_list(frame, column) or (untyped and kind == "sequence" and not splits)
@@ -315,6 +322,18 @@ def _check_leaks(label: str, planned: Sequence[PlannedFeature]) -> None:
                 where=f"{feature.where}.columns",
                 got=feature.column,
                 fixes=["remove it from the features", "data.keep carries it through to the prepared rows"],
+            )
+
+
+def _check_time_ops(run: RunConfig, planned: Sequence[PlannedFeature]) -> None:
+    for feature in planned:
+        form = run.data.time_formats.get(feature.column)
+        if form is not None and feature.ops and feature.ops[0].name == "milliseconds":
+            raise ConfigError(
+                "the digits of a column are either milliseconds or of the form that `data.time_formats` says",
+                where=f"{feature.where}.ops",
+                got=f"milliseconds, for {feature.column}: {form}",
+                fixes=["leave out the op", f"leave {feature.column} out of data.time_formats"],
             )
 
 

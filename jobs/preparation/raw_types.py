@@ -44,7 +44,9 @@ def check_types(frame: DataFrame, features: Sequence[chains.Chain]) -> None:
             chains.read(feature, {name: pa.array([], _arrow(kind)) for name, kind in kinds.items()})
         except DataError as error:
             shown = ", ".join(kind.simpleString() for kind in kinds.values())
-            raise DataError(error.what, where=error.where, got=shown, allowed=error.allowed) from error
+            raise DataError(
+                error.what, where=error.where, got=shown, allowed=error.allowed, fixes=error.fixes
+            ) from error
 
 
 def _arrow(kind: T.DataType) -> pa.DataType:

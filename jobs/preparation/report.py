@@ -8,7 +8,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from trainer.schema import SPLITS, CleaningStep, Feature, FeatureStatistics, Manifest
+from trainer.schema import (
+    SPLITS,
+    UNMATCHED_SHARE,
+    CleaningStep,
+    Feature,
+    FeatureStatistics,
+    JoinedTable,
+    Manifest,
+)
 
 REPORT_TEXT = "report.txt"
 REPORT_JSON = "report.json"
@@ -40,7 +48,10 @@ def report_text(manifest: Manifest) -> str:
     if manifest.cleaning:
         head = ["cleaning", "rows dropped", "rows left"]
         lines += [*_table([head, *map(_cleaning_cells, manifest.cleaning)]), ""]
-    dense = [[f.name, *_dense_cells(manifest.statistics[f.name])] for f in manifest.spec.dense]
+    if manifest.joins:
+        head = ["side table", "on", "rows without a match", "share"]
+        lines += [*_table([head, *map(_join_cells, manifest.joins)], text_columns=2), ""]
+    dense = [[_dense_name(f), *_dense_cells(manifest.statistics[f.name])] for f in manifest.spec.dense]
     if dense:
         lines += [*_table([["dense feature", "missing", "mean", "std", "min", "max"], *dense]), ""]
     vectors = [[f.name, *_vector_cells(f, manifest.statistics[f.name])] for f in manifest.spec.vectors]
@@ -60,6 +71,7 @@ def _remarks(manifest: Manifest) -> list[str]:
         *_leak_notes(manifest),
         *_downsampling_notes(manifest),
         *_empty_notes(manifest),
+        *_join_notes(manifest),
         *manifest.remarks,
     ]
 
@@ -71,6 +83,20 @@ def _empty_notes(manifest: Manifest) -> list[str]:
         f"{feature.name}: no training row has a value"
         for feature, seen in found
         if (seen.mean_length == 0 if feature.is_list else seen.null_share >= 1)
+    ]
+
+
+def _join_cells(table: JoinedTable) -> list[str]:
+    return [table.source, ", ".join(table.on), f"{table.unmatched:,}", _percent(table.share)]
+
+
+def _join_notes(manifest: Manifest) -> list[str]:
+    """Return a remark on each side table that many rows have no match in."""
+    return [
+        f"data.joins.{number} ({table.source}): {100 * table.share:.2f} % of the rows have no match on "
+        f"{', '.join(table.on)}; their columns of it are missing"
+        for number, table in enumerate(manifest.joins)
+        if table.share >= UNMATCHED_SHARE
     ]
 
 
@@ -140,12 +166,13 @@ def report_json(manifest: Manifest) -> dict[str, Any]:
             for name, s in manifest.splits.items()
         },
         "cleaning": [step.model_dump() for step in manifest.cleaning],
+        "joins": [{**table.model_dump(), "share": table.share} for table in manifest.joins],
         "features": {
             f.name: {
                 "kind": f.kind,
                 "table": f.table,
                 "num_embeddings": f.num_embeddings,
-                **({"dim": f.vectors.dim} if f.vectors is not None else {}),
+                **({"dim": f.dim} if f.dim is not None else {}),
                 **manifest.statistics[f.name].model_dump(exclude_none=True),
             }
             for f in manifest.spec.features
@@ -162,6 +189,10 @@ def write_report(manifest: Manifest, folder: Path) -> str:
         json.dumps(report_json(manifest), indent=1, ensure_ascii=False), encoding="utf-8"
     )
     return text
+
+
+def _dense_name(feature: Feature) -> str:
+    return feature.name if feature.dim is None else f"{feature.name} (lists of {feature.dim:,})"
 
 
 def _dense_cells(found: FeatureStatistics) -> list[str]:

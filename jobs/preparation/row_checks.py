@@ -175,7 +175,11 @@ def _late_check(late: Column, place: str, name: str) -> RowCheck:
             where=place,
             got=value,
             allowed="timestamps, dates, or numbers of seconds",
-            fixes=["divide milliseconds by 1000, for instance in a view", "write timestamps"],
+            fixes=[
+                "divide milliseconds by 1000, for instance in a view",
+                f'data.time_formats: {{{name}: "%Y%m%d%H%M%S"}} where the digits are a date',
+                "write timestamps",
+            ],
         )
 
     return RowCheck(late, C.column(name), error)

@@ -1,7 +1,8 @@
 """Two 64-bit hashes of every raw row, the same from Spark and from Arrow: they deal and order the rows.
 
 A row's hash is the exclusive or of one hash per column: XXH64 of the value, seeded with that of the column's
-name, as Spark's `xxhash64(name, value)` gives it.
+name, as Spark's `xxhash64(name, value)` gives it. That passes over nulls, so a list that is empty or holds
+some has another hash beside, of their places.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ import xxhash
 from numpy.typing import NDArray
 from pyspark.sql import functions as F
 
-from jobs.preparation.columns import HASH, ORDER, without_maps
+from jobs.preparation import columns as C
+from jobs.preparation.columns import HASH, ORDER
 from trainer.features.hashing import SPARK_SEED
 
 if TYPE_CHECKING:
@@ -35,6 +37,7 @@ _P1, _P2, _P3, _P4, _P5 = (
         0x27D4EB2F165667C5,
     )
 )
+_NULLS = "nulls"
 # Numbers hashed at once: they stay in the processor's cache.
 _BLOCK = 65_536
 
@@ -46,7 +49,12 @@ def with_row_hashes(frame: DataFrame, names: list[str], seed: int) -> DataFrame:
     share both hashes, hence their split, and their order among themselves means nothing.
     """
     parts: list[Column] = [F.lit(0).cast("bigint")]
-    parts += [F.xxhash64(F.lit(name), without_maps(frame, name)) for name in names]
+    parts += [F.xxhash64(F.lit(name), C.value_to_hash(frame, name)) for name in names]
+    places = [(name, found) for name in names if (found := C.null_places(frame, name)) is not None]
+    parts += [
+        F.when(found.isNotNull(), F.xxhash64(F.lit(_NULLS), F.lit(name), found)).otherwise(F.lit(0))
+        for name, found in places
+    ]
     row = reduce(lambda a, b: a.bitwiseXOR(b), parts)
     return frame.withColumns(
         {
@@ -66,6 +74,8 @@ def row_hashes(columns: Mapping[str, pa.Array], seed: int) -> tuple[NDArray[np.i
     row = np.zeros(len(next(iter(columns.values()))), dtype=np.uint64)
     for name, values in columns.items():
         row ^= _column(values, text_seed(name))
+        if pa.types.is_list(values.type):
+            row ^= _null_hashes(values, text_seed(name, text_seed(_NULLS)))
     return tuple(_longs(row, np.uint64(s)).view(np.int64) for s in _seeds(seed))  # type: ignore[return-value]
 
 
@@ -136,8 +146,7 @@ def _texts(values: pa.Array, seed: Hashes | np.uint64) -> Hashes:
 
 def _lists(lists: pa.Array, seed: int) -> Hashes:
     """Hash the values of each list one after another, each seeded with the hash before it."""
-    lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False)
-    starts = lists.offsets.to_numpy(zero_copy_only=False)[:-1].astype(np.int64)
+    starts, lengths = _spans(lists)
     values = lists.values
     hashes = np.full(len(lists), seed, dtype=np.uint64)
     for place in range(int(lengths.max(initial=0))):
@@ -147,6 +156,28 @@ def _lists(lists: pa.Array, seed: int) -> Hashes:
         rows, chosen = rows[there], chosen.drop_null()
         hashes[rows] = _values(chosen, hashes[rows])
     return hashes
+
+
+def _null_hashes(lists: pa.Array, seed: int) -> Hashes:
+    """Return the hash of the places of nulls of each list, 0 for null and for lists of values alone."""
+    starts, lengths = _spans(lists)
+    values = lists.values
+    hashes = np.zeros(len(lists), dtype=np.uint64)
+    hashes[(lengths == 0) & lists.is_valid().to_numpy(zero_copy_only=False)] = text_seed("", seed)
+    if not values.null_count:
+        return hashes
+    null = ~values.is_valid().to_numpy(zero_copy_only=False)
+    before = np.concatenate([[0], np.cumsum(null)])
+    for row in np.flatnonzero(before[starts + lengths] > before[starts]).tolist():
+        places = np.flatnonzero(null[starts[row] : starts[row] + lengths[row]])
+        hashes[row] = text_seed(",".join(map(str, places)), seed)
+    return hashes
+
+
+def _spans(lists: pa.Array) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return where each list begins among the values of all, and its length, 0 for null."""
+    lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False)
+    return lists.offsets.to_numpy(zero_copy_only=False)[:-1].astype(np.int64), lengths.astype(np.int64)
 
 
 def _longs(x: NDArray[Any], seed: Hashes | np.uint64) -> Hashes:

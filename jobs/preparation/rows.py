@@ -14,16 +14,22 @@ import pyarrow as pa
 from jobs.preparation.columns import column
 from jobs.preparation.failures import RAISED
 from trainer.errors import ShardrecError
+from trainer.features import chains
 from trainer.features.raw_values import one_array
+from trainer.schema import numbers_per_row
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
     from pyspark.sql.types import StructType
 
+    from jobs.preparation.dealt_rows import Dealing
+
 RawColumns = dict[str, pa.Array]
 # Rows that Spark hands over at once, and that a task works on together: enough for numpy to be fast on.
 _HANDED_OVER = 32_768
 ROWS_AT_ONCE = 131_072
+# Where rows are wide they are fewer: each op makes another copy of its numbers.
+_BYTES_AT_ONCE = 64 * 2**20
 
 Work = Callable[[Iterator[RawColumns]], Iterable[pa.RecordBatch]]
 Function = Callable[[Iterator[pa.RecordBatch]], Iterable[pa.RecordBatch]]
@@ -50,8 +56,17 @@ class TaskRows(ABC):
         """Return the rows of the training split."""
 
     @abstractmethod
-    def with_checks(self, checks: Sequence[str]) -> TaskRows:
-        """Add the columns that hold what row checks found, named by `RowCheck.what`."""
+    def surveyed(self, checks: Sequence[str]) -> TaskRows:
+        """Return them for the pass that looks at all rows; it may deal them into parts (`dealing`) besides.
+
+        Args:
+            checks: names of row checks (`RowCheck.what`), whose findings are added as columns.
+        """
+
+    @property
+    def dealt(self) -> Dealing | None:
+        """Return where that pass has dealt all rows, if it has."""
+        return None
 
 
 def mapped(
@@ -155,17 +170,29 @@ def _columns(batches: Iterator[pa.RecordBatch]) -> Iterator[RawColumns]:
 
 def _grouped(batches: Iterator[pa.RecordBatch]) -> Iterator[list[pa.RecordBatch]]:
     waiting: list[pa.RecordBatch] = []
-    rows = 0
+    rows = size = 0
     for batch in batches:
         if batch.num_rows == 0:
             continue
         waiting.append(batch)
         rows += batch.num_rows
-        if rows >= ROWS_AT_ONCE:
+        size += batch.nbytes
+        if rows >= ROWS_AT_ONCE or size >= _BYTES_AT_ONCE:
             yield waiting
-            waiting, rows = [], 0
+            waiting, rows, size = [], 0, 0
     if waiting:
         yield waiting
+
+
+def rows_at_once(features: Iterable[chains.Chain]) -> int:
+    """Return how many rows a task works on together: fewer where they hold long lists of numbers."""
+    numbers = sum(numbers_per_row(feature.ops) or 0 for feature in features)
+    return max(1, min(ROWS_AT_ONCE, _BYTES_AT_ONCE // (8 * max(numbers, 1))))
+
+
+def handed_over(features: Iterable[chains.Chain]) -> int:
+    """Return how many rows Spark should hand over at once."""
+    return min(_HANDED_OVER, rows_at_once(features))
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from pyspark.sql import functions as F
 
-from jobs.preparation.columns import BAD_LINE, FILE, column, token, without_maps
+from jobs.preparation.columns import BAD_LINE, FILE, column, matched, token, value_to_hash
 from jobs.preparation.drift import METADATA, read_parquet
 from jobs.preparation.failures import column_twice, named_failures
 from jobs.preparation.files import SourceFiles, find_files
@@ -17,6 +17,7 @@ from jobs.preparation.row_numbers import with_row_numbers
 from jobs.preparation.table_folders import refuse_tables_of_spark
 from jobs.preparation.text_files import UNNAMED
 from jobs.preparation.text_rows import bad_line_error, read_json, read_text
+from jobs.preparation.time_formats import with_iso_times
 from jobs.session import is_local, reads_elsewhere
 from trainer.config import JoinConfig, RunConfig, SourceConfig
 from trainer.config.messages import did_you_mean
@@ -45,7 +46,7 @@ def raw_rows(run: RunConfig, spark: SparkSession, frame: DataFrame | None = None
         DataError: a source is missing, unreadable or empty of columns, or a join key is not unique.
     """
     joined, _ = rows_and_columns(run, spark, frame)
-    return joined.drop(BAD_LINE, FILE)
+    return joined.drop(BAD_LINE, FILE, *map(matched, range(len(run.data.joins))))
 
 
 def rows_and_columns(
@@ -53,7 +54,8 @@ def rows_and_columns(
 ) -> tuple[DataFrame, list[str]]:
     """Return the joined rows with `BAD_LINE` (null where the line is sound), and the source's own columns.
 
-    Where files decide the split, `FILE` says which one a row comes from.
+    Where files decide the split, `FILE` says which one a row comes from; `columns.matched` whether a side
+    table has a row for it.
 
     Args:
         run: names the source and the joins.
@@ -90,7 +92,7 @@ def with_side_tables(
     check: bool = True,
     remarks: list[str] | None = None,
 ) -> DataFrame:
-    """Join the side tables to rows.
+    """Join the side tables to rows, and write times that have a format in ISO 8601.
 
     Args:
         frame: rows with the columns of the source.
@@ -105,8 +107,8 @@ def with_side_tables(
     for number, join in enumerate(run.data.joins):
         where = f"data.joins.{number}"
         side = read_source(join.source, run.data.root, spark, f"{where}.source", remarks=remarks)
-        frame = _joined(frame, side, join, where, check)
-    return frame
+        frame = _joined(frame, side, join, where, check, matched(number))
+    return with_iso_times(frame, run.data.time_formats)
 
 
 def read_source(
@@ -192,7 +194,7 @@ def _sound_lines(rows: DataFrame, where: str, remarks: list[str] | None) -> Data
 
 def _everything(rows: DataFrame) -> Column:
     """Return a value of all columns: Spark does not see what is wrong with columns that it leaves out."""
-    return F.xxhash64(*[without_maps(rows, name) for name in rows.columns])
+    return F.xxhash64(*[value_to_hash(rows, name) for name in rows.columns])
 
 
 def is_synthetic(run: RunConfig) -> bool:
@@ -230,7 +232,10 @@ def require_columns(names: Sequence[str], have: Sequence[str], where: str) -> No
         )
 
 
-def _joined(frame: DataFrame, side: DataFrame, join: JoinConfig, where: str, check: bool) -> DataFrame:
+def _joined(
+    frame: DataFrame, side: DataFrame, join: JoinConfig, where: str, check: bool, mark: str
+) -> DataFrame:
+    """Join a side table, and add the column `mark`: whether it has a row for a row."""
     columns = [name for name in side.columns if name != BAD_LINE and not name.startswith(UNNAMED)]
     require_columns(join.on, frame.columns, f"{where}.on (rows)")
     require_columns(join.on, columns, f"{where}.on (side table)")
@@ -258,7 +263,8 @@ def _joined(frame: DataFrame, side: DataFrame, join: JoinConfig, where: str, che
     condition = matches[0]
     for match in matches[1:]:
         condition = condition & match
-    return frame.join(side, condition, "left").drop(*keys)
+    joined = frame.join(side, condition, "left")
+    return joined.withColumn(mark, F.col(keys[0]).isNotNull()).drop(*keys)
 
 
 def _check_side(side: DataFrame, keys: list[str], where: str) -> None:

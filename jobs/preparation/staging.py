@@ -23,9 +23,9 @@ from jobs.preparation.row_checks import source_name
 from jobs.preparation.row_hashes import with_row_hashes
 from jobs.preparation.sources import require_columns, rows_and_columns
 from jobs.preparation.splits import split_remarks, with_split
-from trainer.config import DataConfig, RunConfig
+from trainer.config import DataConfig, RunConfig, SplitConfig
 from trainer.features import chains
-from trainer.schema import CleaningStep
+from trainer.schema import CleaningStep, SplitName
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame, SparkSession
@@ -36,9 +36,9 @@ class Staged:
     """The rows to be prepared.
 
     Attributes:
-        rows: the raw columns that the run needs, `HASH`, `ORDER`, `BAD_LINE`; `SPLIT`, `NEGATIVE` and `GROUP`
-            where negatives were added, `SPLIT` also where `leave_last` deals the rows, `OLD` where the rows
-            of earlier days were given again.
+        rows: the raw columns that the run needs, `HASH`, `ORDER`, `BAD_LINE`, and `matched` of each side
+            table; `SPLIT`, `NEGATIVE` and `GROUP` where negatives were added, `SPLIT` also where `leave_last`
+            deals the rows, `OLD` where the rows of earlier days were given again.
         features: planned.
         cleaning: what each rule dropped.
         remarks: for the report.
@@ -61,6 +61,9 @@ def stage(
     scratch: Path,
     cached: ExitStack,
     earlier: EarlierDays | None = None,
+    *,
+    into: SplitName | None = None,
+    new_items: bool = True,
 ) -> Staged:
     """Read, join, clean; deal rows into splits and add negatives where a user's rows are looked at together.
 
@@ -71,6 +74,8 @@ def stage(
         scratch: folder for tables of no use once the rows have been written.
         cached: releases what is cached here.
         earlier: raw rows of the days before, to be looked at together with these.
+        into: split of all rows but those, in place of what the config says.
+        new_items: whether items that only new rows have may be drawn as negatives.
 
     Raises:
         ConfigError: the config does not fit the raw columns.
@@ -80,7 +85,8 @@ def stage(
     source, own = rows_and_columns(run, spark, frame, remarks)
     rows = source
     data = run.data
-    have = [name for name in rows.columns if name not in (C.BAD_LINE, C.FILE)]
+    matches = [C.matched(number) for number in range(len(data.joins))]
+    have = [name for name in rows.columns if name not in (C.BAD_LINE, C.FILE, *matches)]
     named = _named_columns(data)
     for where, names in named.items():
         require_columns(names, have, where)
@@ -92,12 +98,12 @@ def stage(
             rows, more = with_earlier_days(rows, own, run, earlier, spark)
             remarks += more
         if data.split.leave_last is not None or adds_rows(data.negatives):
-            remarks += split_remarks(rows, data.split)
-            rows = with_split(rows, data.split)
+            rows, more = _dealt(rows, data.split, into)
+            remarks += more
         if adds_rows(data.negatives):
             rows = rows.persist()  # looked at for the items, the known pairs and the positives
             cached.callback(rows.unpersist)
-            rows, more = with_negatives(rows, run, own, spark, scratch)
+            rows, more = with_negatives(rows, run, own, spark, scratch, new_items=new_items)
             remarks += more
     rows = C.with_numbers(rows, [name for name in (data.label.column, data.weight) if name is not None])
     needed = [name for names in named.values() for name in names]
@@ -107,13 +113,24 @@ def stage(
     needed += [time] if time is not None else []
     kept = [C.column(name) for name in dict.fromkeys(needed)]
     kept += [C.column(name) for name in rows.columns if name.startswith(C.NUMBER)]
-    own_marks = (C.SPLIT, C.OLD, C.NEGATIVE, C.GROUP, C.HASH, C.ORDER, C.BAD_LINE, C.FILE)
+    own_marks = (C.SPLIT, C.OLD, C.NEGATIVE, C.GROUP, C.HASH, C.ORDER, C.BAD_LINE, C.FILE, *matches)
     marks = [C.column(name) for name in own_marks if name in rows.columns]
     made = _events(rows, features)
     if data.label.where is not None:
         made.append(label_condition(rows, data.label.where).alias(C.LABEL_CONDITION))
     chosen = rows.select(*kept, *made, *marks)
     return Staged(chosen, features, cleaning, remarks, source, tuple(own))
+
+
+def _dealt(rows: DataFrame, split: SplitConfig, into: SplitName | None) -> tuple[DataFrame, list[str]]:
+    """Return the rows with `SPLIT`, those of earlier days as such, and remarks."""
+    new = rows.where(~F.col(C.OLD)) if C.OLD in rows.columns else rows
+    remarks = split_remarks(new, split) if into is None else []
+    dealt = with_split(new, split) if into is None else new.withColumn(C.SPLIT, F.lit(into))
+    if new is rows:
+        return dealt, remarks
+    before = rows.where(F.col(C.OLD)).withColumn(C.SPLIT, F.lit(C.BEFORE))
+    return dealt.unionByName(before, allowMissingColumns=True), remarks
 
 
 def _named_columns(data: DataConfig) -> dict[str, list[str]]:
@@ -129,6 +146,7 @@ def _named_columns(data: DataConfig) -> dict[str, list[str]]:
     }
     found = {where: [name] for where, name in single.items() if name is not None}
     found["data.keep"] = list(data.keep)
+    found["data.time_formats"] = list(data.time_formats)
     if last is not None:
         found["data.split.leave_last"] = [last.user, last.time, *last.order_by]
     return found

@@ -81,10 +81,8 @@ class Sender:
             return sink.getvalue().to_pybytes()  # type: ignore[no-any-return]
         if self._file is None:
             self._file = pa.OSFile(str(self._path), "wb")
-        start = self._file.tell()
-        _write(table, self._file)
-        place = {"path": str(self._path), "start": start, "size": self._file.tell() - start}
-        return json.dumps(place).encode()
+        start, size = append_stream(table, self._file)
+        return json.dumps({"path": str(self._path), "start": start, "size": size}).encode()
 
 
 def received(sent: bytes) -> pa.Table:
@@ -92,9 +90,21 @@ def received(sent: bytes) -> pa.Table:
     if not sent.startswith(b"{"):  # a stream begins with four bytes of ones
         return pa.ipc.open_stream(sent).read_all()
     place = json.loads(sent)
-    with pa.memory_map(place["path"]) as file:
-        file.seek(place["start"])
-        return pa.ipc.open_stream(file.read_buffer(place["size"])).read_all()
+    return stream_at(place["path"], place["start"], place["size"])
+
+
+def append_stream(table: pa.Table, file: pa.NativeFile) -> tuple[int, int]:
+    """Write a table behind what a file holds; returns where its stream starts, and its bytes."""
+    start = file.tell()
+    _write(table, file)
+    return start, file.tell() - start
+
+
+def stream_at(path: str, start: int, size: int) -> pa.Table:
+    """Return the table that `append_stream` wrote."""
+    with pa.memory_map(path) as file:
+        file.seek(start)
+        return pa.ipc.open_stream(file.read_buffer(size)).read_all()
 
 
 def _write(table: pa.Table, sink: pa.NativeFile) -> None:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -16,22 +14,21 @@ from pyspark.sql import functions as F
 
 from jobs.preparation import columns as C
 from jobs.preparation.dense_checks import (
-    dense_findings,
-    id_findings,
     number_errors,
     refusals_after_fitting,
     waits_for_fitting,
 )
-from jobs.preparation.label_times import count_times, label_times, time_column, with_times
+from jobs.preparation.label_times import count_times, label_times, time_column
+from jobs.preparation.looks import look_at_numbers, look_at_tokens
 from jobs.preparation.planned import PlannedFeature
 from jobs.preparation.row_checks import ErrorOf, RowCheck, found_column, source_name, with_row_checks
 from jobs.preparation.rows import RawColumns, TaskRows, mapped
 from jobs.preparation.streams import Sender, Streams
+from jobs.preparation.survey_facts import Facts
 from jobs.preparation.value_counts import ROW_SCHEMA, Counts, ValueCounts, as_rows
 from trainer.config import RunConfig
 from trainer.errors import DataError
 from trainer.features import chains
-from trainer.features.values import Tokens
 from trainer.label_times import TimeBins
 from trainer.schema import Feature, FittedOp, LabelTimes
 
@@ -56,8 +53,11 @@ class Survey:
         largest_id: over all rows, by feature that holds ids already.
         kept_bytes: of the columns to keep, in memory.
         num_counts: counts in `values`.
-        fingerprint: of the set of all rows, 16 hex digits.
+        fingerprint: of the set of all rows of the source, 16 hex digits.
         label_times: label rate over time, where the config names a time.
+        spans: oldest and newest time, in seconds since 1970, by feature that reads times.
+        source_rows: rows of the source itself, without negatives.
+        unmatched: such rows without a row of a side table, by the number of the join.
         streams: how `values` holds the counts.
         values: counts of the training rows' tokens, see `Counts`; `table` is the place in `counted_tables`.
         cached: what `values` is made of; to be released when that is no longer needed.
@@ -72,55 +72,12 @@ class Survey:
     num_counts: int
     fingerprint: str
     label_times: LabelTimes | None
+    spans: dict[str, list[float]]
+    source_rows: int
+    unmatched: dict[str, int]
     streams: Streams
     values: DataFrame
     cached: DataFrame
-
-
-@dataclass
-class _Facts:
-    """What a task has seen, to be added up; `bad` holds by key how many rows are, and their least value."""
-
-    rows: Counter[str] = field(default_factory=Counter)
-    positives: Counter[str] = field(default_factory=Counter)
-    missing: Counter[str] = field(default_factory=Counter)
-    tokens: Counter[str] = field(default_factory=Counter)
-    largest: dict[str, int] = field(default_factory=dict)
-    hashes: int = 0
-    kept_bytes: int = 0
-    num_counts: int = 0
-    times: dict[str, list[Any]] = field(default_factory=dict)
-    bad: dict[str, tuple[int, str]] = field(default_factory=dict)
-
-    def found(self, key: str, bad: NDArray[np.bool_], shown: Any) -> None:
-        """Note bad rows; `shown` holds the values of all rows."""
-        if bad.any():
-            values = pa.array(shown[bad]) if isinstance(shown, np.ndarray) else shown.filter(pa.array(bad))
-            quotes = [str(value) for value in values.to_pylist() if value == value]  # not NaN
-            self.add_bad(key, int(bad.sum()), min(quotes, default=""))
-
-    def add_bad(self, key: str, count: int, quote: str) -> None:
-        """Note a number of bad rows and one of their values."""
-        before = self.bad.get(key)
-        self.bad[key] = (count, quote) if before is None else (before[0] + count, min(before[1], quote))
-
-    def add(self, text: str) -> None:
-        """Add what another task has seen."""
-        said = json.loads(text)
-        for name in ("rows", "positives", "missing", "tokens"):
-            getattr(self, name).update(said[name])
-        self.hashes = (self.hashes + said["hashes"]) % 2**64
-        self.kept_bytes += said["kept_bytes"]
-        self.num_counts += said["num_counts"]
-        self.times = with_times(self.times, said["times"])
-        for feature, largest in said["largest"].items():
-            self.largest[feature] = max(largest, self.largest.get(feature, 0))
-        for key, (count, quote) in said["bad"].items():
-            self.add_bad(key, count, quote)
-
-    def as_json(self) -> str:
-        """Return it as text."""
-        return json.dumps(vars(self))
 
 
 def survey(
@@ -147,7 +104,7 @@ def survey(
             others as numbered lines.
     """
     if isinstance(rows, TaskRows):
-        rows = rows.with_checks([check.what for check in checks])
+        rows = rows.surveyed([check.what for check in checks])
     else:
         rows = with_row_checks(rows, checks)
     marks = [name for name in (C.SPLIT, C.LABEL, C.HASH, C.NEGATIVE) if name in rows.columns]
@@ -155,7 +112,9 @@ def survey(
     needed += [*run.data.keep, *(found_column(number) for number in range(len(checks)))]
     time = time_column(run, features, rows.columns)
     needed += [] if time is None else [time]
-    work = _Work(tuple(features), len(checks), tuple(run.data.keep), time, streams)
+    joins = [name for number in range(len(run.data.joins)) if (name := C.matched(number)) in rows.columns]
+    needed += joins
+    work = _Work(tuple(features), len(checks), tuple(run.data.keep), time, streams, tuple(joins))
     found = mapped(rows, needed, work, _SCHEMA).persist()
     try:
         facts = _checked(found, run, _errors(features, checks), trains)
@@ -172,6 +131,9 @@ def survey(
         facts.num_counts,
         f"{facts.hashes:016x}",
         label_times(run, time, facts.times),
+        facts.spans,
+        facts.source_rows,
+        dict(facts.unmatched),
         streams,
         found.where(F.col("facts").isNull()).drop("facts"),
         found,
@@ -183,9 +145,9 @@ def counted_tables(features: Sequence[PlannedFeature]) -> list[str]:
     return [feature.name for feature in features if feature.owns_vocabulary]
 
 
-def _checked(found: DataFrame, run: RunConfig, errors: Mapping[str, ErrorOf], trains: bool) -> _Facts:
+def _checked(found: DataFrame, run: RunConfig, errors: Mapping[str, ErrorOf], trains: bool) -> Facts:
     """Add up what the tasks have seen, and raise what is wrong."""
-    facts = _Facts()
+    facts = Facts()
     for row in found.where(F.col("facts").isNotNull()).select("facts").collect():
         facts.add(row["facts"])
     if not facts.rows:
@@ -216,7 +178,7 @@ def check_fitted(
     waiting = [(f, done.ops) for f, done in zip(features, fitted, strict=True) if waits_for_fitting(f)]
     if not waiting:
         return
-    facts = _Facts()
+    facts = Facts()
     needed = [name for f, _ in waiting for name in chains.raw_columns(f)]
     for row in mapped(rows, needed, _FittedWork(tuple(waiting)), "facts string").collect():
         facts.add(row["facts"])
@@ -227,14 +189,13 @@ def _errors(features: Sequence[PlannedFeature], checks: Sequence[RowCheck]) -> d
     """Return what makes the error of each key, in the order in which to tell of them."""
     errors: dict[str, ErrorOf] = {found_column(n): check.error for n, check in enumerate(checks)}
     for feature in features:
-        errors[f"{feature.name}\nwrong"] = _wrong_error(feature)
         errors |= {f"{feature.name}\n{key}": error for key, error in number_errors(feature).items()}
         if feature.kind != "dense":
             errors[f"{feature.name}\nid"] = _id_error(feature)
     return errors
 
 
-def _raise_problems(facts: _Facts, errors: Mapping[str, ErrorOf]) -> None:
+def _raise_problems(facts: Facts, errors: Mapping[str, ErrorOf]) -> None:
     told = [error(*facts.bad[key]) for key, error in errors.items() if key in facts.bad][:_SHOWN_PROBLEMS]
     if told:
         first = told[0]
@@ -249,6 +210,7 @@ class _Work:
     keep: tuple[str, ...]
     time: str | None
     streams: Streams
+    joins: tuple[str, ...] = ()
 
     def __call__(self, batches: Iterator[RawColumns]) -> Iterator[pa.RecordBatch]:
         with self.streams.sender() as sender:
@@ -256,12 +218,13 @@ class _Work:
 
     def _surveyed(self, batches: Iterator[RawColumns], sender: Sender) -> Iterator[pa.RecordBatch]:
         tables = {name: place for place, name in enumerate(counted_tables(self.features))}
-        facts, values = _Facts(), ValueCounts()
+        facts, values = Facts(), ValueCounts()
         times: dict[str, TimeBins] = {}
         for columns in batches:
             facts.rows.update(_by_split(columns[C.SPLIT]))
             # A sum, which rows in any order give, and equal rows do not cancel.
-            hashes = columns[C.HASH].to_numpy(zero_copy_only=False).view(np.uint64)
+            own = _of_source(columns)
+            hashes = columns[C.HASH].to_numpy(zero_copy_only=False).view(np.uint64)[own]
             facts.hashes = (facts.hashes + int(hashes.sum(dtype=np.uint64))) % 2**64
             positive = pc.equal(columns[C.LABEL], 1.0)
             facts.positives.update(_by_split(columns[C.SPLIT].filter(positive)))
@@ -271,14 +234,17 @@ class _Work:
                 facts.found(found_column(number), there, quotes)
             if self.time is not None:
                 count_times(columns, self.time, times)
+            facts.source_rows += int(own.sum())
+            for number, name in enumerate(self.joins):
+                found = columns[name].to_numpy(zero_copy_only=False)
+                facts.unmatched[str(number)] += int(np.count_nonzero(own & ~found))
             train = _fitted_on(columns)
             for feature in self.features:
                 if feature.kind == "dense":
-                    _look_at_numbers(feature, columns, train, facts)
+                    look_at_numbers(feature, columns, train, facts)
                 else:
-                    tokens = _look_at_tokens(feature, columns, train, facts)
-                    if feature.counts_values:
-                        values.add(tables[feature.table], tokens.take(train))
+                    table = tables[feature.table] if feature.counts_values else None
+                    look_at_tokens(feature, columns, train, facts, values, table)
             facts.kept_bytes += sum(columns[name].nbytes for name in self.keep)
             for counts in values.too_many():
                 facts.num_counts += len(counts)
@@ -297,7 +263,7 @@ class _FittedWork:
     features: tuple[tuple[PlannedFeature, tuple[FittedOp, ...]], ...]
 
     def __call__(self, batches: Iterator[RawColumns]) -> Iterator[pa.RecordBatch]:
-        facts = _Facts()
+        facts = Facts()
         for columns in batches:
             for feature, ops in self.features:
                 x = chains.read(feature, columns).value
@@ -311,80 +277,23 @@ def _by_split(splits: pa.Array) -> dict[str, int]:
     return {pair["values"]: pair["counts"] for pair in pc.value_counts(splits).to_pylist()}
 
 
+def _of_source(columns: RawColumns) -> NDArray[np.bool_]:
+    """Return which rows are those of the source itself and no negatives, bool [N]."""
+    if C.NEGATIVE not in columns:
+        return np.ones(len(columns[C.SPLIT]), dtype=np.bool_)
+    found: NDArray[np.bool_] = pc.invert(columns[C.NEGATIVE]).to_numpy(zero_copy_only=False)
+    return found
+
+
 def _fitted_on(columns: RawColumns) -> NDArray[np.bool_]:
     """Return which rows are training rows of the source itself, bool [N]."""
-    train = pc.equal(columns[C.SPLIT], "train")
-    if C.NEGATIVE in columns:
-        train = pc.and_(train, pc.invert(columns[C.NEGATIVE]))
-    found: NDArray[np.bool_] = train.to_numpy(zero_copy_only=False)
-    return found
+    train: NDArray[np.bool_] = pc.equal(columns[C.SPLIT], "train").to_numpy(zero_copy_only=False)
+    return train & _of_source(columns)
 
 
 def _values(counts: Counts, sender: Sender) -> Iterator[pa.RecordBatch]:
     for batch in as_rows(counts, sender):
         yield pa.RecordBatch.from_arrays([pa.nulls(batch.num_rows, pa.string()), *batch.columns], _NAMES)
-
-
-def _look_at_numbers(
-    feature: PlannedFeature, columns: RawColumns, train: NDArray[np.bool_], facts: _Facts
-) -> None:
-    read = chains.read(feature, columns)
-    assert isinstance(read.value, np.ndarray)
-    missing = np.isnan(read.value)
-    facts.missing[feature.name] += int((missing & train).sum())
-    if read.wrong is not None:
-        facts.found(f"{feature.name}\nwrong", read.wrong, columns[feature.column])
-    for key, bad, shown in dense_findings(feature, read):
-        facts.found(f"{feature.name}\n{key}", bad, shown)
-
-
-def _look_at_tokens(
-    feature: PlannedFeature, columns: RawColumns, train: NDArray[np.bool_], facts: _Facts
-) -> Tokens:
-    read = chains.read(feature, columns)
-    if read.wrong is not None:
-        facts.found(f"{feature.name}\nwrong", read.wrong, columns[feature.column])
-    for key, bad, shown in id_findings(feature, read):
-        facts.found(f"{feature.name}\n{key}", bad, shown)
-    tokens = chains.tokens(feature, columns, read)
-    facts.tokens[feature.name] += len(tokens.codes)
-    if not tokens.is_list:
-        facts.missing[feature.name] += int((tokens.missing & train).sum())
-    if feature.id_op is None:
-        _look_at_ids(feature, tokens, facts)
-    return tokens
-
-
-def _look_at_ids(feature: PlannedFeature, tokens: Tokens, facts: _Facts) -> None:
-    numbers, good = chains.raw_ids(tokens)
-    counts = tokens.counts()
-    used = counts > 0
-    if (used & good).any():
-        largest = int(numbers[used & good].max())
-        facts.largest[feature.name] = max(largest, facts.largest.get(feature.name, 0))
-    bad = used & ~good
-    if bad.any():
-        wrong = np.append(bad, False)[tokens.codes]
-        rows = (
-            wrong
-            if tokens.offsets is None
-            else np.add.reduceat(np.append(wrong, False), tokens.offsets[:-1])[np.diff(tokens.offsets) > 0]
-            > 0
-        )
-        quote = min(tokens.texts().filter(pa.array(bad)).to_pylist())
-        facts.add_bad(f"{feature.name}\nid", int(rows.sum()), quote)
-
-
-def _wrong_error(feature: PlannedFeature) -> ErrorOf:
-    what, fix = "numbers", "move the column to features.sparse"
-    if chains.reads_time(feature):
-        what, fix = "times", "name another column"
-    return lambda n, value: DataError(
-        f"{feature.kind} feature {feature.name!r} has {n} value(s) that are no {what}",
-        where=f"{feature.where}: column {feature.column!r}",
-        got=value,
-        fixes=[fix, "mend the source"],
-    )
 
 
 def _id_error(feature: PlannedFeature) -> ErrorOf:

@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import NoReturn
 
@@ -30,8 +31,7 @@ _PACKED = {".gz", ".bz2", ".zst"}
 _STRICT = {"utf-8", "utf-8-sig", "ascii"}
 # Spark skips such lines as blank.
 _ONLY_BLANKS = re.compile(r"\n([ \t]+)\r?(?=\n)")
-# A quoted field with a backslash before a quote that neither ends the field nor is the first of two.
-_ESCAPED_QUOTE = re.compile(r'(?:^|[,;\t|])"(?:[^"\\\r\n]|\\[^"\r\n]|"")*\\"[^",;\t|\r\n]', re.MULTILINE)
+_LINE_END = re.compile(r"[\r\n]")
 # Where an object may end before its line does; Spark reads no further than the first object.
 _AFTER_OBJECT = re.compile(r"\}[ \t\r]*[^\s,\]}]")
 _UTF_16 = "UTF-16 text"
@@ -50,7 +50,7 @@ UNNAMED = "__unnamed_"
 
 
 def checked_text(
-    files: SourceFiles, encoding: str, *, skip: bool = False, doubled_quotes: bool = False
+    files: SourceFiles, encoding: str, *, skip: bool = False, doubled_quotes_between: str | None = None
 ) -> tuple[SourceFiles, list[str] | None]:
     """Check that local text files are in the encoding, and hold no lines that Spark would take wrongly.
 
@@ -58,7 +58,7 @@ def checked_text(
         files: of text.
         encoding: that the config says.
         skip: leave out files that cannot be unpacked.
-        doubled_quotes: whether a quote within a quoted field is written as two.
+        doubled_quotes_between: delimiter of columns where a quote within a quoted one is written as two.
 
     Returns:
         The files that can be read; and the first line of each of `files.here`, None where Spark alone can
@@ -77,7 +77,7 @@ def checked_text(
         whole = skip and Path(file).suffix.lower() in _PACKED
         try:
             heads[file] = _checked_head(
-                file, encoding, None if whole else limit, files.format, doubled_quotes
+                file, encoding, None if whole else limit, files.format, doubled_quotes_between
             )
         except (pa.ArrowException, OSError) as error:
             if not skip or isinstance(error, PermissionError):
@@ -91,7 +91,7 @@ def checked_text(
 
 
 def _checked_head(
-    file: str, encoding: str, limit: int | None, kind: str, doubled_quotes: bool = False
+    file: str, encoding: str, limit: int | None, kind: str, doubled_quotes_between: str | None
 ) -> str:
     errors = "strict" if codecs.lookup(encoding).name in _STRICT else "replace"
     decoder = codecs.getincrementaldecoder(encoding)(errors)
@@ -108,8 +108,8 @@ def _checked_head(
                     rest = _check_objects(rest + text, file, last=last)
                 else:
                     _check_blanks(text if head else "\n" + text, file)
-                    if doubled_quotes and '\\"' in text:
-                        _check_escapes(text, file)
+                    if doubled_quotes_between is not None:
+                        rest = _check_escapes(rest + text, file, doubled_quotes_between, last=last)
                 head = head or _first_line(text)
                 seen += len(chunk)
     except UnicodeDecodeError as error:
@@ -151,16 +151,40 @@ def _check_blanks(text: str, file: str) -> None:
         )
 
 
-def _check_escapes(text: str, file: str) -> None:
-    found = _ESCAPED_QUOTE.search(text)
-    if found:
-        raise DataError(
-            "quotes within a quoted field have a backslash before them, and would be kept with it",
-            where=file,
-            got=found.group()[:100],
-            allowed='two quotes for one ("")',
-            fixes=['escape: "\\\\" in the source'],
-        )
+def _check_escapes(text: str, file: str, delimiter: str, *, last: bool) -> str:
+    """Check that no quote within a quoted field is escaped, and return the line that is not whole yet."""
+    end = len(text) if last else _line_start(text, len(text))
+    pattern, place = _escaped_quote(delimiter), text.find('\\"', 0, end)
+    while place >= 0:
+        stop = _LINE_END.search(text, place, end)
+        stop_at = stop.start() if stop else end
+        found = pattern.match(text[_line_start(text, place) : stop_at].lstrip("\ufeff"))
+        if found:
+            raise DataError(
+                "quotes within a quoted field have a backslash before them, and would be kept with it",
+                where=file,
+                got=found.group(1)[:100],
+                allowed='two quotes for one ("")',
+                fixes=['escape: "\\\\" in the source'],
+            )
+        place = text.find('\\"', stop_at, end)
+    return text[end:]
+
+
+def _line_start(text: str, place: int) -> int:
+    return max(text.rfind("\n", 0, place), text.rfind("\r", 0, place)) + 1
+
+
+@cache
+def _escaped_quote(delimiter: str) -> re.Pattern[str]:
+    """Return what finds a quoted field with an escaped quote in a line.
+
+    That is a backslash before a quote which neither ends the field nor is the first of two. In a field that
+    does not begin with a quote, both are characters like any other.
+    """
+    d = re.escape(delimiter)
+    field = rf'(?:"(?:[^"]|"")*"|[^"{d}][^{d}]*|)'
+    return re.compile(rf'(?:{field}{d})*("(?:[^"\\]|\\[^"]|"")*\\"[^"{d}])')
 
 
 def _check_objects(text: str, file: str, *, last: bool) -> str:

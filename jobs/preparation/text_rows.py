@@ -48,9 +48,9 @@ def read_text(
     delimiter = source.delimiter or DELIMITERS[files.format]
     # Only plain CSV has quotes: in TSV, and in `::` files, a quote is a character like any other.
     quote = '"' if files.format == "csv" and len(delimiter) == 1 else ""
-    doubled = quote != "" and source.escape is None
+    doubled = delimiter if quote and source.escape is None else None
     skip = source.on_corrupt == "skip"
-    files, heads = checked_text(files, source.encoding, skip=skip, doubled_quotes=doubled)
+    files, heads = checked_text(files, source.encoding, skip=skip, doubled_quotes_between=doubled)
     options: dict[str, str | bool] = {
         "sep": delimiter,
         "encoding": _line_charset(source, where),

@@ -16,6 +16,7 @@ from jobs.preparation.labels import known_label
 from jobs.preparation.raw_types import check_types
 from jobs.preparation.rows import RawColumns, TaskRows, mapped
 from jobs.preparation.sources import require_columns
+from jobs.preparation.time_formats import with_iso_times
 from trainer.config import LabelConfig
 from trainer.features import chains
 from trainer.features.row_encoder import RowEncoder, joined_ids
@@ -54,6 +55,7 @@ def apply_spec(
             are needed, and there are none.
     """
     wanted = [f for f in spec.features if features is None or f.name in features]
+    frame = with_iso_times(frame, spec.time_formats)
     require_columns(list(keep), frame.columns, "keep")
     label = LabelConfig.model_validate(spec.label.params)
     known = known_label(frame, label)
@@ -143,5 +145,5 @@ class _Apply:
 
 def _type(feature: Feature) -> T.DataType:
     if feature.kind == "dense":
-        return T.FloatType()
+        return T.FloatType() if feature.dim is None else T.ArrayType(T.FloatType())
     return T.ArrayType(T.LongType()) if feature.is_list else T.LongType()

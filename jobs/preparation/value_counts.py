@@ -128,11 +128,14 @@ class ValueCounts:
     def add(self, table: int, tokens: Tokens) -> None:
         """Count the tokens of a batch."""
         counts = tokens.counts()
-        used = pa.array(np.flatnonzero(counts))
-        values = tokens.values.take(used)
+        used = np.flatnonzero(counts)
+        self.add_counts(table, tokens.values.take(pa.array(used)), pa.array(counts[used]))
+
+    def add_counts(self, table: int, values: pa.Array, counts: pa.Array) -> None:
+        """Add values (text or int64) that were counted, each of them perhaps several times."""
         key = table, pa.types.is_integer(values.type)
         waiting = self._waiting.setdefault(key, [])
-        waiting.append(_table(table, values, pa.array(counts[counts > 0])))
+        waiting.append(_table(table, values, counts))
         self._sizes[key] = self._sizes.get(key, 0) + len(values)
         if self._sizes[key] > _WAITING and len(waiting) > 1 and len(waiting[0]) < self._sizes[key] / 2:
             self._add_up(key)
@@ -158,6 +161,8 @@ class ValueCounts:
         return Counts.joined(found)
 
     def _add_up(self, key: tuple[int, bool]) -> None:
+        if len(self._waiting[key]) == 1:  # a batch has most values once
+            return
         added = _added_up(pa.concat_tables(self._waiting[key]), ["value"])
         self._waiting[key] = [_table(key[0], added["value"], added["count"])]
         self._sizes[key] = added.num_rows

@@ -46,10 +46,21 @@ def _number_order(numbers: pa.Table) -> NDArray[np.int64]:
     size = np.abs(value)
     digits = np.searchsorted(_POWERS, size, side="right")
     left = size * 10 ** (17 - digits)  # `7` and `70` differ in their length alone
-    order: NDArray[np.int64] = np.lexsort(
-        (digits, left, value >= 0, -numbers["count"].to_numpy(), numbers["table"].to_numpy())
-    )
+    # Every key is another sort: below 10 ** 18, both fit one number.
+    keys = [left.astype(np.uint64) * np.uint64(18) + digits.astype(np.uint64)]
+    if (value < 0).any():
+        keys.append(value >= 0)
+    order: NDArray[np.int64] = np.lexsort((*keys, *_frequency_keys(numbers)))
     return order
+
+
+def _frequency_keys(numbers: pa.Table) -> list[NDArray[np.int64]]:
+    """Return what sorts by table and falling count, the last key first."""
+    table, count = numbers["table"].to_numpy().astype(np.int64), numbers["count"].to_numpy()
+    least, most = count.min(initial=0), count.max(initial=0)
+    if least >= 0 and most < 2**40 and table.max(initial=0) < 2**20:
+        return [(table << 40) | (most - count)]
+    return [-count, table]
 
 
 def sample(rows: pa.Table, size: int) -> list[Border]:

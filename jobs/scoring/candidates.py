@@ -16,6 +16,7 @@ from jobs.preparation.labels import label_value
 from jobs.preparation.row_hashes import with_row_hashes
 from jobs.preparation.sources import raw_rows, read_source, require_columns, rows_and_columns
 from jobs.preparation.splits import with_split
+from jobs.preparation.time_formats import with_iso_times
 from jobs.scoring.candidate_draws import all_pairs
 from trainer.config import RecommendConfig, RunConfig
 from trainer.errors import ConfigError, DataError
@@ -66,7 +67,7 @@ class Events:
             frame = read_source(run.data.source, run.data.root, spark, "data.source").drop(BAD_LINE)
         named = [columns.user, columns.item, *columns.user_columns, *columns.item_columns]
         require_columns(named + ([columns.time] if columns.time else []), frame.columns, "recommend")
-        return cls(run, spark, frame, given)
+        return cls(run, spark, with_iso_times(frame, run.data.time_formats), given)
 
     @property
     def columns(self) -> RecommendConfig:

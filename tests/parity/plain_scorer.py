@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,10 +30,12 @@ class PlainScorer:
     def __init__(self, spec: FeatureSpec, dataset: Path) -> None:
         self._spec = spec
         self._vocabularies = dict(_vocabularies(spec, dataset))
+        self._time_formats = spec.time_formats
         self._encodings = {f.name: _Encoding(f, dataset) for f in spec.features if _is_encoded(f)}
 
     def inputs(self, row: dict[str, str | None]) -> dict[str, Any]:
         """Return a float32, an id or a list of ids by feature."""
+        row = {**row, **{name: _moment(row[name], form) for name, form in self._time_formats.items()}}
         return {f.name: self._input(f, row) for f in self._spec.features}
 
     def _input(self, feature: Feature, row: dict[str, str | None]) -> Any:
@@ -56,6 +59,10 @@ class PlainScorer:
         if last.name == "hash":
             return hash_id(token, last.params["num_buckets"], last.params["seed"])
         return self._vocabularies[feature.name].id_of(token)
+
+
+def _moment(text: str | None, form: str) -> str | None:
+    return None if text is None else str(datetime.datetime.strptime(text, form))
 
 
 class _Encoding:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from tests.parity.plain_scorer import PlainScorer
 from tests.spark.prepared import make_run, read_all
 from trainer.config import FeatureGroup
 from trainer.config.features import SOURCES
-from trainer.features.ops import Kind, entries, resolve_ops
+from trainer.features.ops import Kind, column_op, entries, resolve_ops
 from trainer.features.registry import OPS
 from trainer.features.row_encoder import RowEncoder
 from trainer.schema import Manifest
@@ -39,6 +39,7 @@ class Case:
     sparse: list[dict[str, Any]]
     label: dict[str, Any]
     looked_up: str
+    time_formats: dict[str, str] = field(default_factory=dict)
 
 
 def criteo(root: Path) -> pd.DataFrame:
@@ -47,7 +48,9 @@ def criteo(root: Path) -> pd.DataFrame:
 
 
 def avazu(root: Path) -> pd.DataFrame:
-    return _csv(root / "avazu-10k" / "avazu-ctr-prediction_train_1w.csv")
+    frame = _csv(root / "avazu-10k" / "avazu-ctr-prediction_train_1w.csv")
+    # The sample is of one hour; the file goes on for ten days.
+    return frame.assign(hour=[f"1410{21 + n % 10}{n % 24:02}" for n in range(len(frame))])
 
 
 def taobao(root: Path) -> pd.DataFrame:
@@ -97,6 +100,8 @@ CASES = [
                 "target_encoding": {"by": ["app_id", "device_model"], "smoothing": 3},
                 "ops": ["min_max"],
             },
+            {"columns": "hour", "name": "hour_of_day", "ops": [{"hour": "America/New_York"}]},
+            {"columns": "hour", "name": "days", "ops": [{"age": "2014-11-01"}, "standardise"]},
         ],
         [
             {"columns": ["site_*", "app_*", "C1", "C14", "C17", "C18", "C19", "C2*"], "ops": VOCABULARY},
@@ -104,9 +109,12 @@ CASES = [
             {"columns": "banner_pos", "name": "banner_id"},
             {"columns": "device_ip", "name": "ip", "ops": {"vocabulary": {"oov_buckets": 7, "min_count": 3}}},
             {"columns": "app_id", "name": "app_as_site", "table": "site_id"},
+            {"columns": "hour", "name": "hour_id", "ops": VOCABULARY},
+            {"name": "hour_banner", "cross": ["hour", "banner_pos"], "ops": VOCABULARY},
         ],
         {"column": "click"},
         "device_model",
+        {"hour": "%y%m%d%H"},
     ),
     Case(
         "taobao",
@@ -181,6 +189,7 @@ def rows(
     raw = case.read(shared_data).assign(row=lambda frame: np.arange(len(frame)))
     raw.to_parquet(folder / "raw.parquet", row_group_size=100_000)
     data = {"root": str(folder), "source": {"path": "raw.parquet"}, "label": case.label, "keep": ["row"]}
+    data["time_formats"] = case.time_formats
     known = sorted(raw[case.looked_up].dropna().unique())[::2]
     made = pd.DataFrame({"id": known, "vector": [[float(n), 1.0] for n in range(len(known))]})
     made.to_parquet(folder / "vectors.parquet")
@@ -232,8 +241,8 @@ def test_every_op_is_applied_to_real_data() -> None:
     groups += [("sparse", group) for case in CASES for group in case.sparse]
     applied: set[tuple[str, str]] = set()
     for kind, group in groups:
-        ops = FeatureGroup.model_validate(group).ops
-        chain = resolve_ops(ops, kind, "ops", group.get("cross"))
+        checked = FeatureGroup.model_validate(group)
+        chain = resolve_ops(checked.ops, kind, "ops", column_op(checked))
         applied |= {(entry.takes, entry.name) for _, entry in entries(chain, kind)}
     assert applied == set(OPS)
     keys = {key for _, group in groups for key in group}

@@ -18,9 +18,9 @@ REPOSITORY = Path(__file__).parents[2]
 WRITE_PAGE = pipeline.write_page
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="package", autouse=True)
 def without_page() -> Iterator[None]:
-    """Leave out the pictures of data sets, which cost more than small ones themselves."""
+    """Leave out the pictures of data sets, which cost more than small ones; tests elsewhere look at them."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pipeline, "write_page", lambda folder: None)
         yield

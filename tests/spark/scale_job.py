@@ -9,7 +9,6 @@ and the peak resident memory of the driver's Python process, in GiB.
 from __future__ import annotations
 
 import json
-import resource
 import sys
 from contextlib import nullcontext
 from pathlib import Path
@@ -48,10 +47,16 @@ def main() -> None:
     jvm: Any = spark._jvm
     facts = {
         "heap_limit_gib": jvm.java.lang.Runtime.getRuntime().maxMemory() / 2**30,
-        "driver_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+        "driver_gib": _peak_gib(),
     }
     spark.stop()
     print(json.dumps(facts))
+
+
+def _peak_gib() -> float:
+    # Not `ru_maxrss`: that of a new program begins with what the one that started it took.
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return int(status["VmHWM"].split()[0]) / 2**20
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from trainer.config import RunConfig
 from trainer.errors import ConfigError, DataError
 from trainer.schema import Manifest
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.thorough]
 
 ROWS = 240
 UNTIL = [70, 85]

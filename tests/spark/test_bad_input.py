@@ -18,6 +18,8 @@ from tests.spark.prepared import make_run
 from trainer.config import RunConfig
 from trainer.errors import ConfigError, DataError, UserError
 
+pytestmark = pytest.mark.thorough
+
 FRAME = pd.DataFrame(
     {
         "label": [0, 1] * 10,

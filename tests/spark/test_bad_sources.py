@@ -22,6 +22,8 @@ from jobs.preparation.sources import raw_rows
 from tests.spark.prepared import make_run
 from trainer.errors import ConfigError, DataError, ShardrecError, UserError
 
+pytestmark = pytest.mark.thorough
+
 HEADER = {"header": True}
 
 

@@ -117,6 +117,14 @@ def test_equal_rows_and_first_rows_stay_once(spark: SparkSession) -> None:
     assert kept(oldest) == [0, 3]  # times, not text: 9 is before 10, and 7 seconds are before 2024
 
 
+def test_a_copy_of_a_row_has_the_same_lists(spark: SparkSession) -> None:
+    lists = [None, [], [], [None], [1, None], [None, 1], [1], [1], None]
+    rows = spark.createDataFrame([(1, values) for values in lists], "label int, x array<int>")
+    whole, (step,) = clean(staged(spark, rows), CleanConfig.model_validate({"deduplicate": {}}))
+    assert step.dropped == 3
+    assert {str(row["x"]) for row in whole.collect()} == {str(values) for values in lists}
+
+
 @pytest.mark.parametrize(
     ("config", "kind", "words"),
     [

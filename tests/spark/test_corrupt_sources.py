@@ -24,6 +24,8 @@ from trainer.config import SourceConfig
 from trainer.errors import ConfigError, DataError
 from trainer.schema import Manifest
 
+pytestmark = pytest.mark.thorough
+
 GROUP = 10
 ALL_TRAIN = {"fractions": [1, 0, 0]}
 

@@ -18,6 +18,8 @@ from jobs.preparation.sources import raw_rows
 from tests.spark.prepared import make_run, read_all
 from trainer.errors import DataError
 
+pytestmark = pytest.mark.thorough
+
 HEADER = {"format": "csv", "header": True}
 
 

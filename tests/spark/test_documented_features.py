@@ -16,6 +16,8 @@ from trainer.config.features import SOURCES
 from trainer.features.made_examples import EVENTS, MADE_EXAMPLES, NEW_EVENTS, MadeExample
 from trainer.features.row_encoder import RowEncoder
 
+pytestmark = pytest.mark.thorough
+
 ALL = {
     f"{key}_{number}": example
     for key, examples in MADE_EXAMPLES.items()

@@ -17,6 +17,8 @@ from tests.spark.prepared import make_run, read_all
 from trainer.features.registry import OPS, Example
 from trainer.features.row_encoder import RowEncoder
 
+pytestmark = pytest.mark.thorough
+
 SQL_TYPES = {float: "double", int: "bigint", str: "string"}
 
 

@@ -26,6 +26,7 @@ DENSE = [
     {"columns": "other_gaps", "ops": [{"fill": "median"}]},
     {"columns": "zero_gaps", "ops": {"fill": 0}},
     {"columns": "constant", "ops": "standardise"},
+    {"columns": "long_constant", "ops": [{"fill": "mean"}, "min_max"]},
     {"columns": "rare", "ops": ["standardise", "log1p"]},
     {"columns": "scaled", "ops": "min_max"},
     {"columns": "amount", "ops": [{"bucketise": {"quantiles": 5}}]},
@@ -65,6 +66,7 @@ def raw() -> pd.DataFrame:
             "other_gaps": gaps,
             "zero_gaps": gaps,
             "constant": np.full(ROWS, 7.5),
+            "long_constant": np.where(np.arange(ROWS) % 5 == 0, np.nan, 1234567890.1234567),
             "rare": (np.arange(ROWS) % 4 == 0).astype(float),
             "colour": random.choice(["red", "green", "a colour with a name of more than 32 bytes", ""], ROWS),
             "genres": random.choice(["a|b", "b", "", "c|a|zz"], ROWS),
@@ -123,6 +125,12 @@ def test_fill_median_and_number(rows: pd.DataFrame, raw: pd.DataFrame) -> None:
 
 def test_a_constant_column_standardises_to_zero(rows: pd.DataFrame) -> None:
     assert rows["constant"].tolist() == [0.0] * ROWS
+
+
+def test_a_mean_that_fills_the_gaps_of_a_constant_column_is_its_value_to_the_last_digit(
+    rows: pd.DataFrame,
+) -> None:
+    assert rows["long_constant"].tolist() == [0.0] * ROWS
 
 
 def test_log1p_takes_standardised_values_above_minus_one(rows: pd.DataFrame, raw: pd.DataFrame) -> None:

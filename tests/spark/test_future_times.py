@@ -14,6 +14,8 @@ from jobs.preparation.pipeline import prepare_dataset
 from tests.spark.prepared import make_run
 from trainer.errors import DataError
 
+pytestmark = pytest.mark.thorough
+
 ROWS, LATE = 40, 3
 HISTORY = {"name": "h", "history": {"user": "user", "item": "item", "time": "time"}}
 NUMBER = {"name": "n", "earlier": {"by": "user", "time": "time", "what": "count"}}
@@ -56,6 +58,52 @@ def test_milliseconds_are_refused_where_seconds_count(
     counted = {**earlier, "what": "count", "window_seconds": None, "delay_seconds": 0}
     run = make_run(data=ALL_TRAIN, dense=[{"name": "n", "earlier": counted}])
     assert prepare_dataset(run, tmp_path / "out", frame=source, spark=spark).rows["train"] == ROWS
+
+
+@pytest.mark.parametrize(("form", "kind"), [("%Y%m%d", int), ("%y%m%d%H", str), ("%Y%m%d%H", int)])
+@pytest.mark.parametrize(("where", "data", "features"), USES[:4])
+def test_digits_that_look_like_dates_are_remarked(
+    spark: SparkSession, tmp_path: Path, form: str, kind: type, where: str,
+    data: dict[str, Any], features: dict[str, Any],
+) -> None:  # fmt: skip
+    days = pd.date_range("2024-01-20", periods=ROWS, freq="7h").strftime(form)
+    frame = rows().assign(time=[kind(day) for day in days])
+    sparse = [{"columns": "user", "ops": "vocabulary"}]
+    run = make_run(data=data, sparse=sparse, **features)
+    done = prepare_dataset(run, tmp_path / "out", frame=spark.createDataFrame(frame), spark=spark)
+    remark = done.manifest.remarks[-1]
+    assert f"times from {int(days[0])} to {int(days[-1])} count as seconds since 1970 ({where})" in remark
+    assert f'data.time_formats: {{time: "{form}"}}' in remark
+    assert remark in done.report_text
+    told = run.override(f"data.time_formats={{time: '{form}'}}")
+    done = prepare_dataset(told, tmp_path / "out", frame=spark.createDataFrame(frame), spark=spark)
+    assert done.manifest.remarks == ()
+
+
+@pytest.mark.parametrize(
+    ("first", "step", "ops", "words"),
+    [
+        (20240120, 1, ["weekday", "vocabulary"], ["times from 20240120 to 20240130", '"%Y%m%d"']),
+        (2024012000, 1, ["hour"], ["times from 2024012000 to 2024012010", '"%Y%m%d%H"']),
+        (1000, 60, [{"age": "2024-01-01"}, "vocabulary"], ["times before 1990: all rows", "1,600 seconds"]),
+        (1_700_000_000, 60, ["milliseconds", "hour"], ["before 1990", "1,700,000,600 milliseconds"]),
+        (1_700_000_000, 60, ["hour"], []),
+        (1_700_000_000_000, 60, ["milliseconds", "hour"], []),
+    ],
+)
+def test_times_that_ops_read_before_1990_are_remarked(
+    spark: SparkSession, tmp_path: Path, first: int, step: int, ops: list[Any], words: list[str]
+) -> None:
+    times = [first + step * (n % 11) for n in range(ROWS)]
+    frame = spark.createDataFrame(rows().assign(time=times))
+    sparse = [{"columns": "time", "name": name, "ops": ops} for name in ("a", "b")]
+    done = prepare_dataset(
+        make_run(sparse=sparse, data=ALL_TRAIN), tmp_path / "out", frame=frame, spark=spark
+    )
+    remarks = [line for line in done.manifest.remarks if "(features.sparse.0.columns: time)" in line]
+    assert list(done.manifest.remarks) == remarks
+    assert len(remarks) == (1 if words else 0), "once a column"
+    assert [word for word in words if word not in "".join(remarks)] == []
 
 
 @pytest.mark.parametrize("kind", ["timestamp", "text", "seconds", "text of seconds"])

@@ -11,6 +11,8 @@ import pytest
 
 from tests.spark.conftest import REPOSITORY
 
+pytestmark = pytest.mark.thorough
+
 SCRIPT = """
 from jobs.session import spark_session
 spark = spark_session("wheel", master="local[1]", conf={"spark.driver.memory": "512m"})

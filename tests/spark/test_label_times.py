@@ -18,6 +18,8 @@ from trainer.config import RunConfig
 from trainer.reporting.data import write_data_report
 from trainer.schema import LabelTimes
 
+pytestmark = pytest.mark.thorough
+
 ROWS = 4000
 START = 1_700_000_000
 EARLIER = {"name": "seen", "earlier": {"by": "user", "time": "when", "what": "count"}}

@@ -16,6 +16,8 @@ from jobs.preparation.sources import raw_rows
 from tests.spark.prepared import make_run, read_all, read_vocabulary
 from trainer.errors import DataError
 
+pytestmark = pytest.mark.thorough
+
 ROWS = 120
 # Around 1970 and today; 1,234,567 microseconds and 891 nanoseconds apart from whole half hours.
 TICKS = np.arange(ROWS) * 1800 * 10**9 - 30 * 3600 * 10**9 + 1_234_567_891

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from jobs.preparation import parquet_scan as parquet_scans
 from jobs.preparation import pipeline
 from jobs.preparation.parquet_scan import ParquetScan, parquet_scan
 from jobs.preparation.pipeline import prepare_dataset
 from jobs.preparation.streams import Streams
+from jobs.preparation.writing import Layout
+from jobs.session import over_connect
 from trainer.config import RunConfig
 from trainer.errors import DataError
 from trainer.schema import Manifest
+
+pytestmark = pytest.mark.thorough
 
 ROWS = 3_000
 
@@ -106,25 +112,36 @@ def test_the_scan_gives_what_spark_gives(spark, tmp_path, monkeypatch, label):
         run = run.model_copy(
             update={"features": run.features.model_copy(update={"dense": run.features.dense[:1]})}
         )
-    used = []
+    made = {}
+    for guess in (None, (0, 0, 0), (3, 1, 2)):
+        used = []
 
-    def watched(*args: Any) -> ParquetScan | None:
-        used.append(parquet_scan(*args))
-        return used[-1]
+        def watched(*args: Any, guess: Any = guess, used: Any = used) -> ParquetScan | None:
+            used.append(with_guess(parquet_scan(*args), guess))
+            return used[-1]
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline, "parquet_scan", watched)
-        scanned, rows = prepared(spark, run, tmp_path / "scanned")
-    assert used[0] is not None
-    assert len(used[0].tasks) == 8
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(pipeline, "parquet_scan", watched)
+            made[guess] = prepared(spark, run, tmp_path / f"scanned {guess}")
+        assert used[0] is not None
+        assert len(used[0].tasks) == 8
     through_spark(monkeypatch)
     plain, plain_rows = prepared(spark, run, tmp_path / "plain")
-    assert rows.keys() == plain_rows.keys()
-    for path, frame in rows.items():
-        pd.testing.assert_frame_equal(frame, plain_rows[path])
-    same = {"spec", "splits", "statistics", "fingerprint"}
-    # Parquet files hold the version of nothing that differs here, so even their sizes are equal.
-    assert scanned.model_dump(include=same) == plain.model_dump(include=same)
+    for scanned, rows in made.values():
+        assert rows.keys() == plain_rows.keys()
+        for path, frame in rows.items():
+            pd.testing.assert_frame_equal(frame, plain_rows[path])
+        same = {"spec", "splits", "statistics", "fingerprint"}
+        # Parquet files hold the version of nothing that differs here, so even their sizes are equal.
+        assert scanned.model_dump(include=same) == plain.model_dump(include=same)
+
+
+def with_guess(scan: ParquetScan | None, parts: tuple[int, ...] | None) -> ParquetScan | None:
+    """Let a scan guess other parts than it does; without any it deals no rows, as on a cluster."""
+    if scan is None or scan.dealing is None or parts is None:
+        return scan
+    dealing = replace(scan.dealing, layout=Layout(parts)) if any(parts) else None
+    return replace(scan, dealing=dealing)
 
 
 def _bad_labels(values: list[Any], kind: pa.DataType) -> pa.Table:
@@ -170,12 +187,22 @@ def _staged_scan(
         {"weight": "count"},
         {"downsample_negatives": {"keep": 0.5}},
         {"keep": ["at"]},
+        {"time_formats": {"word": "%Y%m%d"}},
     ],
 )
 def test_what_needs_spark_is_left_to_it(spark, tmp_path, monkeypatch, data):
     write_raw(tmp_path, raw_table(600))
     run = config(tmp_path, **data)
     assert _staged_scan(spark, run, tmp_path, monkeypatch) is None
+
+
+def test_a_session_of_spark_connect_reads_by_itself(spark, tmp_path, monkeypatch):
+    write_raw(tmp_path, raw_table(600))
+    remote = type("SparkSession", (), {"__module__": "pyspark.sql.connect.session"})()
+    assert over_connect(remote)
+    assert not over_connect(spark)
+    monkeypatch.setattr(parquet_scans, "over_connect", lambda session: over_connect(remote))
+    assert _staged_scan(spark, config(tmp_path), tmp_path, monkeypatch) is None
 
 
 def test_partition_columns_are_left_to_spark(spark, tmp_path, monkeypatch):

@@ -9,6 +9,8 @@ from pyspark.sql import SparkSession
 
 from jobs.preparation.part_numbers import numbered_parts
 
+pytestmark = pytest.mark.thorough
+
 
 @pytest.mark.parametrize(("rows", "parts"), [(1, 3), (1_000, 1), (1_000, 7)])
 def test_numbers_of_sorted_rows_are_their_places(

@@ -18,6 +18,8 @@ from jobs.preparation.text_rows import _Reader
 from trainer.config import SourceConfig
 from trainer.errors import DataError
 
+pytestmark = pytest.mark.thorough
+
 Row = dict[str, Any]
 FOLDERS = ["a/day=1", "a/day=2", "b/day=2", "b/day=3"]
 HEADER = {"header": True}

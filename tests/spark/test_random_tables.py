@@ -24,6 +24,8 @@ from trainer.data import open_reader
 from trainer.errors import DataError
 from trainer.schema import Manifest
 
+pytestmark = pytest.mark.thorough
+
 # Every format and every split, not every pair of them.
 CASES = [
     ("parquet by tasks", "random"),

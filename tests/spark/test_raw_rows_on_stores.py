@@ -25,6 +25,8 @@ from trainer.config import RunConfig
 from trainer.errors import DataError, ShardrecError, StoreError
 from trainer.schema import SYNTHETIC_FILE
 
+pytestmark = pytest.mark.thorough
+
 URL = f"s3://{BUCKET}/raw"
 
 

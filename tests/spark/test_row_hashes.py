@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 
 from jobs.preparation.row_hashes import hashable, row_hashes, with_row_hashes
 
+pytestmark = pytest.mark.thorough
+
 UTC = datetime.timezone.utc
 _DAYS = st.dates(datetime.date(1600, 1, 1), datetime.date(2300, 1, 1))
 _MOMENTS = st.datetimes(datetime.datetime(1900, 1, 1), datetime.datetime(2200, 1, 1))
@@ -59,6 +61,28 @@ def test_arrow_hashes_as_spark_does(spark, tmp_path_factory, table, seed):
     assert all(hashable(array.type) for array in columns.values())
     hashes, orders = row_hashes(columns, seed)
     assert [(row["__hash"], row["__order"]) for row in found] == list(zip(hashes, orders, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("kind", "values"),
+    [
+        ("array<bigint>", [None, [], [None], [None, None], [1], [1, None], [None, 1], [1, None, None]]),
+        ("array<string>", [None, [], [""], [None], ["0"], ["", None], [None, ""], ["1", None, "1"]]),
+        ("array<array<bigint>>", [None, [], [None], [[]], [[None]], [[], None], [None, []]]),
+        ("struct<a:bigint,b:bigint>", [None, (None, None), (1, None), (None, 1), (1, 1)]),
+        ("array<struct<a:bigint,b:bigint>>", [None, [], [None], [(None, None)], [(1, None)], [(None, 1)]]),
+        ("map<string,bigint>", [None, {}, {"a": None}, {"a": 1}, {"b": 1}]),
+    ],
+)
+def test_what_is_empty_or_null_in_a_column_has_a_hash_of_its_own(spark, tmp_path, kind, values):
+    frame = spark.createDataFrame([(n, value) for n, value in enumerate(values)], f"n int, x {kind}")
+    frame.coalesce(1).orderBy("n").write.parquet(str(tmp_path / "rows"))
+    read = spark.read.parquet(str(tmp_path / "rows")).coalesce(1)
+    found = [tuple(row) for row in with_row_hashes(read, ["x"], 3).select("__hash", "__order").collect()]
+    assert len(set(found)) == len(values)
+    array = pq.read_table(tmp_path / "rows", columns=["x"]).column("x").combine_chunks()
+    if hashable(array.type):
+        assert list(zip(*row_hashes({"x": array}, 3), strict=True)) == found
 
 
 def test_slices_hash_as_the_whole(spark):

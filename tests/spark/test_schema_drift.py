@@ -18,6 +18,8 @@ from tests.spark.prepared import make_run, read_all
 from trainer.config import RunConfig
 from trainer.errors import DataError, UserError
 
+pytestmark = pytest.mark.thorough
+
 INT32 = pa.array([1, -(2**31), None], pa.int32())
 INT64 = pa.array([2**62 + 1, -(2**63), None])
 EXACT = pa.array([2**53, -(2**53), None])

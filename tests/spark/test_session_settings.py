@@ -15,6 +15,8 @@ from jobs.preparation.pipeline import prepare_dataset
 from tests.spark.prepared import make_run, read_all
 from trainer.errors import DataError
 
+pytestmark = pytest.mark.thorough
+
 THEIRS = {
     "spark.sql.session.timeZone": "America/New_York",
     "spark.sql.ansi.enabled": "true",

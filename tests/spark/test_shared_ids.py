@@ -22,6 +22,8 @@ from tests.spark.derived_rows import EARLIER, HISTORIES, derived_frame, derived_
 from tests.spark.prepared import read_all
 from trainer.schema import Feature, FittedOp
 
+pytestmark = pytest.mark.thorough
+
 
 def share_on(patch: pytest.MonkeyPatch, cores: int, fewest: int, size: int) -> None:
     patch.setattr(shared_ids, "_cores", lambda spark: cores)

@@ -12,6 +12,8 @@ from jobs.preparation.pipeline import prepare_dataset
 from tests.spark.prepared import make_run
 from trainer.errors import UserError
 
+pytestmark = pytest.mark.thorough
+
 NAMES = {"columns": ["label", "x"]}
 HEADER = {"header": True}
 CASES: list[tuple[str, str, dict[str, Any], str]] = [

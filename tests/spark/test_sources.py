@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import csv
+import json
+import re
+from decimal import Context, Decimal
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +16,14 @@ import pyarrow.parquet as pq
 import pytest
 from pyspark.sql import SparkSession
 
+from jobs.preparation.appending import append_rows
 from jobs.preparation.columns import token
 from jobs.preparation.pipeline import prepare_dataset
 from jobs.preparation.sources import raw_rows
 from tests.spark.prepared import make_run
 from trainer.config import RunConfig
 from trainer.errors import ConfigError, DataError
+from trainer.features.raw_values import tokens
 
 
 def run_on(root: Path, source: dict[str, Any], **data: Any) -> RunConfig:
@@ -25,6 +32,87 @@ def run_on(root: Path, source: dict[str, Any], **data: Any) -> RunConfig:
 
 def rows_of(run: RunConfig, spark: SparkSession) -> list[dict[str, Any]]:
     return sorted((row.asDict() for row in raw_rows(run, spark).collect()), key=str)
+
+
+@pytest.mark.parametrize("lost", [0, 1, 30])
+def test_rows_without_a_match_in_a_side_table_are_counted(
+    spark: SparkSession, tmp_path: Path, lost: int
+) -> None:
+    rows = pd.DataFrame(
+        {"label": [0, 1] * 50, "x": 1.0, "user": range(100), "item": [n % 10 for n in range(100)]}
+    )
+    rows.loc[90:, "label"] = 2
+    pd.DataFrame({"user": range(lost, 100), "age": 30}).to_parquet(tmp_path / "users.parquet")
+    pd.DataFrame({"item": [str(n) for n in range(10)], "price": None}).to_parquet(tmp_path / "items.parquet")
+    joins = [{"source": {"path": f"{name}s.parquet"}, "on": [name]} for name in ("user", "item")]
+    rows.to_parquet(tmp_path / "rows.parquet")
+    run = run_on(tmp_path, {"path": "rows.parquet"}, joins=joins, clean={"where": "label < 2"})
+    done = prepare_dataset(run, tmp_path / "out", spark=spark)
+    users, items = done.manifest.joins
+    assert (users.source, users.on, users.rows, users.unmatched) == ("users.parquet", ("user",), 90, lost)
+    assert (items.rows, items.unmatched) == (90, 0)  # a match without a value is one
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert [table["unmatched"] for table in report["joins"]] == [lost, 0]
+    assert f"users.parquet  user  {lost:>20}" in done.report_text
+    many = [note for note in report["notes"] if "have no match" in note]
+    assert len(many) == (1 if lost == 30 else 0)
+    assert all(note.startswith("data.joins.0 (users.parquet): 33.33 % of the rows") for note in many)
+
+    rows.assign(user=rows["user"] + 40, x=2.0).to_parquet(tmp_path / "rows.parquet")
+    more = append_rows(run, tmp_path / "out", "frozen", spark=spark)
+    users, _ = more.manifest.joins
+    late = sum(user < lost for user in range(40, 130)) + 30
+    assert (users.rows, users.unmatched) == (180, lost + late)
+
+
+def test_negatives_do_not_count_as_rows_without_a_match(spark: SparkSession, tmp_path: Path) -> None:
+    rows = pd.DataFrame({"label": 1, "x": 1.0, "user": [n % 10 for n in range(60)], "item": range(60)})
+    rows.to_parquet(tmp_path / "rows.parquet")
+    pd.DataFrame({"item": range(45), "price": 3}).to_parquet(tmp_path / "items.parquet")
+    data = {
+        "joins": [{"source": {"path": "items.parquet"}, "on": ["item"]}],
+        "negatives": {"user": "user", "item": "item", "train": {"per_positive": 2}},
+        "split": {"fractions": [1, 0, 0]},
+    }
+    done = prepare_dataset(run_on(tmp_path, {"path": "rows.parquet"}, **data), tmp_path / "out", spark=spark)
+    assert done.rows["train"] == 180
+    assert [(table.rows, table.unmatched) for table in done.manifest.joins] == [(60, 15)]
+
+
+@pytest.mark.parametrize("scale", [0, 2, 10, 38])
+def test_decimals_of_any_scale_print_as_plain_numbers(
+    spark: SparkSession, tmp_path: Path, scale: int
+) -> None:
+    unscaled = [0, 1, -1, 5, 70_000, -25, 10**scale, 7 * 10**scale, -(10**scale) - 1, 10**37 + 3, None]
+    fitting = [n for n in unscaled if n is None or abs(n) < 10**38]
+    values = [None if n is None else Decimal(n).scaleb(-scale, Context(prec=50)) for n in fitting]
+    pq.write_table(pa.table({"x": pa.array(values, pa.decimal128(38, scale))}), tmp_path / "a.parquet")
+    frame = spark.read.parquet(str(tmp_path / "a.parquet")).coalesce(1)
+    found = [row[0] for row in frame.select(token(frame, "x")).collect()]
+    wanted = [None if n is None else str(Fraction(n, 10**scale)) for n in fitting]
+    for text, value, whole in zip(found, values, wanted, strict=True):
+        assert (text is None) == (value is None)
+        if text is not None and "/" not in whole:
+            assert text == whole  # a whole number
+        elif text is not None:
+            assert re.fullmatch(r"-?[0-9]+[.][0-9]*[1-9]", text)
+            assert Decimal(text) == value
+    table = pq.read_table(tmp_path / "a.parquet")
+    single = [tokens(table.column("x").slice(n, 1), "x").texts().to_pylist() for n in range(len(values))]
+    assert [texts[0] if texts else None for texts in single] == found
+
+
+@pytest.mark.parametrize("line", ['1,"Bed,",5\\"6', '1,"a;",in\\"ch', '1,"a|",\\"', '1,"x""y,",5\\"6,7\\"8'])
+@pytest.mark.parametrize("delimiter", [",", "|"])
+def test_a_backslash_and_a_quote_in_a_field_without_quotes_are_characters(
+    spark: SparkSession, tmp_path: Path, line: str, delimiter: str
+) -> None:
+    written = line.replace("|", "/").replace(",", delimiter) if delimiter == "|" else line
+    (tmp_path / "a.csv").write_text(f"{written}\n")
+    fields = next(csv.reader([written], delimiter=delimiter))
+    names = ["label", "x", *(f"t{n}" for n in range(len(fields) - 2))]
+    source = {"path": "a.csv", "delimiter": delimiter, "columns": names}
+    assert list(raw_rows(run_on(tmp_path, source), spark).collect()[0]) == fields
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])

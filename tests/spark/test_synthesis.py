@@ -22,6 +22,8 @@ from tests.spark.prepared import read_split
 from trainer.errors import DataError
 from trainer.schema import Manifest
 
+pytestmark = pytest.mark.thorough
+
 EVENTS: dict[str, Any] = {
     "rows": 6000,
     "dense": 2,

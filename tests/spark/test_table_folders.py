@@ -17,6 +17,8 @@ from jobs.preparation.sources import read_source
 from trainer.config import SourceConfig
 from trainer.errors import DataError
 
+pytestmark = pytest.mark.thorough
+
 LOG = [
     {"add": {"path": "day=1/0.parquet"}},
     {"add": {"path": "day=1/1.parquet"}},

@@ -16,6 +16,8 @@ from jobs.preparation.pipeline import Prepared, prepare_dataset
 from tests.spark.prepared import make_run, read_split
 from trainer.errors import ConfigError, DataError
 
+pytestmark = pytest.mark.thorough
+
 ROWS = 40
 LABEL = pa.array([0, 1] * (ROWS // 2))
 

@@ -26,6 +26,8 @@ from trainer.errors import ConfigError, DataError
 from trainer.features.row_encoder import RowEncoder
 from trainer.schema import Manifest
 
+pytestmark = pytest.mark.thorough
+
 ROWS, ITEMS, DIM = 400, 60, 3
 NUMBERS = [f"v{n}" for n in range(DIM)]
 

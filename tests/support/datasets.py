@@ -8,9 +8,10 @@ written.manifest.spec.dense      # features d0, d1, d2
 written.tables["train"]          # pyarrow table of the split, row i = row number i
 ```
 
-Columns: `d<i>` dense float32; `s<i>` one id; `m<i>` multi-hot list (may be empty); `h<i>` sequence (may be
-empty), which shares the table of `s0` where there is one; `v<i>` id of a vector; `label`; `weight` when asked
-for; `keep.row` the row number. The label follows `d0` and the id of `s0`, so a model can learn it.
+Columns: `d<i>` dense float32; `n<i>` dense list of numbers; `s<i>` one id; `m<i>` multi-hot list (may be
+empty); `h<i>` sequence (may be empty), which shares the table of `s0` where there is one; `v<i>` id of a
+vector; `label`; `weight` when asked for; `keep.row` the row number. The label follows `d0` and `s0`,
+so a model can learn it.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from trainer.schema import (
+    NUMBERS,
     Feature,
     FeatureSpec,
     FeatureStatistics,
@@ -61,6 +63,7 @@ def write_dataset(
     num_sparse: int = 2,
     num_lists: int = 1,
     num_sequences: int = 1,
+    list_dims: Sequence[int] = (),
     vector_dims: Sequence[int] = (),
     num_embeddings: int = 50,
     mean_length: float = 3.0,
@@ -79,6 +82,7 @@ def write_dataset(
         num_sparse: features of one id `s0`, `s1`, ...
         num_lists: multi-hot features `m0`, ...
         num_sequences: sequence features `h0`, ...
+        list_dims: numbers per row of the dense features of lists `n0`, ..., behind the other dense ones.
         vector_dims: D of the vector features `v0`, ...; each has its vectors in three parts.
         num_embeddings: ids of every table; ids are Zipf-like, 0 (missing) included.
         mean_length: mean length of lists and sequences (geometric, so that empty ones occur).
@@ -91,8 +95,9 @@ def write_dataset(
     folder = Path(folder)
     per_split: Mapping[SplitName, int] = {"train": rows} if isinstance(rows, int) else rows
     spec = _spec(num_dense, num_sparse, num_lists, num_sequences, num_embeddings, weight)
+    listed = tuple(_number_lists(i, dim) for i, dim in enumerate(list_dims))
     looked_up = tuple(_vector_feature(i, dim, num_embeddings) for i, dim in enumerate(vector_dims))
-    spec = spec.model_copy(update={"features": (*spec.features, *looked_up)})
+    spec = spec.model_copy(update={"features": (*spec.dense, *listed, *spec.sparse, *looked_up)})
     vectors = {f.name: _write_vectors(folder, f, seed) for f in looked_up}
     tables: dict[str, pa.Table] = {}
     splits: dict[SplitName, Split] = {}
@@ -165,6 +170,16 @@ def _spec(
     return FeatureSpec(features=tuple(features), label=label, weight="weight" if weight else None)
 
 
+def _number_lists(number: int, dim: int) -> Feature:
+    name = f"n{number}"
+    return Feature(
+        name=name,
+        kind="dense",
+        column=name,
+        ops=(FittedOp(name=NUMBERS, params={"dim": dim, "delimiter": None}),),
+    )
+
+
 def _vector_feature(number: int, dim: int, num_embeddings: int) -> Feature:
     name = f"v{number}"
     return Feature(
@@ -212,7 +227,11 @@ def _table(spec: FeatureSpec, rows: int, mean_length: float, rng: np.random.Gene
     columns: dict[str, pa.Array] = {}
     score = np.zeros(rows)
     for feature in spec.features:
-        if feature.kind == "dense":
+        if feature.dim is not None and feature.kind == "dense":
+            columns[feature.name] = pa.array(
+                list(rng.standard_normal((rows, feature.dim)).astype(np.float32))
+            )
+        elif feature.kind == "dense":
             values = rng.standard_normal(rows).astype(np.float32)
             columns[feature.name] = pa.array(values)
             score += 1.5 * values if feature.name == "d0" else 0
@@ -247,7 +266,7 @@ def _statistics(feature: Feature, tables: Mapping[str, pa.Table]) -> FeatureStat
     table = tables.get("train", next(iter(tables.values())))
     column = table.column(feature.name).combine_chunks()
     if feature.kind == "dense":
-        values = column.to_numpy()
+        values = (column if feature.dim is None else column.flatten()).to_numpy()
         return FeatureStatistics(
             mean=float(values.mean()),
             std=float(values.std()),

@@ -68,7 +68,7 @@ def token_of(value: Any) -> Token:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, Decimal):
-        return format(value, "f")
+        return str(int(value)) if value == int(value) else format(value, "f").rstrip("0")
     # 32-bit floats of numpy print in their own precision.
     if hasattr(value, "is_integer") and not isinstance(value, int):
         whole = float(value).is_integer() and abs(value) < 2**53

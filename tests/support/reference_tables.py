@@ -5,7 +5,7 @@ The reference uses neither TorchRec nor FBGEMM: dense gradients and optimizers w
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -62,19 +62,24 @@ def loss_of(layer: nn.Linear, joined_BW: Tensor, labels_B: Tensor) -> Tensor:
 
 
 def make_batch(
-    tables: Sequence[TableSpec], step: int, size: int, empty: range = range(0)
+    tables: Sequence[TableSpec], step: int, size: int, empty: range = range(0), absent: Collection[str] = ()
 ) -> tuple[dict[str, list[list[int]]], Tensor]:
-    """Return ids by feature and row (some rows empty, all of `empty`, ids repeated), and labels."""
+    """Return ids by feature and row (some rows empty, all of `empty`, ids repeated), and labels.
+
+    In odd steps no row has an id of the features `absent`.
+    """
     generator = torch.Generator().manual_seed(1000 + step)
     ids: dict[str, list[list[int]]] = {}
     for table in tables:
+        # Few ids, so that they repeat, from the first row to the last: every block of rows is looked up.
+        count = min(table.num_embeddings, 12)
+        rows = torch.linspace(0, table.num_embeddings - 1, count).long()
         for feature in table.features:
             lengths = torch.randint(0, MAX_LENGTH + 1, (size,), generator=generator).tolist()
             ids[feature] = [
-                torch.randint(0, min(table.num_embeddings, 12), (length,), generator=generator).tolist()
-                for length in lengths
+                rows[torch.randint(0, count, (length,), generator=generator)].tolist() for length in lengths
             ]
-            for row in empty:
+            for row in range(size) if step % 2 and feature in absent else empty:
                 ids[feature][row] = []
     labels = torch.randint(0, 2, (size,), generator=generator).float()
     return ids, labels
@@ -99,7 +104,9 @@ def reference_losses(
     size: int,
     widths: Mapping[str, int] | None = None,
     empty: range = range(0),
+    absent: Collection[str] = (),
     fp16: bool = False,
+    decay: float = 1.0,
 ) -> list[float]:
     """Train in one process with dense gradients and the optimizer's textbook rule on touched rows.
 
@@ -112,10 +119,13 @@ def reference_losses(
         size: rows of a batch.
         widths: columns that share a moment of row-wise Adagrad, by table; default all.
         empty: rows of every batch without an id.
+        absent: features without an id in odd steps.
         fp16: round what is looked up, and its gradient, to fp16.
+        decay: of the learning rates of tables, from step to step.
     """
     training = UnshardedTraining(tables, optimizer, learning_rate, eps, fp16=fp16)
-    return [training.step(*make_batch(tables, step % 2, size, empty), widths or {}) for step in range(steps)]
+    batches = [make_batch(tables, step % 2, size, empty, absent) for step in range(steps)]
+    return [training.step(*batch, widths or {}, decay**step) for step, batch in enumerate(batches)]
 
 
 class UnshardedTraining:
@@ -141,10 +151,22 @@ class UnshardedTraining:
         self._layer = make_linear(tables)
         self._dense = torch.optim.SGD(self._layer.parameters(), lr=0.1)
 
-    def step(self, ids: Mapping[str, list[list[int]]], labels: Tensor, widths: Mapping[str, int]) -> float:
-        """Train on one batch; return the loss before it."""
+    def step(
+        self,
+        ids: Mapping[str, list[list[int]]],
+        labels: Tensor,
+        widths: Mapping[str, int],
+        factor: float = 1.0,
+    ) -> float:
+        """Train on one batch, with learning rates of tables times a factor; return the loss before it."""
         parts = [
-            _embed(self._weights[t.name], ids[f], t.pooling, self._fp16)
+            # The dense kernel of the CPU gives fp32 whatever it is asked for.
+            _embed(
+                self._weights[t.name],
+                ids[f],
+                t.pooling,
+                self._fp16 and t.sharding_types != ("data_parallel",),
+            )
             for t in self._tables
             for f in t.features
         ]
@@ -157,7 +179,7 @@ class UnshardedTraining:
             touched = sorted({i for f in table.features for row in ids[f] for i in row})
             width = widths.get(table.name, table.embedding_dim)
             weight, moment = self._weights[table.name], self.moments[table.name]
-            _reference_step(weight, moment, touched, self._optimizer, rate, self._eps, width)
+            _reference_step(weight, moment, touched, self._optimizer, rate * factor, self._eps, width)
             _store(weight, table)
         return loss.item()
 

@@ -10,6 +10,7 @@ from trainer.config.base import Section
 from trainer.config.negatives import NegativesConfig
 from trainer.config.rows import CleanConfig, DownsampleConfig, LabelConfig, SplitConfig, WeightsByConfig
 from trainer.config.source import JoinConfig, SourceConfig, no_name_twice
+from trainer.config.time_formats import TimeFormat
 
 
 class DataConfig(Section):
@@ -21,6 +22,10 @@ class DataConfig(Section):
     """Raw rows; may be left out when `prepare` is called with a DataFrame."""
     joins: list[JoinConfig] = Field(default_factory=list)
     """Side tables."""
+    time_formats: dict[str, str] = Field(default_factory=dict)
+    """Form of the times in raw columns of digits, or of text that is no ISO 8601, in the directives of
+    `strftime` that are numbers: `{hour: "%y%m%d%H"}` of Avazu's `14102100`, `{at: "%d/%m/%Y %H:%M"}`. The
+    columns hold text in ISO 8601 from then on, wherever they are named; other numbers are seconds."""
     clean: CleanConfig = CleanConfig()
     label: LabelConfig
     weight: str | None = None
@@ -30,7 +35,9 @@ class DataConfig(Section):
     downsample_negatives: DownsampleConfig | None = None
     keep: list[str] = Field(default_factory=list)
     """Raw columns carried through to the prepared rows, for scoring and for metrics by segment."""
-    split: SplitConfig = SplitConfig()
+    split: SplitConfig = Field(
+        default=SplitConfig(), examples=[{"method": "random", "fractions": [0.8, 0.1, 0.1]}]
+    )
     negatives: NegativesConfig | None = None
     """Rows of items that a user did not meet, added to implicit feedback."""
     num_lanes: int = Field(default=32, ge=1)
@@ -52,6 +59,23 @@ class DataConfig(Section):
     """Row groups that a rank fetches ahead, at once, from an object store, within 256 MiB; 0 for none."""
     remote_attempts: int = Field(default=5, ge=1)
     """Tries of a read from an object store; waits between them grow from 0.25 to 8 s."""
+
+    @field_validator("time_formats")
+    @classmethod
+    def _known_forms(cls, formats: dict[str, str]) -> dict[str, str]:
+        for text in formats.values():
+            TimeFormat(text)
+        return formats
+
+    @model_validator(mode="after")
+    def _dates_cut(self) -> DataConfig:
+        form, until = self.time_formats.get(self.split.column or ""), self.split.until or []
+        numbers = [value for value in until if str(value).replace(".", "", 1).isdigit()]
+        if form is not None and numbers:
+            raise ValueError(
+                f"`until` of a column with a format is a date such as `2024-01-31`, not {numbers[0]}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _negatives_once(self) -> DataConfig:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -44,6 +44,11 @@ class FeatureGroup(Section):
     """Name of the feature when it is not the column's; only for a group of one column, or one made of
     several columns (`cross`) or rows (`history`, `earlier`, `target_encoding`) or looked up (`vectors`),
     which needs it."""
+    dim: int | None = Field(default=None, ge=1)
+    """Each row holds a list of so many numbers, all of them inputs of the model; only for `columns` under
+    `dense`."""
+    delimiter: str | None = Field(default=None, min_length=1)
+    """What stands between the numbers of a text (`0.5 0.25`); only with `dim`."""
     history: HistoryConfig | None = None
     """Builds the sequence from earlier events instead of a raw column; only under `sequence`."""
     earlier: EarlierConfig | None = None
@@ -57,8 +62,9 @@ class FeatureGroup(Section):
     or `hash` as the last op. A row where one of them is missing is missing."""
     ops: list[OpConfig] = Field(default_factory=list)
     """Applied from left to right."""
-    embedding_dim: int | None = Field(default=None, ge=1)
-    """Width of the table; `tables.<glob>.embedding_dim` wins; default the model's. Not for dense features."""
+    embedding_dim: Annotated[int, Field(ge=1)] | Literal["auto"] | None = None
+    """Width of the table, or `auto` as in `tables`; `tables.<glob>.embedding_dim` wins; default the model's.
+    Not for dense features."""
     pooling: Literal["sum", "mean", "none"] = "sum"
     """How a list's embeddings become one vector. `none` keeps the sequence for the model to pool."""
     table: str | None = None
@@ -79,6 +85,10 @@ class FeatureGroup(Section):
             raise ValueError(f"{article} `{given[0]}` needs a `name`")
         if self.cross is not None and len(set(self.cross)) < len(self.cross):
             raise ValueError("a `cross` needs different columns")
+        if self.dim is not None and self.columns is None:
+            raise ValueError("`dim` tells how many numbers a row of `columns` holds")
+        if self.delimiter is not None and self.dim is None:
+            raise ValueError("`delimiter` needs `dim`: how many numbers a text holds")
         if self.vectors is not None and self.ops:
             raise ValueError("`vectors` are taken as they are: leave out `ops`")
         return self
@@ -99,7 +109,7 @@ class FeaturesConfig(Section):
     """The model's inputs by kind."""
 
     dense: list[FeatureGroup] = Field(default_factory=list)
-    """Numbers, as one float each, and precomputed `vectors`."""
+    """Numbers, as one float each, lists of `dim` numbers, and precomputed `vectors`."""
     sparse: list[FeatureGroup] = Field(default_factory=list)
     """Ids, one or many per row, looked up in embedding tables."""
     sequence: list[FeatureGroup] = Field(default_factory=list)

@@ -110,6 +110,8 @@ class MachineConfig(Section):
     """Memory of one GPU that programs see."""
     host_memory_gib: float | None = Field(default=None, gt=0)
     """Of the whole machine."""
+    host_memory_gbps: float | None = Field(default=None, gt=0)
+    """Bandwidth of that memory, GB/s."""
     nvlink_gbps: float | None = Field(default=None, gt=0)
     """Between two of its GPUs, GB/s per direction."""
     nic_gbps: float | None = Field(default=None, gt=0)

@@ -12,8 +12,9 @@ from typing import Any
 
 import yaml
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 
-from trainer.config.yaml_text import parse_yaml
+from trainer.config.yaml_text import flow_yaml, parse_yaml
 from trainer.errors import ConfigError
 
 _SHOWN_FINDINGS = 8
@@ -51,7 +52,9 @@ def config_error(
         section: key path of the section inside the config.
     """
     items = [(item, _keys(item, root)) for item in error.errors(include_url=False)]
-    first, *others = [_finding(item, keys, root, section) for item, keys in _without_other_branches(items)]
+    found = [_finding(item, keys, root, section) for item, keys in _without_other_branches(items)]
+    # Each value that a list lacks is a finding of its own to pydantic.
+    first, *others = {(finding.key, finding.what): finding for finding in found}.values()
     also = [finding.line() for finding in others[: _SHOWN_FINDINGS - 1]]
     if len(others) > len(also):
         also.append(f"{len(others) - len(also)} more")
@@ -82,8 +85,17 @@ def _finding(item: Any, keys: list[Any], root: type[BaseModel], section: str) ->
     if item["type"] == "extra_forbidden":
         names = _fields(_annotation(root, keys[:-1]))
         return _Finding("unknown key", key, None, names or None, _only(did_you_mean(str(keys[-1]), names)))
+    example = _only(_example(root, keys)) if item["type"] != "value_error" else ()
+    short = typing.get_origin(_annotation(root, keys[:-1])) is tuple
+    if item["type"] == "missing" and short:
+        return _wrong_length(item, key.rpartition(".")[0], root, keys[:-1])
     if item["type"] == "missing":
-        return _Finding("a required key is missing", key)
+        return _Finding("a required key is missing", key, None, None, example)
+    if item["type"] == "too_long" and typing.get_origin(_annotation(root, keys)) is tuple:
+        return _wrong_length(item, key, root, keys)
+    if item["type"] == "model_type":
+        names = _fields(_annotation(root, keys))
+        return _Finding("this must be a section of keys", key, _with_kind(item["input"]), names, example)
     message = str(item["msg"]).removeprefix("Value error, ")
     message = message[:1].lower() + message[1:]
     context = item.get("ctx", {})
@@ -91,13 +103,45 @@ def _finding(item: Any, keys: list[Any], root: type[BaseModel], section: str) ->
         return _Finding(message, key, context["got"], None, tuple(context["fixes"]))
     got, expected = item.get("input"), context.get("expected")
     if item["type"].endswith("_type"):
-        return _Finding(message, key, _with_kind(got), expected, _only(_as_expected(item["type"], got)))
+        message = message.replace("tuple", "list")  # YAML has no other word
+        fixes = _only(_as_expected(item["type"], got)) or example
+        return _Finding(message, key, _with_kind(got), expected, fixes)
     # Of a whole section the message says what is wrong in it.
     shown = got if isinstance(got, (*_KINDS, list)) else None if isinstance(got, dict) else type(got).__name__
     fix = None
     if expected is not None and isinstance(got, str):
         fix = did_you_mean(got, [choice.strip(" '") for choice in expected.replace(" or ", ",").split(",")])
-    return _Finding(message, key, shown, expected, _only(fix))
+    return _Finding(message, key, shown, expected, _only(fix) or example)
+
+
+def _wrong_length(item: Any, key: str, root: type[BaseModel], keys: list[Any]) -> _Finding:
+    """Return the finding of a list that must have a certain number of values."""
+    given, field = list(item["input"]), _field(root, keys)
+    what = (
+        f"this must be a list of {len(typing.get_args(_annotation(root, keys)))} values, not of {len(given)}"
+    )
+    meaning = " ".join((field.description or "").split()).partition(". ")[0] if field is not None else ""
+    return _Finding(what, key, flow_yaml(given), meaning or None, _only(_example(root, keys)))
+
+
+def _example(root: type[BaseModel], keys: list[Any]) -> str | None:
+    """Return how to write the nearest key at or above a path that has an example."""
+    for end in range(len(keys), 0, -1):
+        field = _field(root, keys[:end])
+        if field is not None and field.examples:
+            return f"for instance `{keys[end - 1]}: {flow_yaml(field.examples[0])}`"
+    return None
+
+
+def _field(root: type[BaseModel], keys: list[Any]) -> FieldInfo | None:
+    """Return the field of a section that a path of keys leads to, None for items and mappings' keys."""
+    sections = [kind for kind in _branches(_annotation(root, keys[:-1])) if _is_section(kind)]
+    found = [section.model_fields.get(str(keys[-1])) for section in sections]
+    return next((field for field in found if field is not None), None)
+
+
+def _is_section(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, BaseModel)
 
 
 def _only(fix: str | None) -> tuple[str, ...]:
@@ -172,7 +216,7 @@ def _annotation(root: type[BaseModel], keys: list[Any]) -> Any:
 
 def _inside(annotation: Any, key: Any) -> Any:
     """Return the annotation of a section's field, a list's item or a mapping's value."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+    if _is_section(annotation):
         field = annotation.model_fields.get(str(key))
         return None if field is None else field.annotation
     arguments = typing.get_args(annotation)
@@ -199,7 +243,5 @@ def _names(part: Any, kind: Any) -> bool:
 
 def _fields(annotation: Any) -> list[str]:
     """Return the keys allowed in a section, sorted."""
-    sections = [
-        kind for kind in _branches(annotation) if isinstance(kind, type) and issubclass(kind, BaseModel)
-    ]
+    sections = [kind for kind in _branches(annotation) if _is_section(kind)]
     return sorted({name for section in sections for name in section.model_fields})

@@ -49,11 +49,14 @@ class IdsConfig(Section):
         return self
 
 
+EmbeddingDim = Annotated[int, Field(ge=1)] | Literal["auto"]
+
+
 class TableConfig(Section):
     """Settings of the embedding tables whose names match a glob; later globs win over earlier ones."""
 
-    embedding_dim: int | None = Field(default=None, ge=1)
-    """Columns of the table."""
+    embedding_dim: EmbeddingDim | None = None
+    """Columns of the table; `auto`: 6 rows^(1/4) as the next multiple of 4, at most `model.embedding_dim`."""
     data_type: Literal["fp32", "fp16", "bf16", "int8"] | None = None
     """Of the stored weights; default fp32. `bf16` is for GPUs. `int8` is refused: FBGEMM keeps a scale in a
     row, for which TorchRec's shards have no room."""
@@ -71,15 +74,15 @@ class TableConfig(Section):
     hosts that these ranks make whole; `row_wise` and `data_parallel` need all ranks."""
     enforce_hbm: bool | None = None
     """Whether `fused_uvm` and `fused_uvm_caching` keep weights and optimizer state in HBM all the same,
-    beside the cache."""
+    beside the cache; the second moment of `adam` and `lamb` stays in host memory."""
     stochastic_rounding: bool | None = None
     """Whether GPU kernels round `fp16` and `bf16` weights up or down by chance; default true, FBGEMM's. CPU
     kernels never do."""
     bounds_check_mode: Literal["fatal", "warning", "ignore"] | None = None
-    """What the kernels do about an id beyond the table: stop, or take row 0 with or without a word; default
-    `warning`, FBGEMM's. `data_parallel` tables are not checked."""
-    learning_rate: float | None = Field(default=None, gt=0)
-    """Learning rate of the table; default `train.embedding_optimizer.learning_rate`."""
+    """What the kernels do about an id beyond the table: stop, or take the first row of the shard that is
+    asked, with or without a word; default `warning`, FBGEMM's. `data_parallel` tables are not checked."""
+    learning_rate: float | None = Field(default=None, ge=0)
+    """Learning rate of the table; default `train.embedding_optimizer.learning_rate`. 0 freezes the table."""
     lookup_group: str | None = Field(default=None, min_length=1)
     """Name of a group: a rank looks up its tables of one group in one kernel call, where sharding type,
     kernel, data type, learning rate and pooled or not are equal too. Tables without a name are a group."""
@@ -147,11 +150,11 @@ class DeclaredTables(Section):
     `count` of two tables or more."""
     count: int | None = Field(default=None, ge=1)
     """Number of tables; default 1, or the length of a list of `num_embeddings`."""
-    embedding_dim: int | None = Field(default=None, ge=1)
-    """Columns; `tables.<glob>.embedding_dim` wins; default the model's."""
+    embedding_dim: EmbeddingDim | None = None
+    """Columns, or `auto`; `tables.<glob>.embedding_dim` wins; default the model's."""
     pooling: Literal["sum", "mean", "none"] = "sum"
     """How a row's ids become one vector; `none` keeps the sequence."""
-    pooling_factor: float = Field(default=1.0, gt=0)
+    pooling_factor: float = Field(default=1.0, gt=0, le=1_000_000)
     """Mean number of ids per row."""
 
     @model_validator(mode="after")

@@ -7,6 +7,7 @@ from typing import Any, Literal, get_args
 from pydantic import Field, field_validator, model_validator
 
 from trainer.config.base import LARGEST_SEED, Section
+from trainer.config.yaml_text import flow_yaml
 
 Word = str | int
 """A value of a column in the config; it is compared as text, so `1` and `"1"` are the same."""
@@ -221,32 +222,43 @@ class SplitConfig(Section):
     """`random`: by a seeded hash of the whole raw row, or of the column `by`; `time`: the oldest rows train,
     the newest test; `leave_last`: each user's newest rows are test; `column`: a column names the split;
     `k_fold`: one fold of several; `files`: by the file that a row comes from."""
-    leave_last: LeaveLastConfig | None = None
+    leave_last: LeaveLastConfig | None = Field(
+        default=None, examples=[{"user": "user_id", "time": "timestamp"}]
+    )
     """Users and times of `method: leave_last`."""
-    column: str | None = None
+    column: str | None = Field(default=None, examples=["timestamp"])
     """Time column of `method: time`; split column of `method: column`."""
-    fractions: tuple[float, float, float] = Field(default=(0.8, 0.1, 0.1), strict=False)
+    fractions: tuple[float, float, float] = Field(
+        default=(0.8, 0.1, 0.1), strict=False, examples=[[0.8, 0.1, 0.1]]
+    )
     """Shares of train, valid and test for `random` and `time`; they sum to 1. A share of 0 leaves that split
     empty."""
     seed: int = Field(default=1, ge=0, le=LARGEST_SEED)
     """Fixes who is in which split, and the order of the prepared rows."""
     by: str | None = None
     """Column whose rows of one value share a split, such as the user id (`random`, `k_fold`)."""
-    until: list[Moment] | None = Field(default=None, min_length=2, max_length=2)
+    until: list[Moment] | None = Field(
+        default=None, min_length=2, max_length=2, examples=[["2024-03-01", "2024-03-08"]]
+    )
     """Times that cut instead of `fractions` (`time`): train is before the first, valid before the second,
     test the rest; equal ones leave no valid."""
-    values: SplitValuesConfig | None = None
+    values: SplitValuesConfig | None = Field(
+        default=None, examples=[{"train": ["train"], "valid": ["valid"], "test": ["test"]}]
+    )
     """Which values mean which split (`column`); without it, `train`, `valid` and `test`."""
-    k_fold: KFoldConfig | None = None
+    k_fold: KFoldConfig | None = Field(default=None, examples=[{"k": 5, "fold": 0}])
     """Folds of `method: k_fold`."""
-    files: SplitFilesConfig | None = None
+    files: SplitFilesConfig | None = Field(
+        default=None, examples=[{"train": ["train-*.csv"], "test": ["test-*.csv"]}]
+    )
     """Files of `method: files`."""
 
     @model_validator(mode="after")
     def _consistent(self) -> SplitConfig:
         needed = _NEEDED.get(self.method)
         if needed is not None and getattr(self, needed) is None:
-            raise ValueError(f"`method: {self.method}` needs `{needed}`")
+            example = flow_yaml((type(self).model_fields[needed].examples or [None])[0])
+            raise ValueError(f"`method: {self.method}` needs `{needed}`, for instance `{needed}: {example}`")
         # A column that `time` had may stay: `--set data.split.method=random` alone changes the method.
         others = set().union(*_METHOD_KEYS.values()) - _METHOD_KEYS[self.method] - {"column"}
         for name in sorted(others):
@@ -254,7 +266,10 @@ class SplitConfig(Section):
                 methods = ", ".join(method for method, keys in _METHOD_KEYS.items() if name in keys)
                 raise ValueError(f"`{name}` means nothing for `method: {self.method}`, only for {methods}")
         if abs(sum(self.fractions) - 1.0) > 1e-9 or min(self.fractions) < 0 or self.fractions[0] <= 0:
-            raise ValueError("`fractions` must be three numbers >= 0 that sum to 1, the first above 0")
+            raise ValueError(
+                "`fractions` must be three numbers >= 0 that sum to 1, the first above 0: the shares of "
+                f"train, valid and test; {flow_yaml(list(self.fractions))} sum to {sum(self.fractions):g}"
+            )
         return self
 
     def wanted(self) -> set[str]:

@@ -208,13 +208,23 @@ class RunConfig(Section):
         return dump_yaml(self.as_dict())
 
     def preparation(self) -> dict[str, Any]:
-        """Return the settings that decide what the prepared rows hold, wherever the raw rows lie."""
+        """Return the settings that decide what the prepared rows hold, wherever the raw rows lie.
+
+        Keys of lists of numbers are left out where they are not set, as data sets made before them lack them.
+        """
         kept: dict[str, Any] = self.model_dump(
             mode="json",
-            include={"features": True, "data": _ROW_KEYS},
+            include={"features": True, "data": _ROW_KEYS | self._time_formats()},
             exclude={"features": dict.fromkeys(FeaturesConfig.model_fields, _OTHER_KEYS)},
         )
+        for group in (group for groups in kept["features"].values() for group in groups):
+            for key in (key for key in ("dim", "delimiter") if group[key] is None):
+                del group[key]
         return kept
+
+    def _time_formats(self) -> set[str]:
+        """Return the key where it says something: data sets made before it was there stay the same."""
+        return {"time_formats"} if self.data.time_formats else set()
 
     def preparation_hash(self) -> str:
         """Return 16 hex digits over `preparation()`; `fill: 0` and `fill: 0.0` give the same."""

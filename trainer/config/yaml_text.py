@@ -93,6 +93,14 @@ def dump_yaml(value: Any) -> str:
     return str(yaml.dump(value, Dumper=_CoreDumper, sort_keys=False, allow_unicode=True))
 
 
+def flow_yaml(value: Any) -> str:
+    """Return plain values as YAML of one line: `{method: time, column: day}`."""
+    made = yaml.dump(
+        value, Dumper=_CoreDumper, sort_keys=False, allow_unicode=True, default_flow_style=True, width=10**6
+    )
+    return str(made).removesuffix("...\n").strip()  # which ends a value that is no list or mapping
+
+
 def _check_node(node: yaml.Node, path: tuple[str, ...], above: tuple[yaml.Node, ...]) -> None:
     """Refuse tags for other than plain values, a node that holds itself, and repeated keys."""
     if node.tag not in _KNOWN_TAGS:

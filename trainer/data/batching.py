@@ -52,7 +52,7 @@ class BatchAssembler:
             steps: number of batches.
         """
         lanes, rows = self._lanes, self._rows
-        dense = np.empty((steps, lanes, rows, len(self._columns.dense)), np.float32)
+        dense = np.empty((steps, lanes, rows, self._columns.dense_width), np.float32)
         single = np.empty((steps, len(self._columns.single), lanes, rows), np.int64)
         labels = np.empty((steps, lanes, rows), np.float32)
         weights = np.empty((steps, lanes, rows), np.float32)

@@ -68,10 +68,14 @@ def pack(columns: Columns, sources: Sequence[Source], order: Index | None) -> Ro
         order: position p of the result holds row `order[p]` of the pieces; None keeps their order.
     """
     size = sum(source.stop - source.start for source in sources)
-    dense = np.empty((size, len(columns.dense)), dtype=np.float32)
+    dense = np.empty((size, columns.dense_width), dtype=np.float32)
     single = np.empty((len(columns.single), size), dtype=columns.id_dtype)
-    for number in range(len(columns.dense)):
-        dense[:, number] = _ordered([s.columns.dense[number][s.start : s.stop] for s in sources], order)
+    first = 0
+    for number, feature in enumerate(columns.dense):
+        values = _ordered([s.columns.dense[number][s.start : s.stop] for s in sources], order)
+        place = first if feature.dim is None else slice(first, first + feature.dim)
+        dense[:, place] = values
+        first += feature.dim or 1
     for number in range(len(columns.single)):
         _order_into(single[number], [s.columns.single[number][s.start : s.stop] for s in sources], order)
     weights = [_weights(source) for source in sources]
@@ -104,7 +108,7 @@ def _padding(columns: Columns, size: int) -> RowBlock:
     empty = Jagged(np.empty(0, columns.id_dtype), np.zeros(size + 1, np.int64))
     zeros = np.zeros(size, np.float32)
     return RowBlock(
-        np.zeros((size, len(columns.dense)), np.float32),
+        np.zeros((size, columns.dense_width), np.float32),
         np.zeros((len(columns.single), size), columns.id_dtype),
         (empty,) * len(columns.lists),
         zeros,

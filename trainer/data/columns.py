@@ -40,9 +40,14 @@ class Columns:
     spec: FeatureSpec
 
     @cached_property
-    def dense(self) -> tuple[str, ...]:
-        """Return the dense columns, in the order of `Batch.dense_BF`, where vectors follow them."""
-        return tuple(feature.name for feature in self.spec.dense)
+    def dense(self) -> tuple[Feature, ...]:
+        """Return the dense features, in the order of `Batch.dense_BF`, where vectors follow them."""
+        return self.spec.dense
+
+    @cached_property
+    def dense_width(self) -> int:
+        """Return the columns of `Batch.dense_BF` that dense features take."""
+        return sum(feature.dim or 1 for feature in self.dense)
 
     @cached_property
     def single(self) -> tuple[Feature, ...]:
@@ -61,8 +66,8 @@ class Columns:
 
     @cached_property
     def types(self) -> dict[str, str]:
-        """Return the Parquet column names with their types: `float`, `int64` or `list<int64>`."""
-        types = dict.fromkeys(self.dense, "float")
+        """Return the Parquet column names with their types: `float`, `int64`, or `list<...>` of one."""
+        types = {f.name: "float" if f.dim is None else "list<float>" for f in self.dense}
         types |= {f.name: "list<int64>" if f.is_list else "int64" for f in (*self.single, *self.lists)}
         types[LABEL_COLUMN] = "float"
         if self.spec.weight is not None:
@@ -78,7 +83,7 @@ class Columns:
     def bytes_per_row(self, manifest: Manifest) -> int:
         """Return the memory of one decoded row; lists count with their mean length."""
         width = np.dtype(self.id_dtype).itemsize
-        total = 4.0 * len(self.dense) + width * len(self.single) + 16
+        total = 4.0 * self.dense_width + width * len(self.single) + 16
         for feature in self.lists:
             statistics = manifest.statistics.get(feature.name)
             total += 8 + width * (statistics.mean_length if statistics else 1.0)
@@ -104,14 +109,16 @@ class DecodedRows:
     def __init__(self, columns: Columns, get: Callable[[str], pa.Array], where: str) -> None:
         self._where = where
         self._get = get
-        self.dense = [self._dense(name) for name in columns.dense]
+        self.dense = [self._dense(feature) for feature in columns.dense]
         self.single = [self._single(feature) for feature in columns.single]
         self.lists = [self._list(feature) for feature in columns.lists]
         self.labels = self._labels()
         self.weights = self._weights() if columns.spec.weight is not None else None
 
     def _floats(self, name: str) -> Floats:
-        array = self._without_nulls(name, self._get(name))
+        return self._finite(name, self._without_nulls(name, self._get(name)))
+
+    def _finite(self, name: str, array: pa.Array) -> Floats:
         values: Floats = array.to_numpy(zero_copy_only=False)
         # One pass in the usual case: the sum is finite only where every value is (or it overflows).
         with np.errstate(over="ignore", invalid="ignore"):
@@ -120,8 +127,13 @@ class DecodedRows:
             self._refuse(name, values, ~np.isfinite(values), "a finite number")
         return values
 
-    def _dense(self, name: str) -> Floats:
-        return self._floats(name)
+    def _dense(self, feature: Feature) -> Floats:
+        if feature.dim is None:
+            return self._floats(feature.name)
+        inner, offsets = self._inner(feature.name)
+        wrong = np.diff(offsets) != feature.dim
+        self._refuse(feature.name, np.diff(offsets), wrong, f"lists of {feature.dim} numbers")
+        return self._finite(feature.name, inner).reshape(-1, feature.dim)
 
     def _labels(self) -> Floats:
         values = self._floats(LABEL_COLUMN)
@@ -138,12 +150,17 @@ class DecodedRows:
         return self._ids(feature, array.to_numpy(zero_copy_only=False))
 
     def _list(self, feature: Feature) -> Jagged:
-        array = self._without_nulls(feature.name, self._get(feature.name))
-        offsets = array.offsets.to_numpy(zero_copy_only=False).astype(np.int64)
-        self._check_offsets(feature.name, offsets, len(array.values))
-        inner = array.values.slice(int(offsets[0]), int(offsets[-1] - offsets[0]))
-        values = self._without_nulls(feature.name, inner).to_numpy(zero_copy_only=False)
+        inner, offsets = self._inner(feature.name)
+        values = inner.to_numpy(zero_copy_only=False)
         return Jagged(self._ids(feature, values), offsets - offsets[0])
+
+    def _inner(self, name: str) -> tuple[pa.Array, Offsets]:
+        """Return the values of all lists of a column, and the offsets as they are stored."""
+        array = self._without_nulls(name, self._get(name))
+        offsets = array.offsets.to_numpy(zero_copy_only=False).astype(np.int64)
+        self._check_offsets(name, offsets, len(array.values))
+        inner = array.values.slice(int(offsets[0]), int(offsets[-1] - offsets[0]))
+        return self._without_nulls(name, inner), offsets
 
     def _check_offsets(self, name: str, offsets: Offsets, size: int) -> None:
         """Check that the lists lie one behind the other in their `size` values: nothing else looks."""

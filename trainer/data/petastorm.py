@@ -40,7 +40,7 @@ from trainer.storage import Place, StorePath, as_place
 _WORKERS = 1
 _QUEUED_ROW_GROUPS = 5
 _TRIED_GROUPS_PER_RANK = 64
-_DTYPES = {"float": np.dtype(np.float32), "int64": np.dtype(np.int64)}
+_DTYPES = {"float": np.dtype(np.float32), "list<float>": np.dtype(np.float32), "int64": np.dtype(np.int64)}
 
 
 class PetastormReader:
@@ -223,7 +223,8 @@ class PetastormReader:
         kind = self._columns.types[name]
         if kind == "list<int64>":
             return _list_array(values)
-        if values.dtype != _DTYPES[kind]:
+        # petastorm stacks lists of one length to a matrix.
+        if values.dtype != _DTYPES[kind] or values.ndim != 1 + kind.startswith("list"):
             raise DataError(
                 "a prepared column holds nulls or has another type in this file than in the first",
                 where=f"{self._where}, column {name!r}",
@@ -231,7 +232,10 @@ class PetastormReader:
                 allowed=_DTYPES[kind],
                 fixes=["prepare the data set again"],
             )
-        return pa.array(values)
+        if values.ndim == 1:
+            return pa.array(values)
+        offsets = np.arange(0, values.size + 1, values.shape[1], dtype=np.int32)
+        return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values.reshape(-1)))
 
     def _transform(self) -> Any:
         """Return petastorm's transform that carries lists of different lengths as bytes, or None.

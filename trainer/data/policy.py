@@ -37,7 +37,10 @@ class BlankRows(DecodedRows):
 
     def __init__(self, columns: Columns, size: int) -> None:
         zeros, ids = np.zeros(size, np.float32), np.zeros(size, columns.id_dtype)
-        self.dense = [zeros] * len(columns.dense)
+        self.dense = [
+            zeros if feature.dim is None else np.zeros((size, feature.dim), np.float32)
+            for feature in columns.dense
+        ]
         self.single = [ids] * len(columns.single)
         self.lists = [Jagged(ids[:0], np.zeros(size + 1, np.int64))] * len(columns.lists)
         self.labels = self.weights = zeros

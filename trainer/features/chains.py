@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from trainer.errors import DataError
 from trainer.features import raw_values
 from trainer.features.crosses import crossed
+from trainer.features.number_lists import number_lists
 from trainer.features.ops import CROSS, Kind, entries, first_value
 from trainer.features.registry import FeatureOp
 from trainer.features.values import Codes, Floats, Tokens
-from trainer.schema import FittedOp
+from trainer.schema import FittedOp, numbers_per_row
 
 RawColumns = Mapping[str, pa.Array]
 
@@ -50,12 +51,14 @@ class Read:
     """A raw column as the first op takes it.
 
     Attributes:
-        value: numbers, times or tokens.
-        wrong: bool [N], true where a text is no number or no time; None where there is none.
+        value: numbers, times or tokens; float64 [N, D] for lists of D numbers.
+        wrong: bool like the numbers, true where a text is no number or no time; None where there is none.
+        lengths: int64 [N], numbers of each list where some are not D; None where all are, or are missing.
     """
 
     value: Floats | Tokens
     wrong: NDArray[np.bool_] | None = None
+    lengths: NDArray[np.int64] | None = None
 
 
 def raw_columns(feature: Chain) -> tuple[str, ...]:
@@ -76,8 +79,14 @@ def read(feature: Chain, columns: RawColumns) -> Read:
     if takes == "token":
         tokens = [raw_values.tokens(columns[name], name) for name in names]
         return Read(tokens[0] if len(tokens) == 1 else crossed(tokens))
+    where = f"{feature.kind} feature {feature.name!r}"
+    dim = numbers_per_row(feature.ops)
+    if dim is not None:
+        return Read(
+            *number_lists(columns[names[0]], names[0], dim, feature.ops[0].params["delimiter"], where)
+        )
     reader = raw_values.times if takes == "time" else raw_values.numbers
-    return Read(*reader(columns[names[0]], names[0], f"{feature.kind} feature {feature.name!r}"))
+    return Read(*reader(columns[names[0]], names[0], where))
 
 
 def numbers(value: Floats, steps: Sequence[tuple[FittedOp, FeatureOp]]) -> Floats:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from trainer.errors import DataError
 from trainer.features.chains import id_op, raw_ids
@@ -51,10 +52,32 @@ def numbered(feature: Feature, tokens: Tokens, vocabulary: Vocabulary | None) ->
     )
 
 
+def looked_up(op: FittedOp, numbers: pa.Array, vocabulary: Vocabulary) -> Codes:
+    """Do what `numbered` does for a column of whole numbers and a vocabulary of such: value by value.
+
+    Args:
+        op: `vocabulary`, with one id for all unseen values.
+        numbers: whole numbers, null where one is missing.
+        vocabulary: of the feature.
+
+    Returns:
+        int64 [N].
+    """
+    missing = ~numbers.is_valid().to_numpy(zero_copy_only=False) if numbers.null_count else None
+    ids = vocabulary.ids_of(pc.fill_null(numbers, 0).cast(pa.int64()))
+    np.putmask(ids, ids == UNKNOWN, OUT_OF_VOCABULARY_ID)
+    if missing is not None:
+        np.putmask(ids, missing, _missing_id(op, len(vocabulary.ids)))
+    return ids
+
+
+def _missing_id(op: FittedOp, size: int) -> int:
+    return first_id(op) if op.params.get("missing") == "most_frequent" and size > 0 else PADDING_ID
+
+
 def by_place(op: FittedOp, tokens: Tokens, ids: Codes, size: int) -> Codes:
     """Return the ids of tokens by the ids of their `values`; missing ones as the `vocabulary` op says."""
-    frequent = op.params.get("missing") == "most_frequent" and size > 0
-    return np.append(ids, first_id(op) if frequent else PADDING_ID)[tokens.codes]
+    return np.append(ids, _missing_id(op, size))[tokens.codes]
 
 
 def unseen_ids(op: FittedOp, values: pa.Array) -> Codes:

@@ -29,6 +29,7 @@ def _clip_bounds(params: Mapping[str, Any]) -> str | None:
 
 @feature_op(
     "number",
+    rising=True,
     examples=(
         Example({"fill": 0}, train=[1.5, None, 4.0, 2.0], gives=[1.5, 0.0, 4.0, 2.0]),
         Example({"fill": "median"}, train=[1.0, None, 4.0, 10.0], gives=[1.0, 4.0, 4.0, 10.0]),
@@ -46,6 +47,7 @@ def fill(x: Floats, value: float | Statistic) -> Floats:
 
 @feature_op(
     "number",
+    rising=True,
     rule=_clip_bounds,
     examples=(
         Example({"clip": {"min": 0, "max": 10}}, train=[-3.0, 4.0, 10.0, 25.0], gives=[0.0, 4.0, 10.0, 10.0]),
@@ -58,6 +60,7 @@ def clip(x: Floats, min: float | None = None, max: float | None = None) -> Float
 
 @feature_op(
     "number",
+    rising=True,
     refuses=Refusal(
         lambda x: x <= -1, "log1p(x) = log(1 + x) needs x > -1", "put `clip: {min: 0}` before `log1p`"
     ),
@@ -70,7 +73,9 @@ def log1p(x: Floats) -> Floats:
 
 
 @feature_op(
-    "number", examples=(Example("standardise", train=[1.0, 5.0, 1.0, 5.0], gives=[-1.0, 1.0, -1.0, 1.0]),)
+    "number",
+    rising=True,
+    examples=(Example("standardise", train=[1.0, 5.0, 1.0, 5.0], gives=[-1.0, 1.0, -1.0, 1.0]),),
 )
 def standardise(x: Floats, mean: FromTrain, std: FromTrain) -> Floats:
     """Subtract the mean and divide by the standard deviation of the training rows (by 1 where that is 0)."""
@@ -79,6 +84,7 @@ def standardise(x: Floats, mean: FromTrain, std: FromTrain) -> Floats:
 
 @feature_op(
     "number",
+    rising=True,
     examples=(
         Example("min_max", train=[10.0, 15.0, 17.5, 20.0], gives=[0.0, 0.5, 0.75, 1.0]),
         Example(
@@ -100,6 +106,7 @@ def min_max(x: Floats, min: FromTrain, max: FromTrain) -> Floats:
 
 @feature_op(
     "number",
+    rising=True,
     name="round",
     examples=(
         Example({"round": 1}, train=[1.26, -0.04, 2.0, 0.25], gives=[1.3, 0.0, 2.0, 0.2]),
@@ -127,6 +134,7 @@ def _quantile_edges(params: Mapping[str, Any], found: Statistics) -> dict[str, A
 
 @feature_op(
     "number",
+    rising=True,
     fit=_quantile_edges,
     rule=_one_of_edges_and_quantiles,
     largest=lambda params: len(params["edges"]) + 1,

@@ -7,16 +7,17 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from trainer.config import OpConfig, RunConfig
+from trainer.config import FeatureGroup, OpConfig, RunConfig
 from trainer.config.messages import config_error, did_you_mean
 from trainer.errors import ConfigError
 from trainer.features import number_ops, time_ops, token_ops  # noqa: F401 - they fill the registry
 from trainer.features.registry import OPS, FeatureOp, Takes
-from trainer.schema import FittedOp
+from trainer.schema import NUMBERS, FittedOp
 
 Kind = Literal["dense", "sparse", "sequence", "vector"]
 CROSS = "cross"
 """Not an op of the registry: written first in the spec of a feature that is made of several columns."""
+_COLUMNS = (CROSS, NUMBERS)
 
 
 def feature_ops(takes: Takes) -> dict[str, FeatureOp]:
@@ -27,22 +28,27 @@ def feature_ops(takes: Takes) -> dict[str, FeatureOp]:
 def first_value(ops: Sequence[FittedOp | OpConfig], kind: Kind) -> Takes:
     """Return what a feature's raw column is read as: the first op says, else the kind of the feature."""
     usual: Takes = "number" if kind == "dense" else "token"
-    if not ops or ops[0].name == CROSS or (usual, ops[0].name) in OPS:
+    if not ops or ops[0].name in _COLUMNS or (usual, ops[0].name) in OPS:
         return usual
     others: tuple[Takes, ...] = ("time",) if kind == "dense" else ("time", "number")
     return next((other for other in others if (other, ops[0].name) in OPS), usual)
 
 
 def entries(ops: Sequence[FittedOp], kind: Kind) -> Iterator[tuple[FittedOp, FeatureOp]]:
-    """Return each op of a checked chain with its registry entry; the columns of a cross are no op."""
+    """Return each op of a checked chain with its registry entry; what says how to read columns is no op."""
     value = first_value(ops, kind)
     for op in ops:
-        if op.name == CROSS:
+        if op.name in _COLUMNS:
             continue
         entry = _entry(op.name, value, kind)
         assert entry is not None, f"no {value} op {op.name}"
         yield op, entry
         value = _after(entry)
+
+
+def column_ops(ops: Sequence[FittedOp]) -> tuple[FittedOp, ...]:
+    """Return what says how the columns of a feature are read; there may be nothing."""
+    return tuple(op for op in ops if op.name in _COLUMNS)
 
 
 def largest_number(ops: Sequence[FittedOp], kind: Kind) -> int:
@@ -100,8 +106,17 @@ def resolve_op(op: OpConfig, entry: FeatureOp, where: str) -> FittedOp:
     return FittedOp(name=op.name, params=checked)
 
 
+def column_op(group: FeatureGroup) -> FittedOp | None:
+    """Return what says how the columns of a group are read, where a row of one column is not one value."""
+    if group.cross is not None:
+        return FittedOp(name=CROSS, params={"columns": list(group.cross)})
+    if group.dim is not None:
+        return FittedOp(name=NUMBERS, params={"dim": group.dim, "delimiter": group.delimiter})
+    return None
+
+
 def resolve_ops(
-    ops: Sequence[OpConfig], kind: Kind, where: str, cross: Sequence[str] | None = None
+    ops: Sequence[OpConfig], kind: Kind, where: str, columns: FittedOp | None = None
 ) -> tuple[FittedOp, ...]:
     """Check the ops of one feature group: each follows from what the one before gives.
 
@@ -109,12 +124,12 @@ def resolve_ops(
         ops: as in the config.
         kind: of the feature.
         where: key path of the group, for errors.
-        cross: the columns of a cross; these become the first op.
+        columns: of `column_op`; becomes the first op.
 
     Raises:
         ConfigError: no such op for what the chain holds, a wrong parameter, or an op where it cannot stand.
     """
-    resolved = [] if cross is None else [FittedOp(name=CROSS, params={"columns": list(cross)})]
+    resolved = [] if columns is None else [columns]
     value = first_value(resolved or ops, kind)
     before: list[FeatureOp] = []
     for number, op in enumerate(ops):
@@ -125,9 +140,12 @@ def resolve_ops(
             )
         entry = _entry(op.name, value, kind)
         if entry is None:
-            raise _unknown(op.name, kind, value if number or cross else None, place)
+            raise _unknown(op.name, kind, value if number or columns else None, place)
         _check_lists(entry, before, place)
-        resolved.append(resolve_op(op, entry, place))
+        made = resolve_op(op, entry, place)
+        if columns is not None and columns.name == NUMBERS and entry.needs_fit(made.params):
+            raise _fitted_on_lists(op.name, place)
+        resolved.append(made)
         value = _after(entry)
         before.append(entry)
     return tuple(resolved)
@@ -143,6 +161,18 @@ def _check_lists(entry: FeatureOp, before: Sequence[FeatureOp], where: str) -> N
             where=where,
             fixes=[f"put `fill` before `{listed}`"],
         )
+
+
+def _fitted_on_lists(name: str, where: str) -> ConfigError:
+    return ConfigError(
+        f"`{name}` fits one number to the training rows, and the numbers of a list may mean different things",
+        where=where,
+        fixes=[
+            "scale the lists before they are written",
+            "`fill: 0`, `clip: {min: -3, max: 3}` and other ops whose parameters are all given",
+            "write numbers that mean different things to columns of their own",
+        ],
+    )
 
 
 def _unknown(name: str, kind: Kind, value: Takes | None, where: str) -> ConfigError:
@@ -168,7 +198,7 @@ def check_ops(run: RunConfig) -> None:
     kinds: tuple[Kind, ...] = ("dense", "sparse", "sequence")
     for kind in kinds:
         for number, group in enumerate(getattr(run.features, kind)):
-            resolve_ops(group.ops, kind, f"features.{kind}.{number}", group.cross)
+            resolve_ops(group.ops, kind, f"features.{kind}.{number}", column_op(group))
 
 
 def op_schemas() -> dict[str, dict[str, Any]]:

@@ -49,6 +49,11 @@ def is_list_type(kind: pa.DataType) -> bool:
     return any(is_one(kind) for is_one in lists)
 
 
+def is_whole(kind: pa.DataType) -> bool:
+    """Return whether a raw column of this type holds whole numbers of up to 64 bits with their sign."""
+    return bool(pa.types.is_integer(kind) and kind != pa.uint64())
+
+
 def numbers(column: pa.Array, name: str, where: str = "") -> tuple[Floats, NDArray[np.bool_] | None]:
     """Read a raw column as numbers.
 
@@ -77,6 +82,7 @@ def numbers(column: pa.Array, name: str, where: str = "") -> tuple[Floats, NDArr
             where=where or f"column {name!r}",
             got=str(kind),
             allowed="numbers, booleans, or text that reads as numbers",
+            fixes=["dim: 16 (numbers of each list)"] if is_list_type(kind) else [],
         )
     # Large whole numbers lose their last digits, as in every float64.
     values = pc.cast(column, pa.float64(), safe=False)
@@ -130,7 +136,8 @@ def tokens(column: pa.Array, name: str) -> Tokens:
     """Read a raw column as ids: text, missing where it is null, NaN or empty.
 
     Whole floats print like integers (`7.0` as `7`), because a missing value turns a pandas column of
-    integers into floats, and the ids must not change with it. Timestamps print in UTC.
+    integers into floats, and the ids must not change with it. So do decimals (`7.0000` as `7`, `0E-10` as
+    `0`), whatever their scale. Timestamps print in UTC.
 
     Args:
         column: text, numbers, booleans, dates, timestamps, or lists of them.
@@ -147,7 +154,7 @@ def tokens(column: pa.Array, name: str) -> Tokens:
         return Tokens(inner.values, inner.codes, np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]))
     if pa.types.is_string(kind):
         return _texts(column, name)
-    if pa.types.is_integer(kind) and kind != pa.uint64():
+    if is_whole(kind):
         return Tokens.of(column)
     if not _prints(kind):
         raise DataError(
@@ -204,7 +211,7 @@ def _printed(values: pa.Array) -> list[str | None]:
     if pa.types.is_boolean(kind):
         return ["true" if value else "false" for value in values.to_pylist()]
     if pa.types.is_decimal(kind):
-        return [format(value, "f") for value in values.to_pylist()]
+        return [_decimal_text(format(value, "f")) for value in values.to_pylist()]
     if pa.types.is_timestamp(kind):
         moments = _micros(values).astype("datetime64[us]")
         return [_moment_text(text) for text in np.datetime_as_string(moments).tolist()]
@@ -221,6 +228,11 @@ def _float_text(value: Any) -> str | None:
     if abs(number) < _EXACT and number.is_integer():
         return str(int(number))
     return str(value)
+
+
+def _decimal_text(plain: str) -> str:
+    """Return `7.5` for `7.5000`, `7` for `7.0000`."""
+    return plain.rstrip("0").rstrip(".") if "." in plain else plain
 
 
 def _moment_text(iso: str) -> str:

@@ -109,6 +109,8 @@ class FeatureOp:
         rule: says what is wrong with the parameters together, or None.
         refuses: values that make the op fail with an error.
         largest: returns the largest number that the op gives, so that the table of its ids has room for it.
+        rising: of two numbers the greater one never gives less, and what lies between two that the op takes
+            it takes as well. Then the least and the largest value tell of all.
         examples: shown in the documentation, and run by the tests.
     """
 
@@ -123,6 +125,7 @@ class FeatureOp:
     rule: Callable[[Mapping[str, Any]], str | None] | None = None
     refuses: Refusal | None = None
     largest: Callable[[Mapping[str, Any]], int] | None = None
+    rising: bool = False
     examples: tuple[Example, ...] = field(default=())
 
     @property
@@ -157,6 +160,7 @@ def feature_op(
     rule: Callable[[Mapping[str, Any]], str | None] | None = None,
     refuses: Refusal | None = None,
     largest: Callable[[Mapping[str, Any]], int] | None = None,
+    rising: bool = False,
     examples: tuple[Example, ...] = (),
 ) -> Callable[[_Function], _Function]:
     """Register a function as an op; see `FeatureOp` for the arguments.
@@ -169,6 +173,7 @@ def feature_op(
         rule: says what is wrong with the parameters together, or None.
         refuses: values that make the op fail with an error.
         largest: returns the largest number that the op gives.
+        rising: a greater number never gives less.
         examples: for the documentation and the tests.
     """
 
@@ -188,7 +193,7 @@ def feature_op(
         section = create_model(own, __config__=strict, **fields)
         assert (takes, own) not in OPS, f"two {takes} ops are called {own}"
         OPS[takes, own] = FeatureOp(
-            own, takes, gives, function, section, fitted, named, fit, rule, refuses, largest, examples
+            own, takes, gives, function, section, fitted, named, fit, rule, refuses, largest, rising, examples
         )
         return function
 

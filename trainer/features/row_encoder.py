@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from trainer.errors import DataError
 from trainer.features import chains
-from trainer.features.ids import numbered, oov_buckets
+from trainer.features.ids import looked_up, numbered, oov_buckets
+from trainer.features.number_lists import as_lists
 from trainer.features.ops import entries
-from trainer.features.raw_values import one_array
+from trainer.features.raw_values import is_whole, one_array
+from trainer.features.time_formats import with_iso_times
 from trainer.features.values import Codes, Tokens
 from trainer.features.vocabularies import Vocabulary, read_vocabularies
 from trainer.schema import Feature, FeatureSpec
@@ -27,6 +30,7 @@ class RowEncoder:
     Attributes:
         features: to make, in order.
         vocabularies: by folder.
+        time_formats: of raw columns whose times are not in ISO 8601 yet.
 
     Example:
         >>> manifest = Manifest.load("prepared/movielens")  # doctest: +SKIP
@@ -36,6 +40,7 @@ class RowEncoder:
 
     features: tuple[Feature, ...]
     vocabularies: Mapping[str, Vocabulary]
+    time_formats: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def load(
@@ -49,7 +54,8 @@ class RowEncoder:
             features: make only these; default all.
         """
         names = None if features is None else set(features)
-        return cls.of([f for f in spec.features if names is None or f.name in names], dataset)
+        made = cls.of([f for f in spec.features if names is None or f.name in names], dataset)
+        return replace(made, time_formats=spec.time_formats)
 
     @classmethod
     def of(cls, features: Sequence[Feature], dataset: str | Path) -> RowEncoder:
@@ -69,11 +75,15 @@ class RowEncoder:
             columns: Arrow arrays of N rows, by name.
 
         Returns:
-            By feature: float32 [N] for dense ones, int64 [N] or list<int64> [N] for the others.
+            By feature: float32 [N] for dense ones (list<float32> [N] where rows hold several numbers),
+            int64 [N] or list<int64> [N] for the others.
 
         Raises:
-            DataError: a column's type does not fit, or an id is outside its table.
+            DataError: a column's type does not fit, a list of numbers has another length, or an id is
+                outside its table.
         """
+        if self.time_formats:
+            columns = with_iso_times(columns, self.time_formats)
         return {feature.name: self._encoded(feature, columns) for feature in self.features}
 
     def encode_rows(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, pa.Array]:
@@ -87,9 +97,13 @@ class RowEncoder:
     def _encoded(self, feature: Feature, columns: chains.RawColumns) -> pa.Array:
         if feature.kind == "dense":
             steps = list(entries(feature.ops, feature.kind))
-            value = chains.read(feature, columns).value
-            assert isinstance(value, np.ndarray)
-            made = chains.numbers(value, steps)
+            found = chains.read(feature, columns)
+            assert isinstance(found.value, np.ndarray)
+            if found.lengths is not None:
+                raise _other_length(feature, found.lengths)
+            made = chains.numbers(found.value, steps)
+            if feature.dim is not None:
+                return as_lists(made)
             with np.errstate(over="ignore"):  # what is too large becomes infinite, and is refused later
                 return pa.array(made.astype(np.float32))
         joined = columns.get(joined_ids(feature.name))
@@ -97,7 +111,9 @@ class RowEncoder:
             return joined
         vocabulary = self.vocabularies.get(feature.vocabulary) if feature.vocabulary else None
         whole = _whole_numbers_to_look_up(feature, columns, vocabulary)
-        tokens = chains.tokens(feature, columns) if whole is None else Tokens.each(whole)
+        if whole is not None and vocabulary is not None:
+            return pa.array(looked_up(feature.ops[0], whole, vocabulary), pa.int64())
+        tokens = chains.tokens(feature, columns)
         return id_array(tokens, numbered(feature, tokens, vocabulary))
 
 
@@ -114,7 +130,7 @@ def _whole_numbers_to_look_up(
     if vocabulary is None or vocabulary.texts is not None:
         return None
     column = one_array(columns[feature.column])
-    return column if pa.types.is_integer(column.type) and column.type != pa.uint64() else None
+    return column if is_whole(column.type) else None
 
 
 def _column(name: str, values: list[Any]) -> pa.Array:
@@ -128,6 +144,16 @@ def _column(name: str, values: list[Any]) -> pa.Array:
             got=kinds,
             allowed="values of one type",
         ) from error
+
+
+def _other_length(feature: Feature, lengths: NDArray[np.int64]) -> DataError:
+    row = int(np.argmax(lengths != feature.dim))
+    return DataError(
+        f"feature {feature.name!r} needs lists of {feature.dim} numbers",
+        where=f"column {feature.column!r}, row number {row} of those handed over",
+        got=int(lengths[row]),
+        allowed=feature.dim,
+    )
 
 
 def joined_ids(feature: str) -> str:

@@ -22,6 +22,7 @@ UNKNOWN = -1
 _FEW = 256
 # Text that is the usual form of a 64-bit integer: no sign but minus, no leading zero.
 INTEGER = "^(0|-?[1-9][0-9]{0,17})$"
+_MOST_DIGITS = 18
 
 
 @dataclass(frozen=True)
@@ -30,10 +31,10 @@ class Vocabulary:
 
     A vocabulary of whole numbers is searched by the numbers themselves, any other by a 64-bit hash of the
     text; texts are compared, so that equal hashes do no harm. Few values are found by binary search, many
-    through a hash table, which is made when it is first needed.
+    through a hash table; what either needs is made when it is first needed.
 
     Attributes:
-        keys: sorted numbers or hashes.
+        keys: numbers, or sorted hashes.
         ids: int64, in the order of `keys`.
         texts: Arrow array of text in the order of `keys`; None where the keys are the numbers.
         longest_run: most keys that are equal; 1 but for collisions.
@@ -47,10 +48,8 @@ class Vocabulary:
     @classmethod
     def of(cls, values: pa.Array, ids: Codes) -> Vocabulary:
         """Return the vocabulary of some distinct texts (Arrow array) and their ids."""
-        if len(values) and bool(pc.all(pc.match_substring_regex(values, INTEGER)).as_py()):
-            numbers = values.cast(pa.int64()).to_numpy(zero_copy_only=False)
-            order = np.argsort(numbers)
-            return cls(numbers[order], ids[order], None)
+        if len(values) and _all_numbers(values):
+            return cls(values.cast(pa.int64()).to_numpy(zero_copy_only=False), ids, None)
         hashes = _hashes(values)
         order = np.argsort(hashes, kind="stable")
         keys = hashes[order]
@@ -79,9 +78,9 @@ class Vocabulary:
 
     def _search(self, numbers: NDArray[np.int64], known: NDArray[np.bool_]) -> Codes:
         if len(numbers) < _FEW:
-            place = np.minimum(np.searchsorted(self.keys, numbers), len(self.keys) - 1)
-            known = known & (self.keys[place] == numbers)
-            return np.where(known, self.ids[place], UNKNOWN)
+            keys, ids = self._sorted
+            place = np.minimum(np.searchsorted(keys, numbers), len(keys) - 1)
+            return np.where(known & (keys[place] == numbers), ids[place], UNKNOWN)
         found: Codes = self._ids_or_unknown[self._table.get_indexer(numbers)]
         return found if known.all() else np.where(known, found, UNKNOWN)
 
@@ -91,6 +90,11 @@ class Vocabulary:
             return np.searchsorted(self.keys, hashes)
         places: NDArray[np.int64] = self._table.get_indexer(hashes)
         return places
+
+    @cached_property
+    def _sorted(self) -> tuple[NDArray[Any], Codes]:
+        order = np.argsort(self.keys)
+        return self.keys[order], self.ids[order]
 
     @cached_property
     def _table(self) -> Any:
@@ -108,6 +112,16 @@ class EmptyVocabulary(Vocabulary):
     def ids_of(self, values: pa.Array) -> Codes:
         """Return `UNKNOWN` for each value."""
         return np.full(len(values), UNKNOWN, dtype=np.int64)
+
+
+def _all_numbers(values: pa.Array) -> bool:
+    """Return whether `INTEGER` matches all values; without a minus that is told in a fraction of the time."""
+    length = pc.binary_length(values)
+    zero_first = pc.and_(pc.starts_with(values, "0"), pc.greater(length, 1))
+    plain = pc.and_(pc.ascii_is_decimal(values), pc.less_equal(length, _MOST_DIGITS))
+    if bool(pc.all(pc.and_not(plain, zero_first)).as_py()):
+        return True
+    return bool(pc.all(pc.match_substring_regex(values, INTEGER)).as_py())
 
 
 def _numbers(values: pa.Array) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from trainer.reporting import formats
 from trainer.reporting.tables import Table, limited, make_table
-from trainer.schema import SPLITS, Feature, FeatureStatistics, Manifest
+from trainer.schema import NUMBERS, SPLITS, Feature, FeatureStatistics, FittedOp, Manifest
 
 MAX_FEATURES = 500
 
@@ -107,4 +107,8 @@ def _statistics(manifest: Manifest, feature: Feature) -> FeatureStatistics:
 
 
 def _ops(feature: Feature) -> str:
-    return ", ".join(op.name for op in feature.ops) or formats.DASH
+    return ", ".join(_op(op) for op in feature.ops) or formats.DASH
+
+
+def _op(op: FittedOp) -> str:
+    return f"lists of {op.params['dim']:,}" if op.name == NUMBERS else op.name

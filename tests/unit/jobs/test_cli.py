@@ -38,6 +38,9 @@ def failing_verb(monkeypatch: pytest.MonkeyPatch) -> None:
         ({}, ["--history-input", "a", "b"], "means nothing where no rows are added"),
         ({"source": {"path": "rows.csv"}}, [], "needs its column names"),
         ({"label": {"implicit": True}}, [], "every row is a positive"),
+        ({}, [], "there is no such file or folder\n  where:   data.source.path"),
+        ({"source": {"path": "day=*/*.csv", "header": True}}, [], "no file matches the pattern"),
+        ({}, ["--input", "nowhere"], "nowhere/rows.parquet"),
     ],
 )
 def test_prepare_refuses_before_spark_starts_what_config_and_folder_tell(
@@ -49,6 +52,7 @@ def test_prepare_refuses_before_spark_starts_what_config_and_folder_tell(
 
     monkeypatch.undo()  # the real verbs
     monkeypatch.setattr(session, "spark_session", start)
+    monkeypatch.setattr(session, "finds_paths_here", lambda master: True)
     data = {"source": {"path": "rows.parquet"}, "label": {"column": "y"}, **config}
     features = {"dense": [{"columns": "x"}]}
     run = {"name": "a", "data": data, "features": features, "model": {"name": "dlrm"}}

@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 import torch
 
+from jobs import RunConfig, session
 from jobs import cluster as cluster_module
-from jobs import session
 from jobs.cluster import Cluster
-from jobs.commands.base import cluster_of, launch_arguments
+from jobs.commands.base import cluster_of, launch_arguments, run_of
+from jobs.hardware import catalogue_of, with_own_figures
 from jobs.ranks import slots
 from jobs.session import session_settings
 from sharding.errors import UserError
@@ -188,6 +189,32 @@ def test_gpu_ranks_on_spark_are_named_on_the_command_line(
     assert "ranks compute on the CPU: name it, --gpu" in capsys.readouterr().err
     with pytest.raises(UserError, match="no such entry"):
         cluster_of(where("--on", "spark", "--gpu", "h10"))
+
+
+def test_a_gpu_of_the_config_alone_is_named_like_others(
+    monkeypatch: pytest.MonkeyPatch, run: RunConfig, tmp_path: Path
+) -> None:
+    executors = Executors(("a", 8), task__resource__gpu__amount="1")
+    monkeypatch.setattr(session, "spark_session", lambda *_, **__: executors)
+    config = run.override(
+        "plan.hardware.gpus={H20: {like: h200, hbm_gib: 96}, h100: {hbm_gib: 94}}",
+        "plan.hardware.machines={our-node: {gpu: h20, gpus: 8}}",
+    )
+    options = ("--on", "spark", "--ranks", "8", "--ranks-per-host", "8", "--gpu")
+    for name, spelt, memory in (("h20", "H20", 96), ("h100", "H100", 94)):
+        shape = with_own_figures(cluster_of(where(*options, spelt), config), config.plan.hardware)
+        assert (shape.gpu, shape.on, shape.rank_hardware.hbm_gib) == (name, "spark", memory)
+        assert shape.rank_hardware == catalogue_of(config.plan.hardware).hardware[name]
+    # A finished run has its config with it.
+    (tmp_path / "config.yaml").write_text(config.to_yaml())
+    later = Namespace(**vars(where(*options, "h20")), run_folder=str(tmp_path))
+    assert cluster_of(later, run_of(later)).rank_hardware.hbm_gib == 96
+    with pytest.raises(UserError, match="not the machines") as caught:
+        cluster_of(where(*options, "our-node"), config)
+    assert caught.value.fixes == ("--gpu h20",)
+    with pytest.raises(UserError, match="no such entry") as caught:
+        cluster_of(where(*options, "h2O"), config)
+    assert (caught.value.where, caught.value.fixes) == ("--gpu", ("did you mean 'h20'?",))
 
 
 @pytest.mark.parametrize("option", ["--master", "--gpu", "--ranks-per-host"])

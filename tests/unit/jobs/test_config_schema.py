@@ -26,7 +26,7 @@ KINDS: dict[str, tuple[type, ...]] = {
     "boolean": (bool,),
     "null": (type(None),),
 }
-SAID = {"title", "description", "default", "$defs", "$schema", "discriminator"}
+SAID = {"title", "description", "examples", "default", "$defs", "$schema", "discriminator"}
 
 
 def is_a(value: Any, kind: str) -> bool:

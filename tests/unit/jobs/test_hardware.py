@@ -10,6 +10,7 @@ from jobs import Cluster as Ranks
 from jobs import Dataset, RunConfig, plan, train, verbs
 from jobs.cli import main
 from jobs.hardware import catalogue_of, with_own_figures
+from jobs.smallest import node_kinds
 from sharding.errors import PlanError
 from sharding.hardware import HARDWARE
 from sharding.plan import Plan
@@ -56,6 +57,41 @@ def test_a_machine_may_get_other_gpus_in_any_case_of_their_name() -> None:
     assert Cluster.parse("1xp5.48xlarge", catalogue).rank_hardware.hbm_gib == 141
 
 
+def test_a_machine_has_the_host_memory_that_the_user_gives_it() -> None:
+    machines = {"our-node": {"gpu": "h100", "gpus": 4}, "g5.xlarge": {"host_memory_gbps": 20.0}}
+    catalogue = catalogue_of(own(machines=machines))
+    assert Cluster.parse("1xour-node", catalogue).rank_hardware.host_memory_gbps == 76.8
+    assert Cluster.parse("1xg5.xlarge", catalogue).rank_hardware.host_memory_gbps == 20
+
+
+@pytest.mark.parametrize(
+    ("name", "gpus"), [("2gpu-node", 2), ("8xh100", 8), ("2x8xh100", 16), ("Nœud@1", 1), ("4090", 0)]
+)
+def test_a_machine_may_have_any_name_that_a_cluster_can_hold(name: str, gpus: int) -> None:
+    machines = {name: {"gpu": "h100", "gpus": gpus or 1}}
+    if not gpus:
+        with pytest.raises(PlanError, match="--cluster cannot take this name") as error:
+            catalogue_of(own(machines=machines))
+        assert error.value.where == "plan.hardware: machines.4090"
+        assert error.value.fixes == ("machines.4090-node",)
+        return
+    catalogue = catalogue_of(own(machines=machines))
+    cluster = Cluster.parse(f"3x{name}", catalogue)
+    assert (cluster.nodes, cluster.machine, cluster.world_size) == (3, name.lower(), 3 * gpus)
+    assert [str(kind) for kind in node_kinds([name], catalogue)] == [f"1x{name.lower()}"]
+    with pytest.raises(PlanError, match="no such entry"):
+        Cluster.parse(f"3x{name}s", catalogue)
+    # Other names go on as before.
+    assert str(Cluster.parse("2x8xa100-80", catalogue)) == "2x8xa100-80"
+
+
+@pytest.mark.parametrize("name", ["our node", "a+b", "a,b"])
+def test_names_that_a_cluster_cannot_hold_are_refused(name: str) -> None:
+    for section in ({"gpus": {name: {"like": "h100"}}}, {"machines": {name: {"gpu": "h100", "gpus": 2}}}):
+        with pytest.raises(PlanError, match="--cluster cannot take this name"):
+            catalogue_of(own(**section))
+
+
 def test_ranks_on_spark_have_the_figures_of_the_config() -> None:
     config = own(gpus={"cpu": {"host_memory_gib": 64.0}, "H100": {"hbm_gib": 94.0}})
     on_cpu, on_gpu = Ranks(nodes=2, on="spark"), Ranks(nodes=2, gpus_per_node=8, gpu="h100", on="spark")
@@ -85,6 +121,30 @@ def test_training_plans_with_the_figures_of_the_config(
         layout.step.table_compute_ms
         < plan(run.override("plan.hardware={}"), data, cluster).step.table_compute_ms
     )
+
+
+def test_training_plans_with_what_was_measured(
+    run: RunConfig, data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verbs, "_launch_with_restarts", lambda *_: None)
+    monkeypatch.setattr("trainer.run_folder.RunFolder.result", lambda _: {})
+    lookup = "dim: 8, table_mib: 1, forward_bag_ns: 9, backward_bag_ns: 9, forward_gbps: 1, backward_gbps: 1"
+    sent = "kind: all_to_all, ranks: 2, nodes: 1, latency_ms: 70, gbps: 1"
+    measured = (
+        "machine: here, date: today, step_overhead_ms: 50, table_overhead_ms: 0, fp32_tflops: 1, "
+        f"lookups: [{{{lookup}}}], collectives: [{{{sent}}}]"
+    )
+    run = run.override(f"plan.hardware.gpus.cpu={{measured: {{{measured}}}}}", "tables={}")
+    steps = {}
+    for ranks in (1, 2):
+        folder = tmp_path / str(ranks)
+        train(run, data, Ranks.local(ranks, on="local", device="cpu"), out=folder, show_progress=False)
+        layout = Plan.load(folder / "plan.json")
+        assert layout.estimate["basis"] == "measured on here, today"
+        steps[ranks] = layout.step
+    assert steps[1].table_compute_ms >= 50
+    assert steps[1].table_exchange_ms == 0
+    assert steps[2].table_exchange_ms >= 140  # There and back.
 
 
 def test_a_file_of_figures_counts_for_the_ranks_of_this_host(tmp_path: Path) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import socket
+from pathlib import Path
 
 import pytest
 
 from jobs.errors import EnvironmentFault
-from jobs.session import spark_session
+from jobs.session import finds_paths_here, spark_session
 from sharding.errors import UserError
 
 
@@ -25,6 +26,30 @@ def test_a_master_of_no_known_kind_is_refused_before_java_starts(master: str) ->
         spark_session("test", master=master)
     assert "--master" in caught.value.where
     assert "Java" not in str(caught.value)
+
+
+@pytest.mark.usefixtures("no_session")
+def test_plain_paths_are_of_this_machine_unless_something_says_otherwise(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in ("HADOOP_CONF_DIR", "YARN_CONF_DIR", "SPARK_REMOTE", "SPARK_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("SPARK_CONF_DIR", str(tmp_path))
+    assert finds_paths_here(None)
+    assert finds_paths_here("local[2]")
+    assert not finds_paths_here("spark://host:7077")
+    for line in ("spark.master yarn", "spark.hadoop.fs.defaultFS hdfs://host"):
+        (tmp_path / "spark-defaults.conf").write_text(f"{line}\n")
+        assert not finds_paths_here(None)
+        (tmp_path / "spark-defaults.conf").unlink()
+    (tmp_path / "core-site.xml").touch()
+    assert not finds_paths_here(None)
+    (tmp_path / "core-site.xml").unlink()
+    for name in ("HADOOP_CONF_DIR", "PYSPARK_GATEWAY_PORT", "SPARK_REMOTE"):
+        with monkeypatch.context() as patch:
+            patch.setenv(name, "there")
+            assert not finds_paths_here(None)
+    assert finds_paths_here(None)
 
 
 @pytest.mark.usefixtures("no_session")

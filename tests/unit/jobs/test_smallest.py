@@ -137,6 +137,17 @@ def whatif(**changes: Any) -> Planning:
     return Planning.open(RunConfig.from_dict({**base, "plan": {"tables": tables}, **changes}), None)
 
 
+def test_what_would_help_the_largest_cluster_is_told_without_more_nodes() -> None:
+    huge = whatif(plan={"tables": {"t": {"num_embeddings": 10**16}}})
+    with pytest.raises(PlanError, match="no plan was found") as error:
+        smallest_plan(huge, node_kinds(["cheap", "dear"], OWN), max_nodes=4)
+    first, *others = error.value.fixes
+    assert first.startswith("--max-nodes 8")
+    assert others[0].startswith("fewer rows in table t, ")
+    assert "or less on 4xdear" in others[0]
+    assert not any("--cluster" in fix for fix in others)
+
+
 def test_a_real_model_takes_no_ranks_that_do_not_divide_the_lanes() -> None:
     # 12 of 16 ranks would do, as below: 24 lanes take 3 machines of 8 ranks, not 2.
     planning = whatif(data={"num_lanes": 24}, train={"global_batch_size": 2400})

@@ -86,7 +86,8 @@ def _chosen(profiles: Sequence[Profile], flagged: Collection[str]) -> Sequence[P
 def _dense(data: DataProfile, profile: Profile, flags: dict[str, tuple[str, ...]]) -> Card:
     assert isinstance(profile, DenseProfile)
     pictures: tuple[tuple[str, Picture], ...] = ()
-    about = [f"missing {formats.percent(data.missing(profile))}"]
+    dim = profile.feature.dim
+    about = [*([f"lists of {dim:,}"] if dim else []), f"missing {formats.percent(data.missing(profile))}"]
     if profile.histogram:
         ends = (formats.general(float(edge)) for edge in (profile.edges[0], profile.edges[-1]))
         pictures = (("", histogram(list(profile.histogram.values()), *ends)),)

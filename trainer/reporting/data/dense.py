@@ -24,7 +24,7 @@ _TAIL = 0.005
 
 @dataclass(frozen=True)
 class DenseProfile:
-    """Statistics of one dense feature over the sample.
+    """Statistics of one dense feature over the sample: of lists, over all their numbers together.
 
     Attributes:
         feature: which.
@@ -33,8 +33,9 @@ class DenseProfile:
         quantiles: at `QUANTILES`, there.
         edges: of the histogram's bins.
         histogram: by split, share of the rows in each bin; the outermost bins hold what lies beyond them.
-        drift: of the other splits from the first.
-        auc: of the feature alone, at least 0.5; None where a class is too small.
+        drift: of the other splits from the first; of lists, that of the place that drifts most.
+        auc: of the feature alone, at least 0.5; None where a class is too small. Of lists, that of the place
+            that tells most.
         fingerprint: the same for columns that are equal up to a rising scale.
     """
 
@@ -63,15 +64,23 @@ def dense_profile(feature: Feature, samples: Mapping[str, SplitSample], seed: in
     counted, places = count_values(values[there])
     if not counted.total:
         return DenseProfile(feature, 0, 0.0, (), np.array([0.0, 1.0]), {}, {}, None, b"")
-    auc = dense_auc(counted, places, first.labels[there], seed)
     edges = _edges(counted)
-    histogram, drift = {name: _histogram(counted, edges)}, {}
+    histogram, drift = {name: _histogram(counted, edges)}, dict[str, Drift]()
+    by_place = [(counted, places, there)] if feature.dim is None else [_counted(x) for x in values.T]
     for other, sample in others:
         found = sample.dense(feature)
         found_counts, _ = count_values(found[np.isfinite(found)])
         if found_counts.total:
             histogram[other] = _histogram(found_counts, edges)
-            drift[other] = dense_drift(counted, found_counts)
+            of_places = [found_counts] if feature.dim is None else [_counted(x)[0] for x in found.T]
+            drifts = [
+                dense_drift(a, b)
+                for (a, _, _), b in zip(by_place, of_places, strict=True)
+                if a.total and b.total
+            ]
+            drift |= {other: max(drifts, key=lambda drift: drift.psi)} if drifts else {}
+    aucs = [dense_auc(a, codes, first.labels[rows], seed) for a, codes, rows in by_place if a.total]
+    auc = max((auc for auc in aucs if auc is not None), default=None)
     return DenseProfile(
         feature,
         len(counted.values),
@@ -82,8 +91,14 @@ def dense_profile(feature: Feature, samples: Mapping[str, SplitSample], seed: in
         drift,
         auc,
         # Missing values are a value of their own.
-        order_fingerprint(_order(places, there, len(counted.values))),
+        order_fingerprint(_order(places, there.reshape(-1), len(counted.values))),
     )
+
+
+def _counted(values: NDArray[np.float32]) -> tuple[Counted, Ints, NDArray[np.bool_]]:
+    """Return the distinct values at one place of the lists, each row's among them, and the rows with one."""
+    there = np.isfinite(values)
+    return *count_values(values[there]), there
 
 
 def _order(places: Ints, there: NDArray[np.bool_], num_values: int) -> Ints:

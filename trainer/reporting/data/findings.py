@@ -12,6 +12,7 @@ from trainer.reporting.data.drift import KS_LARGE, PSI_LARGE
 from trainer.reporting.data.ids import IdProfile
 from trainer.reporting.data.leakage import LEAK_AUC, SUSPICIOUS_AUC
 from trainer.reporting.data.profile import DataProfile, Profile
+from trainer.schema import UNMATCHED_SHARE
 
 MISSING_SHARE = 0.95
 OOV_SHARE = 0.3
@@ -78,6 +79,11 @@ KINDS = {
         "They share one embedding: lower min_count, raise max_size, or use the op hash. Of vectors they get "
         "zeros: add rows to the source.",
     ),
+    "unmatched": Kind(
+        "medium",
+        f"Side table without a row for many rows ({UNMATCHED_SHARE:.0%} or more)",
+        "Their columns of it are missing. A table of another day, or keys that are written in another way?",
+    ),
     "duplicate": Kind(
         "medium",
         "The same feature twice",
@@ -134,7 +140,7 @@ def findings(data: DataProfile) -> tuple[Finding, ...]:
     """Return what to look at, gravest first; within a kind the largest value first."""
     # A vector is no duplicate of the id that it is looked up by.
     ids = tuple(profile for profile in data.ids if profile.feature.kind != "vector")
-    found = [*_label(data), *_duplicates(data.dense), *_duplicates(ids)]
+    found = [*_label(data), *_unmatched(data), *_duplicates(data.dense), *_duplicates(ids)]
     for profile in data.profiles:
         found += _feature(data, profile)
     order = list(KINDS)
@@ -209,6 +215,13 @@ def _duplicates(profiles: tuple[Profile, ...]) -> Iterator[Finding]:
     for names in groups.values():
         if len(names) > 1:
             yield Finding("duplicate", tuple(names), None, "")
+
+
+def _unmatched(data: DataProfile) -> Iterator[Finding]:
+    for table in data.manifest.joins:
+        if table.share >= UNMATCHED_SHARE:
+            text = f"{formats.percent(table.share)} of {formats.count(table.rows)} rows"
+            yield Finding("unmatched", (table.source,), table.share, text)
 
 
 def _label(data: DataProfile) -> Iterator[Finding]:

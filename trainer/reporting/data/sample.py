@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from trainer.schema import LABEL_COLUMN, SPLITS, Feature, Manifest, PartFile, Split
+from trainer.schema import LABEL_COLUMN, SPLITS, Feature, FeatureSpec, Manifest, PartFile, Split
 
 # Values of one pass over all features: what bounds the time where features are many.
 MAX_CELLS = 20_000_000
@@ -68,8 +68,14 @@ class SplitSample:
         return np.asarray(self.column(LABEL_COLUMN).to_numpy() > 0.5)
 
     def dense(self, feature: Feature) -> NDArray[np.float32]:
-        """Return the values of a dense feature, NaN where there is none."""
-        return np.asarray(self.column(feature.name).to_numpy(), dtype=np.float32)
+        """Return the values of a dense feature, NaN where there is none: [N], or [N, D] of lists."""
+        column = self.column(feature.name)
+        if feature.dim is None:
+            return np.asarray(column.to_numpy(), dtype=np.float32)
+        flat = np.concatenate(
+            [np.empty(0, np.float32), *(part.flatten().to_numpy() for part in column.chunks)]
+        )
+        return np.asarray(flat.reshape(-1, feature.dim), dtype=np.float32)
 
     def ids(self, feature: Feature, mean_length: float) -> tuple[Ints, Ints | None]:
         """Return the ids of a feature, and for lists how many each row has.
@@ -103,12 +109,17 @@ def take_samples(folder: Path, manifest: Manifest, max_rows: int, seed: int) -> 
     filled = {name: split for name in SPLITS if (split := _split(manifest, name)) is not None}
     quotas = row_quotas(
         {name: split.rows for name, split in filled.items()},
-        min(max_rows, MAX_CELLS // max(1, len(manifest.spec.features))),
+        min(max_rows, MAX_CELLS // max(1, _cells_per_row(manifest.spec))),
     )
     return {
         name: _sample(folder, name, split, quotas[name], np.random.default_rng([seed, number]))
         for number, (name, split) in enumerate(filled.items())
     }
+
+
+def _cells_per_row(spec: FeatureSpec) -> int:
+    # Ids of vectors are looked at, not the vectors themselves.
+    return sum((f.dim or 1) if f.kind == "dense" else 1 for f in spec.features)
 
 
 def row_quotas(rows: Mapping[str, int], max_rows: int) -> dict[str, int]:

@@ -86,14 +86,19 @@ def test_folders_of_living_and_of_foreign_runs_stay(tmp_path: Path) -> None:
     living = tmp_path / f"data.tmp-{commit._host()}-{os.getppid()}-0123abcd"
     foreign = tmp_path / "data.tmp-elsewhere-1-0123abcd"
     abandoned = tmp_path / "data.tmp-elsewhere-2-0123abcd"
-    for folder in (living, foreign, abandoned):
+    own = commit.sibling(target, "tmp")
+    # As in containers, where each run may have the same process id.
+    same_id, older = (tmp_path / f"data.tmp-{commit._host()}-{os.getpid()}-{n}123abcd" for n in (1, 2))
+    for folder in (living, foreign, abandoned, own, same_id, older):
         write(folder, "")
-    os.utime(abandoned, (0, 0))
+    for folder in (abandoned, own, older):
+        os.utime(folder, (0, 0))
     bystanders = ["data.tmp-notes", "data2.tmp-elsewhere-1-0123abcd", "data.old"]
     for name in bystanders:
         write(tmp_path / name, "")
     restore(target)
-    assert names(tmp_path) == sorted([living.name, foreign.name, *bystanders])
+    kept = [living.name, foreign.name, own.name, same_id.name]
+    assert names(tmp_path) == sorted([*kept, *bystanders])
 
 
 @pytest.mark.parametrize("kind", ["file", "folder"])

@@ -55,6 +55,22 @@ def test_whole_numbers_of_ops_hash_the_same_with_and_without_a_fraction() -> Non
     assert clips[0] == clips[1] != clips[2]
 
 
+def test_configs_without_lists_of_numbers_fit_data_sets_made_before_there_were_any() -> None:
+    features = {
+        "dense": [{"columns": "a", "ops": [{"fill": 0}]}],
+        "sparse": [{"columns": "b", "ops": "vocabulary"}],
+    }
+    values = {
+        "name": "x",
+        "data": {"label": {"column": "y"}},
+        "features": features,
+        "model": {"name": "dlrm"},
+    }
+    assert RunConfig.from_dict(values).preparation_hash() == "2a8c6355f6e560e9"
+    features["dense"][0] |= {"dim": 3}
+    assert RunConfig.from_dict(values).preparation_hash() != "2a8c6355f6e560e9"
+
+
 @pytest.fixture
 def config_file(tmp_path: Path) -> Path:
     path = tmp_path / "run.yaml"

@@ -63,6 +63,51 @@ def test_sections_that_contradict_themselves_name_the_rule(data: dict[str, Any],
     assert rule in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("split", "key", "what", "example"),
+    [
+        ({"fractions": [0.5, 0.5]}, "fractions", "3 values, not of 2", "fractions: [0.8, 0.1, 0.1]"),
+        ({"fractions": [1.0]}, "fractions", "3 values, not of 1", "fractions: [0.8, 0.1, 0.1]"),
+        ({"fractions": [0.7, 0.1, 0.1, 0.1]}, "fractions", "not of 4", "fractions: [0.8, 0.1, 0.1]"),
+        ({"fractions": {"train": 0.8}}, "fractions", "a valid list", "fractions: [0.8, 0.1, 0.1]"),
+        ({"fractions": [80, 10, 10]}, "", "[80.0, 10.0, 10.0] sum to 100", ""),
+        ({"method": "time"}, "", "needs `column`, for instance `column: timestamp`", ""),
+        ({"method": "k_fold", "k_fold": 5}, "k_fold", "a section of keys", "k_fold: {k: 5, fold: 0}"),
+        ({"method": "k_fold", "k_fold": {"k": 5}}, "k_fold.fold", "missing", "k_fold: {k: 5, fold: 0}"),
+        (
+            {"method": "leave_last", "leave_last": "user"},
+            "leave_last",
+            "a section of keys",
+            "leave_last: {user: user_id, time: timestamp}",
+        ),
+        (
+            {"method": "time", "column": "t", "until": "2024-01-01"},
+            "until",
+            "a valid list",
+            "until: ['2024-03-01', '2024-03-08']",
+        ),
+        ("random", "", "a section of keys", "split: {method: random, fractions: [0.8, 0.1, 0.1]}"),
+        ([0.8, 0.2], "", "a section of keys", "split: {method: random, fractions: [0.8, 0.1, 0.1]}"),
+    ],
+)
+def test_a_split_of_another_form_is_told_the_form(split: Any, key: str, what: str, example: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        run_of(split=split)
+    error = caught.value
+    assert error.where == f"config: data.split{'.' if key else ''}{key}"
+    assert what in error.what
+    assert error.also == ()
+    assert error.fixes == ((f"for instance `{example}`",) if example else ())
+
+
+def test_every_example_of_a_split_is_one() -> None:
+    alone = {name: field.examples[0] for name, field in SplitConfig.model_fields.items() if field.examples}
+    methods = {"until": "time", "values": "column", "fractions": "random", "column": "time"}
+    for name, example in alone.items():
+        split = {"method": methods.get(name, name), "column": "timestamp", name: example}
+        assert run_of(split=split).data.split.model_dump(exclude_defaults=True)
+
+
 def test_numbers_may_be_keys_and_values_and_survive_the_resolved_config() -> None:
     data = {
         "label": {"column": "y", "positive_values": ["buy", 4]},

@@ -73,7 +73,8 @@ def rows_of_batch(batch: Batch, keys: list[str]) -> list[Row]:
 def rows_of_table(written: WrittenDataset, split: str = "train") -> list[Row]:
     """Return the same for the table that was written, in its order."""
     spec, table = written.manifest.spec, written.tables[split]
-    dense = np.stack([table.column(f.name).to_numpy() for f in spec.dense], axis=1) if spec.dense else None
+    stacked = [np.stack(table.column(f.name).to_pylist()).reshape(len(table), -1) for f in spec.dense]
+    dense = np.concatenate(stacked, axis=1) if spec.dense else None
     columns = [_as_lists(table.column(f.name)) for f in spec.sparse]
     labels = table.column("label").to_pylist()
     weights = table.column("weight").to_pylist() if spec.weight else [1.0] * table.num_rows

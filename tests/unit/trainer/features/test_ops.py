@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 import yaml
 
-from trainer.config import OpConfig, RunConfig
+from trainer.config import FeatureGroup, OpConfig, RunConfig
 from trainer.errors import ConfigError
 from trainer.features.ops import (
     Kind,
     check_ops,
+    column_op,
     entries,
     feature_ops,
     first_value,
@@ -20,7 +21,7 @@ from trainer.features.ops import (
     resolve_ops,
 )
 from trainer.features.registry import OPS
-from trainer.schema import FittedOp
+from trainer.schema import FittedOp, numbers_per_row
 
 
 def run_with(kind: str, *ops: Any, **group: Any) -> RunConfig:
@@ -110,7 +111,9 @@ def test_wrong_ops_are_named_with_their_place(kind: str, ops: list[Any], words: 
 def test_a_cross_is_read_as_tokens_whatever_follows() -> None:
     check_ops(run_with("sparse", "lower", "vocabulary", cross=["x", "y"], name="xy"))
     ops = [OpConfig.model_validate(op) for op in ("lower", {"hash": 9})]
-    resolved = resolve_ops(ops, "sparse", "features.sparse.0", ["x", "y"])
+    resolved = resolve_ops(
+        ops, "sparse", "features.sparse.0", FittedOp(name="cross", params={"columns": ["x", "y"]})
+    )
     assert resolved[0] == FittedOp(name="cross", params={"columns": ["x", "y"]})
     assert first_value(resolved, "sparse") == "token"
     assert [op.name for op, _ in entries(resolved, "sparse")] == ["lower", "hash"]
@@ -137,6 +140,34 @@ def test_wrong_crosses_are_refused(
     with pytest.raises(ConfigError) as error:
         check_ops(run_with(kind, *ops, **group))
     assert [word for word in words if word not in str(error.value)] == []
+
+
+def test_lists_of_numbers_take_the_ops_of_numbers() -> None:
+    group = FeatureGroup.model_validate({"columns": "b", "dim": 3, "ops": [{"fill": 0}, "log1p"]})
+    resolved = resolve_ops(group.ops, "dense", "features.dense.0", column_op(group))
+    assert resolved[0] == FittedOp(name="numbers", params={"dim": 3, "delimiter": None})
+    assert [op.name for op, _ in entries(resolved, "dense")] == ["fill", "log1p"]
+    assert numbers_per_row(resolved) == 3
+    assert numbers_per_row(resolved[1:]) is None
+
+
+@pytest.mark.parametrize(
+    ("ops", "group", "words"),
+    [
+        (["hour"], {"dim": 3}, ["behind an op that gives numbers", "features.dense.1.ops.0"]),
+        (["standardise"], {"dim": 3}, ["`standardise` fits one number", "features.dense.1.ops.0"]),
+        ([{"fill": "mean"}], {"dim": 3}, ["`fill` fits one number"]),
+        ([{"bucketise": {"quantiles": 4}}], {"dim": 3}, ["`bucketise` fits one number"]),
+        ([], {"dim": 0}, ["dim", "greater than or equal to 1"]),
+        ([], {"delimiter": ","}, ["`delimiter` needs `dim`"]),
+        ([], {"dim": 3, "delimiter": ""}, ["delimiter", "at least 1"]),
+        ([], {"dim": 3, "columns": None, "name": "n", "target_encoding": {"by": "u"}}, ["`columns` holds"]),
+    ],
+)
+def test_wrong_lists_of_numbers_are_refused(ops: list[Any], group: dict[str, Any], words: list[str]) -> None:
+    with pytest.raises(ConfigError) as error:
+        check_ops(run_with("dense", *ops, **group))
+    assert [word for word in words if word not in str(error.value)] == [], str(error.value)
 
 
 def test_bare_value_fills_the_first_parameter() -> None:

@@ -82,8 +82,14 @@ CASES = [
     (
         arrow([Decimal("7.00"), None, Decimal("-0.25")], pa.decimal128(10, 2)),
         [7, NAN, -0.25],
-        ["7.00", None, "-0.25"],
+        ["7", None, "-0.25"],
         [7, NAN, -0.25],
+    ),
+    (
+        arrow([Decimal("0E-10"), None, Decimal("-70.5000000000")], pa.decimal128(20, 10)),
+        [0, NAN, -70.5],
+        ["0", None, "-70.5"],
+        [0, NAN, -70.5],
     ),
     (
         arrow([Decimal(10**37), None, Decimal(0)], pa.decimal128(38, 0)),

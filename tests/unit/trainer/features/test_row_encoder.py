@@ -148,6 +148,15 @@ def test_any_numbers_get_their_ids(values: set[int], others: list[int]) -> None:
     assert vocabulary.ids_of(pa.array([str(row) for row in rows])).tolist() == expected
 
 
+@pytest.mark.parametrize("odd", ["07", "00", "-0", "+7", "7.0", "1" * 19, "\u0667", "7 "])
+def test_texts_that_are_no_usual_numbers_are_no_numbers(odd: str) -> None:
+    values = ["7", "0", "1" * 18, odd]
+    vocabulary = Vocabulary.of(pa.array(values), np.arange(2, 6))
+    assert vocabulary.ids_of(pa.array(values)).tolist() == [2, 3, 4, 5]
+    assert vocabulary.ids_of(pa.array([7, 0, 8])).tolist() == [2, 3, -1]
+    assert Vocabulary.of(pa.array(values[:3]), np.arange(2, 5)).ids_of(pa.array([odd])).tolist() == [-1]
+
+
 def test_ids_without_ops_must_lie_in_their_table(tmp_path: Path) -> None:
     made = encoder(tmp_path, feature("id", num_embeddings=10))
     assert encoded(made, [9, None, 0]) == [9, 0, 0]

@@ -73,5 +73,6 @@ def _array(name: str, values: Any, features: Sequence[Feature]) -> pa.Array:
     if feature is None:
         return pa.array(np.asarray(values, dtype=np.float32) if name == "label" else values)
     if feature.kind == "dense":
-        return pa.array(np.asarray(values, dtype=np.float32))
+        made = np.asarray(values, dtype=np.float32)
+        return pa.array(made if feature.dim is None else list(made))
     return pa.array(values, type=pa.list_(pa.int64()) if feature.is_list else pa.int64())

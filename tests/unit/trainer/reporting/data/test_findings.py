@@ -11,7 +11,7 @@ import pytest
 from tests.support.datasets import write_dataset
 from tests.unit.trainer.reporting.data.planted import dense, sparse, write
 from trainer.reporting.data import Finding, write_data_report
-from trainer.schema import Feature, FeatureStatistics
+from trainer.schema import Feature, FeatureStatistics, JoinedTable
 
 ROWS = 4000
 
@@ -141,6 +141,21 @@ def test_labels_of_one_class_and_another_rate_are_found(tmp_path: Path) -> None:
         ("label_rate", ("test",)),
         ("label_rate", ("valid",)),
     ]
+
+
+def test_side_tables_that_lack_many_rows_are_found(tmp_path: Path) -> None:
+    made = write_dataset(tmp_path, rows={"train": 3000, "valid": 500, "test": 500})
+    tables = [
+        JoinedTable(source=name, on=("id",), rows=4000, unmatched=unmatched)
+        for name, unmatched in (("whole", 0), ("few", 199), ("many", 200), ("most", 3900))
+    ]
+    made.manifest.model_copy(update={"joins": tuple(tables)}).save(tmp_path)
+    findings = found(tmp_path)
+    assert [(f.kind, f.subject, f.value) for f in findings] == [
+        ("unmatched", ("most",), 0.975),
+        ("unmatched", ("many",), 0.05),
+    ]
+    assert findings[1].text.split() == ["5.0", "%", "of", "4,000", "rows"]
 
 
 def test_a_data_set_without_training_rows_is_compared_with_its_first_split(tmp_path: Path) -> None:

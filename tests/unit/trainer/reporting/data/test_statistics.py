@@ -26,7 +26,7 @@ from trainer.reporting.data.ids import id_profile
 from trainer.reporting.data.labels import as_times, buckets
 from trainer.reporting.data.leakage import dense_auc, id_auc, out_of_fold_rates
 from trainer.reporting.data.sample import row_quotas, take_samples
-from trainer.schema import Manifest
+from trainer.schema import Feature, FittedOp, Manifest
 
 RNG = np.random.default_rng(7)
 
@@ -292,3 +292,31 @@ def test_unseen_ids_of_several_buckets_are_one_bin_of_the_drift() -> None:
         (100, 100),
     )
     assert several == one
+
+
+def test_lists_of_numbers_are_profiled_together_and_by_place(tmp_path: Path) -> None:
+    numbers = Feature(
+        name="n",
+        kind="dense",
+        column="n",
+        ops=(FittedOp(name="numbers", params={"dim": 3, "delimiter": None}),),
+    )
+    labels = RNG.integers(0, 2, 900)
+    values = RNG.normal(size=(900, 3)).astype(np.float32)
+    values[:, 1] -= 1.5 * labels
+    later = RNG.normal(size=(600, 3)).astype(np.float32) + np.array([0, -0.75, 2], np.float32)
+    columns = {"train": (values, labels), "test": (later, RNG.integers(0, 2, 600))}
+    folder = write(tmp_path, [numbers], {split: {"n": x, "label": y} for split, (x, y) in columns.items()})
+    samples = take_samples(folder, Manifest.load(folder), 10_000, 1)
+    order = samples["train"].dense(numbers)
+    assert order.shape == (900, 3)
+    found = dense_profile(numbers, samples, 1)
+    assert found.distinct == len(np.unique(values))
+    assert found.quantiles[0] == values.min()
+    assert found.quantiles[-1] == values.max()
+    aucs = [roc_auc_score(samples["train"].labels, order[:, place]) for place in range(3)]
+    assert found.auc == pytest.approx(max(max(auc, 1 - auc) for auc in aucs), abs=0.02)
+    assert found.auc > 0.8
+    apart = [stats.ks_2samp(values[:, place], later[:, place]).statistic for place in range(3)]
+    assert found.drift["test"].ks == pytest.approx(apart[2])
+    assert sum(found.histogram["test"]) == pytest.approx(1.0)
