@@ -98,11 +98,11 @@ quickstart: setup ## MovieLens-100K from raw ratings to recommendations on 2 ran
 # Each worker may hold a Spark session and some ranks, so there are no more of them on a large machine.
 PYTEST = $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-test: setup ## the tests that take seconds each
+test: setup ## the tests of what most people use, about a quarter of an hour
 	$(PYTEST) $(ARGS)
 
-test-slow: setup ## the tests that take minutes or start a Spark cluster
-	$(PYTEST) -m '(slow or cluster) and not gpu' $(ARGS)
+test-slow: setup ## all others: rare input, many ways of sharding, minutes of training, a Spark cluster
+	$(PYTEST) -m '(slow or thorough or cluster) and not gpu' $(ARGS)
 
 test-all: setup ## both of them
 	$(PYTEST) -m 'not gpu' $(ARGS)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import subprocess
 import sys
+from collections.abc import Iterator
 
 import grimp
 import networkx
@@ -13,7 +15,17 @@ from importlinter.cli import EXIT_STATUS_SUCCESS, lint_imports
 from tests.architecture.source import PACKAGES, ROOT, modules
 
 
-def test_import_contracts_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def loggers() -> Iterator[None]:
+    """Leave the loggers of this process as they are; import-linter disables all there are."""
+    found = [it for it in logging.root.manager.loggerDict.values() if isinstance(it, logging.Logger)]
+    disabled = [logger.disabled for logger in found]
+    yield
+    for logger, was in zip(found, disabled, strict=True):
+        logger.disabled = was
+
+
+def test_import_contracts_hold(monkeypatch: pytest.MonkeyPatch, loggers: None) -> None:
     monkeypatch.chdir(ROOT)
     assert lint_imports(no_cache=True) == EXIT_STATUS_SUCCESS
 

@@ -4,8 +4,11 @@
         --nvtabular-python nvtabular-venv/bin/python
 
 The rows are synthetic, in the Criteo shape, as raw Parquet. Every contender is a process of its own that does
-the work which `tests.benchmarks.preparing` describes; what each wrote is counted. Prints a table, or with
-`--json` one object {"rows": [...]}. Peak memory is that of all processes of a contender together.
+the work which `tests.benchmarks.preparing` describes; what each wrote is counted. `spark_copy_*` are floors
+rather than contenders: Spark only copies the rows, see `tests.benchmarks.preparing.spark_copy`.
+
+Prints a table, or with `--json` one object {"rows": [...]}. Peak memory and CPU seconds are those of all
+processes of a contender together.
 
 NVTabular's environment:
 
@@ -34,6 +37,7 @@ from tests.benchmarks.process_memory import TreeMemory
 
 ROOT = Path(__file__).parents[2]
 MODULES = "tests.benchmarks.preparing"
+COPIES = ("jvm", "arrow", "tasks")
 
 
 def commands(options: argparse.Namespace) -> dict[str, tuple[list[str], list[str]]]:
@@ -43,6 +47,9 @@ def commands(options: argparse.Namespace) -> dict[str, tuple[list[str], list[str
         "pandas": ([sys.executable, "-m", f"{MODULES}.pandas_rows"], []),
         "pandas_whole": ([sys.executable, "-m", f"{MODULES}.pandas_whole"], []),
     }
+    for how in COPIES:
+        copy = [sys.executable, "-m", f"{MODULES}.spark_copy"]
+        found[f"spark_copy_{how}"] = copy, [options.spark_memory, how]
     if options.nvtabular_python:
         # Not resolved: the link inside an environment is what makes its Python see its packages.
         python = str(Path(options.nvtabular_python).absolute())
@@ -66,7 +73,7 @@ def measure(command: tuple[list[str], list[str]], raw: Path, out: Path, rows: in
         printed, _ = process.communicate()
     if process.returncode:
         sys.exit(f"{' '.join(program)} failed with exit code {process.returncode}")
-    check_rows(out, rows)
+    (check_copied if "spark_copy" in program[-1] else check_rows)(out, rows)
     facts = json.loads(printed.splitlines()[-1])
     java = memory.peak_gib_of.get("java")
     return facts | {"peak_gib": memory.peak_gib} | ({"java_gib": java} if java else {})
@@ -81,6 +88,13 @@ def check_rows(out: Path, rows: int) -> None:
         counts.append(sum(file.metadata.num_rows for file in files))
     assert sum(counts) == rows, (counts, rows)
     assert all(abs(n / rows - share) < 0.02 for n, share in zip(counts, FRACTIONS, strict=True)), counts
+
+
+def check_copied(out: Path, rows: int) -> None:
+    """Check that every row was copied, with all columns."""
+    files = [pq.ParquetFile(file) for file in sorted(out.glob("*.parquet"))]
+    assert {LABEL, *DENSE, *SPARSE} <= set(files[0].schema_arrow.names)
+    assert sum(file.metadata.num_rows for file in files) == rows
 
 
 def measured(options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
@@ -121,7 +135,8 @@ def _line(name: str, rows: int, facts: list[dict[str, Any]]) -> dict[str, Any]:
 def table(lines: list[dict[str, Any]]) -> str:
     """Return the lines as a Markdown table."""
     heads = {
-        "value": "rows/s", "seconds": "seconds", "peak_gib": "peak, all processes", "java_gib": "peak, JVM",
+        "value": "rows/s", "seconds": "seconds", "cpu_seconds": "CPU seconds",
+        "peak_gib": "peak, all processes", "java_gib": "peak, JVM",
         "heap_limit_gib": "heap limit", "heap_peak_gib": "heap peak", "heap_live_gib": "heap live at the end",
         "python_driver_gib": "peak, driver's Python",
     }  # fmt: skip
@@ -143,7 +158,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--spark-memory", default="8g", help="heap limit of the JVM (-Xmx)")
     parser.add_argument("--nvtabular-python", help="Python of an environment with NVTabular")
-    names = ["shardrec", "pandas", "pandas_whole", "nvtabular"]
+    names = ["shardrec", "pandas", "pandas_whole", *(f"spark_copy_{how}" for how in COPIES), "nvtabular"]
     parser.add_argument("--contenders", nargs="+", choices=names, default=names)
     parser.add_argument(
         "--folder", help="where the rows go meanwhile (default: the system's temporary folder)"

@@ -1,7 +1,8 @@
-"""Resident memory of a process and everything that it starts."""
+"""Resident memory and processor time of a process and everything that it starts."""
 
 from __future__ import annotations
 
+import os
 import resource
 import threading
 from collections import defaultdict
@@ -45,6 +46,18 @@ class TreeMemory:
             self.peak_gib = max(self.peak_gib, sum(by_program.values()))
             for program, gib in by_program.items():
                 self.peak_gib_of[program] = max(self.peak_gib_of.get(program, 0.0), gib)
+
+
+def cpu_seconds() -> float:
+    """Return the processor time of this process, its living descendants, and those that were waited for."""
+    ticks = 0
+    for pid in _family(os.getpid()):
+        try:
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        ticks += sum(map(int, fields[11:15]))
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def _family(root: int) -> list[int]:

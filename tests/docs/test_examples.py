@@ -17,12 +17,13 @@ def _runnable(page: Path) -> list[Block]:
 
 
 def _examples() -> list[pytest.param]:
-    """Return the quick blocks of each page that has some."""
+    """Return the quick blocks of each page that has some; the README's are in the default lane."""
     cases = []
     for page in pages():
         quick = [block for block in _runnable(page) if "slow" not in block.mark]
         if quick:
-            cases.append(pytest.param(quick, id=str(page.relative_to(ROOT))))
+            marks = [] if page.name == "README.md" else [pytest.mark.thorough]
+            cases.append(pytest.param(quick, id=str(page.relative_to(ROOT)), marks=marks))
     return cases
 
 

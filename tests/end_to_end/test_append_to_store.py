@@ -19,6 +19,8 @@ from tests.support.object_store import BUCKET, ObjectStore, Request
 from trainer.errors import ConfigError, StoreError
 from trainer.schema import MANIFEST_FILE
 
+pytestmark = pytest.mark.thorough
+
 pytest.importorskip("pyspark")
 
 ALONE = Cluster.local(1, on="process")
@@ -115,11 +117,14 @@ def test_kill_9_in_the_middle_leaves_the_old_data_set_whole(store: ObjectStore, 
     after = objects(store)
     assert {key: after.get(key) for key in before} == before
     assert [key for key in after if "/v-" in key]
+    (left,) = left_in_staging()
     back = copy_dataset(URL, tmp_path / "old")
     assert sum(back.as_json()["rows"].values()) == 600
     assert not list((tmp_path / "old").glob("v-*"))
 
+    (Path("staging") / left.replace(".tmp-", ".tmp-elsewhere-")).mkdir()  # of a run on another host
     prepare("day2/rows.csv", RunConfig.load("small.yaml"), URL, append="grow")
+    assert left_in_staging() == [left.replace(".tmp-", ".tmp-elsewhere-")]
     assert_same_data(store, tmp_path, added_locally(tmp_path))
 
 

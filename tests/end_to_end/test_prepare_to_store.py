@@ -19,6 +19,8 @@ from trainer.errors import StoreError, UserError
 from trainer.schema import MANIFEST_FILE
 from trainer.storage import local_copy
 
+pytestmark = pytest.mark.thorough
+
 pytest.importorskip("pyspark")
 
 CONFIG = """

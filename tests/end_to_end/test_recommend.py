@@ -28,6 +28,8 @@ from trainer.errors import CheckpointError, DataError
 from trainer.reporting import write_report
 from trainer.run_folder import RunFolder, read_json
 
+pytestmark = pytest.mark.thorough
+
 K = 10
 OUT_OF_VOCABULARY = 1
 

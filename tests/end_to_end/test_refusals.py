@@ -218,6 +218,7 @@ def test_where_tables_lie_may_change_between_the_parts_of_a_run(
     assert resumed.metrics == pytest.approx(whole.metrics, abs=1e-6)
 
 
+@pytest.mark.thorough
 def test_the_precision_between_ranks_may_change_between_the_parts_of_a_run(
     tmp_path: Path, run: RunConfig, data: Dataset
 ) -> None:
@@ -284,6 +285,7 @@ def test_planning_and_training_leave_the_callers_generator_alone(
     assert torch.equal(torch.rand(3), expected)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("tail", ["drop", "pad"])
 def test_sample_weights_and_padding_count_the_same_at_every_world_size(
     tmp_path: Path, run: RunConfig, tail: str

@@ -24,7 +24,7 @@ from trainer.rank_jobs import SCORES_FILE
 from trainer.run_folder import RunFolder
 from trainer.stored_tensors import StoredTensors
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.thorough]
 
 CONFIG: dict[str, Any] = {
     "name": "days",

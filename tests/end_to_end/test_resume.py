@@ -69,7 +69,7 @@ def first_steps(run_folder: Path) -> list[int]:
     return [line["first_step"] for line in lines if line["kind"] == "start"]
 
 
-@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.thorough)])
 def test_a_run_killed_with_sigkill_ends_with_the_same_metrics(
     movielens: tuple[RunConfig, Dataset], tmp_path: Path, ranks: int
 ) -> None:

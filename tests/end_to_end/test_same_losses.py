@@ -9,6 +9,8 @@ import pytest
 from jobs import Cluster, Dataset, RunConfig, evaluate, train
 from tests.support.run_folders import losses
 
+pytestmark = pytest.mark.thorough
+
 
 def twenty_steps(run: RunConfig, *more: str) -> RunConfig:
     return run.override("train.max_steps=20", "train.log_every_steps=1", "train.early_stopping=null", *more)

@@ -17,6 +17,8 @@ from tests.support.run_folders import losses
 from tests.support.tiny import CONFIG, tiny_data
 from trainer.errors import ConfigError, DataError, StoreError
 
+pytestmark = pytest.mark.thorough
+
 SHORT = ("train.max_steps=3", "train.log_every_steps=1")
 ALONE = Cluster.local(1, on="process")
 

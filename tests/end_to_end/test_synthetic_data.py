@@ -10,6 +10,8 @@ import pytest
 from jobs import RunConfig, evaluate, prepare, synthesize, train
 from tests.end_to_end.conftest import interrupted, shardrec
 
+pytestmark = pytest.mark.thorough
+
 pytest.importorskip("pyspark")
 
 

@@ -14,6 +14,8 @@ from jobs import Cluster, Dataset, RunConfig, TrainResult, evaluate, plan, prepa
 from jobs.scoring.mining import mine_negatives
 from tests.support.run_folders import losses
 
+pytestmark = pytest.mark.thorough
+
 USERS, FILMS, KNOWN, DIM = 40, 50, 45, 4
 COMPONENTS = [f"v{number}" for number in range(DIM)]
 TWO = Cluster(ranks_per_node=2, on="torchrun")
