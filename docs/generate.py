@@ -90,17 +90,19 @@ OP_KINDS: dict[Takes, str] = {
     "number": """## Numbers
 
 Integers, fractions, decimals, booleans (0 or 1), and text that reads as a number. Null, NaN and blank text
-are missing; a dense feature that has missing values needs `fill`.
+are missing; a dense feature that has missing values needs `fill`. Each number of a list (`dim`) goes through
+the ops; those that fit something are refused ([lists in the rows](vectors.md#lists-in-the-rows)).
 """,
     "time": """## Times
 
 Timestamps, dates, numbers (seconds since 1970), and text such as `2024-12-31` or `2024-12-31 23:00:00+01:00`;
-one that names no zone is in UTC.
+one that names no zone is in UTC. `data.time_formats` tells the form of others, such as `20241231`.
 """,
     "token": """## Ids
 
 Text, numbers, booleans, dates, timestamps, and lists of them. Null, NaN and empty text are missing; in a list
-they are left out. Whole fractions count as integers (`7.0` is `7`), and timestamps are written in UTC.
+they are left out. Whole fractions and decimals count as integers (`7.0` and `7.0000` are `7`), and
+timestamps are written in UTC.
 """,
 }
 
