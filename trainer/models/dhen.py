@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
-from torchrec.models.dlrm import DenseArch
 
 from trainer.batch import Batch
 from trainer.config.base import Section
@@ -15,7 +13,7 @@ from trainer.errors import ConfigError
 from trainer.modules.arches import OverArch
 from trainer.modules.dhen_layer import DhenLayer, EnsembleName
 from trainer.modules.interactions import InteractionName, InteractionsConfig, build_interaction
-from trainer.modules.sparse_arch import SparseArch, SparseModelSection
+from trainer.modules.vector_model import VectorModel, VectorModelSection
 from trainer.registry import ModelInputs, register_model
 
 
@@ -47,13 +45,9 @@ class LayerPlan:
         return sum(self.num_outputs) if self.ensemble == "concat" else self.num_outputs[0]
 
 
-class DhenConfig(SparseModelSection):
+class DhenConfig(VectorModelSection):
     """Config keys of `dhen`."""
 
-    dense_arch_layer_sizes: list[PositiveInt] = Field(default=[64])
-    """Hidden layers over the dense features; a last layer to their vectors follows by itself."""
-    num_dense_vectors: int = Field(default=1, ge=1)
-    """Vectors of width `embedding_dim` that the dense features become."""
     num_layers: int = Field(default=2, ge=1)
     """Layers; where `layers` is given, its length."""
     modules: list[InteractionName] = Field(default=["dot", "linear"], min_length=1)
@@ -125,7 +119,7 @@ class DhenConfig(SparseModelSection):
 
 
 @register_model("dhen", config=DhenConfig, task="ctr", source="Zhang et al. 2022, arXiv:2203.11014")
-class DHEN(nn.Module):
+class DHEN(VectorModel):
     """Layers that each ensemble several kinds of feature interaction, stacked to a hierarchy.
 
     Feature processing gives X_0 [B, m, d]: the dense features through a multi-layer perceptron to
@@ -146,15 +140,8 @@ class DHEN(nn.Module):
     """
 
     def __init__(self, inputs: ModelInputs, config: DhenConfig) -> None:
-        super().__init__()
-        dim = config.embedding_dim
-        self.dim = dim
-        self.num_dense_vectors = config.num_dense_vectors if inputs.num_dense else 0
-        self.sparse_arch = SparseArch(inputs, config.sequence_pooling, dim)
-        if inputs.num_dense:
-            sizes = [*config.dense_arch_layer_sizes, self.num_dense_vectors * dim]
-            self.dense_arch = DenseArch(inputs.num_dense, sizes)
-        count = self.num_dense_vectors + self.sparse_arch.num_features
+        super().__init__(inputs, config)
+        count, dim = self.num_vectors, self.dim
         layers = []
         for plan in config.layer_plans():
             layers.append(_layer(plan, count, dim, config.interactions))
@@ -164,11 +151,7 @@ class DHEN(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         """Return logits [B, 1], float32."""
-        x_BMD = self.sparse_arch(batch.sparse)
-        if self.num_dense_vectors:
-            dense_BMD = self.dense_arch(batch.dense_BF).reshape(-1, self.num_dense_vectors, self.dim)
-            x_BMD = torch.cat([dense_BMD, x_BMD], dim=1)
-        logits_BT: Tensor = self.over_arch(self.layers(x_BMD).flatten(1))
+        logits_BT: Tensor = self.over_arch(self.layers(self.vectors(batch)).flatten(1))
         return logits_BT
 
 

@@ -9,13 +9,12 @@ from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 from torchrec.sparse.jagged_tensor import JaggedTensor, KeyedJaggedTensor, KeyedTensor
 
-from sharding.tables import pooled_vectors, sequence_vectors
 from trainer.batch import Batch
 from trainer.errors import ConfigError
 from trainer.modules.arches import OverArch
 from trainer.modules.row_dropout import RowDropout
 from trainer.modules.sequence_pooling import MeanSequencePooling
-from trainer.modules.sparse_arch import FeatureVectors, SparseArch, SparseModelSection
+from trainer.modules.sparse_arch import FeatureVectors, SparseArch, SparseModelSection, looked_up
 from trainer.modules.target_attention import Activation, TargetAttention, activation
 from trainer.registry import ModelInputs, register_model
 
@@ -100,8 +99,7 @@ class DIN(nn.Module):
 
     def __init__(self, inputs: ModelInputs, config: DinConfig) -> None:
         super().__init__()
-        self.sparse_arch = SparseArch(inputs, config.sequence_pooling)
-        self.sparse_arch.vectors = _AttendedVectors(inputs, config)
+        self.sparse_arch = SparseArch(inputs, vectors=_AttendedVectors(inputs, config))
         before = sum(self.sparse_arch.out_dims) + inputs.num_dense
         layers: list[nn.Module] = []
         for size in config.deep_layer_sizes:
@@ -143,8 +141,7 @@ class _AttendedVectors(FeatureVectors):
         pooled: KeyedTensor | None,
         sequences: dict[str, JaggedTensor] | None,
     ) -> Tensor:
-        found = {} if pooled is None else pooled_vectors(pooled, sparse, self.tables)
-        kept = {name: sequence_vectors((sequences or {})[name]) for name in self.pooling_of}
+        found, kept = looked_up(self.tables, sparse, pooled, sequences)
         targets = {
             name: found[name] if name in found else self.first(kept[name])
             for name in set(self.target_of.values())

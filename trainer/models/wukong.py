@@ -5,22 +5,17 @@ from __future__ import annotations
 import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
-from torchrec.models.dlrm import DenseArch
 
 from trainer.batch import Batch
 from trainer.modules.arches import OverArch, mlp
 from trainer.modules.interactions import LinearInteraction
-from trainer.modules.sparse_arch import SparseArch, SparseModelSection
+from trainer.modules.vector_model import VectorModel, VectorModelSection
 from trainer.registry import ModelInputs, register_model
 
 
-class WukongConfig(SparseModelSection):
+class WukongConfig(VectorModelSection):
     """Config keys of `wukong`."""
 
-    dense_arch_layer_sizes: list[PositiveInt] = Field(default=[64])
-    """Hidden layers over the dense features; a last layer to their vectors follows by itself."""
-    num_dense_vectors: int = Field(default=1, ge=1)
-    """Vectors of width `embedding_dim` that the dense features become."""
     num_layers: int = Field(default=2, ge=1)
     """Layers; l of them reach interactions of order 2^l."""
     num_fm_vectors: int = Field(default=8, ge=1)
@@ -38,7 +33,7 @@ class WukongConfig(SparseModelSection):
 
 
 @register_model("wukong", config=WukongConfig, task="ctr", source="Zhang et al. 2024, arXiv:2403.02545")
-class Wukong(nn.Module):
+class Wukong(VectorModel):
     """Stacked factorization machines: each layer doubles the order of the interactions.
 
     X_0 [B, n, d] holds the dense features' vectors and one vector for each feature. A layer is
@@ -55,15 +50,8 @@ class Wukong(nn.Module):
     """
 
     def __init__(self, inputs: ModelInputs, config: WukongConfig) -> None:
-        super().__init__()
-        dim = config.embedding_dim
-        self.dim = dim
-        self.num_dense_vectors = config.num_dense_vectors if inputs.num_dense else 0
-        self.sparse_arch = SparseArch(inputs, config.sequence_pooling, dim)
-        if inputs.num_dense:
-            sizes = [*config.dense_arch_layer_sizes, self.num_dense_vectors * dim]
-            self.dense_arch = DenseArch(inputs.num_dense, sizes)
-        count = self.num_dense_vectors + self.sparse_arch.num_features
+        super().__init__(inputs, config)
+        count, dim = self.num_vectors, self.dim
         layers = []
         for _ in range(config.num_layers):
             layers.append(WukongLayer(count, dim, config))
@@ -73,11 +61,7 @@ class Wukong(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         """Return logits [B, 1], float32."""
-        x_BND = self.sparse_arch(batch.sparse)
-        if self.num_dense_vectors:
-            dense_BND = self.dense_arch(batch.dense_BF).reshape(-1, self.num_dense_vectors, self.dim)
-            x_BND = torch.cat([dense_BND, x_BND], dim=1)
-        logits_BT: Tensor = self.over_arch(self.layers(x_BND).flatten(1))
+        logits_BT: Tensor = self.over_arch(self.layers(self.vectors(batch)).flatten(1))
         return logits_BT
 
 

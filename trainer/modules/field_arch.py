@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 from torchrec.sparse.jagged_tensor import JaggedTensor, KeyedJaggedTensor, KeyedTensor
 
-from sharding.tables import TableSpec, build_collections, pooled_vectors, sequence_vectors
+from sharding.tables import TableSpec, build_collections
 from trainer.batch import Batch
 from trainer.modules.sequence_pooling import MeanSequencePooling
-from trainer.modules.sparse_arch import FeatureVectors, SparseModelSection
+from trainer.modules.sparse_arch import FeatureVectors, SparseModelSection, looked_up
 from trainer.registry import ModelInputs
 
 # One holds the weight. The CPU kernels want widths that are multiples of 4, so three stay as they are.
@@ -121,7 +121,6 @@ class _FieldVectors(nn.Module):
             if (used := tuple(name for name in table.features if name in self.features))
         )
         vectors_alone = replace(inputs, features=tuple(self.features), tables=tables)
-        self.kept = [name for table in inputs.tables if table.pooling == "none" for name in table.features]
         self.vectors = FeatureVectors(vectors_alone, config.sequence_pooling, config.embedding_dim)
         self.mean = MeanSequencePooling()
 
@@ -131,8 +130,7 @@ class _FieldVectors(nn.Module):
         pooled: KeyedTensor | None,
         sequences: dict[str, JaggedTensor] | None,
     ) -> tuple[Tensor, Tensor]:
-        found = {} if pooled is None else pooled_vectors(pooled, sparse, self.tables)
-        kept = {name: sequence_vectors((sequences or {})[name]) for name in self.kept}
+        found, kept = looked_up(self.tables, sparse, pooled, sequences)
         weights = {name: found[name][:, self._weight(name)] for name in self.linear if name in found}
         for name in self.linear:
             if name in kept:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torchrec.sparse.jagged_tensor import JaggedTensor, KeyedJaggedTensor, KeyedTensor
 
-from sharding.tables import build_collections, pooled_vectors, sequence_vectors
+from sharding.tables import TableSpec, build_collections, pooled_vectors, sequence_vectors
 from trainer.modules.sequence_pooling import SequencePooling, sequence_pooling
 from trainer.registry import ModelInputs, ModelSection
 
@@ -31,6 +33,7 @@ class SparseArch(nn.Module):
             attention too; a feature of one id beside them gets that id's embedding as it is.
         embedding_dim: one width D for all features: a feature whose table has another width gets a linear
             map to D (without bias). None leaves every feature its own width.
+        vectors: makes the vectors of what is looked up, in place of `pooling` and `embedding_dim`.
 
     Attributes:
         num_features: F.
@@ -38,13 +41,17 @@ class SparseArch(nn.Module):
     """
 
     def __init__(
-        self, inputs: ModelInputs, pooling: SequencePooling = "attention", embedding_dim: int | None = None
+        self,
+        inputs: ModelInputs,
+        pooling: SequencePooling = "attention",
+        embedding_dim: int | None = None,
+        vectors: FeatureVectors | None = None,
     ) -> None:
         super().__init__()
         bags, rows = build_collections(inputs.tables)
         self.embedding_bag_collection = bags
         self.embedding_collection = rows
-        self.vectors = FeatureVectors(inputs, pooling, embedding_dim)
+        self.vectors = FeatureVectors(inputs, pooling, embedding_dim) if vectors is None else vectors
         self.num_features = len(inputs.features)
         self.out_dims = self.vectors.out_dims
 
@@ -61,6 +68,27 @@ class SparseArch(nn.Module):
         sequences = None if self.embedding_collection is None else self.embedding_collection(sparse)
         vectors: Tensor = self.vectors(sparse, pooled, sequences)
         return vectors
+
+
+def looked_up(
+    tables: Sequence[TableSpec],
+    sparse: KeyedJaggedTensor,
+    pooled: KeyedTensor | None,
+    sequences: dict[str, JaggedTensor] | None,
+) -> tuple[dict[str, Tensor], dict[str, JaggedTensor]]:
+    """Return what the collections found, by feature.
+
+    Args:
+        tables: the tables of the model.
+        sparse: ids that were looked up.
+        pooled: output of the EmbeddingBagCollection, or None without one.
+        sequences: output of the EmbeddingCollection, or None without one.
+
+    Returns:
+        Pooled vectors, fp32 [B, table's width], and those of kept sequences, fp32 [ids, table's width].
+    """
+    found = {} if pooled is None else pooled_vectors(pooled, sparse, tables)
+    return found, {name: sequence_vectors(ids) for name, ids in (sequences or {}).items()}
 
 
 class FeatureVectors(nn.Module):
@@ -106,10 +134,7 @@ class FeatureVectors(nn.Module):
         Returns:
             [B, F, D] where `embedding_dim` was given, else [B, sum of the tables' widths].
         """
-        found = {} if pooled is None else pooled_vectors(pooled, sparse, self.tables)
-        return self.joined(
-            found, {name: sequence_vectors((sequences or {})[name]) for name in self.pooling_of}
-        )
+        return self.joined(*looked_up(self.tables, sparse, pooled, sequences))
 
     def joined(self, found: dict[str, Tensor], sequences: dict[str, JaggedTensor]) -> Tensor:
         """Pool the sequences and return all vectors side by side, as `forward` does.
