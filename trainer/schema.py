@@ -7,7 +7,8 @@ Id space of every id feature: 0 padding or missing, 1 out of vocabulary, then vo
 frequency order (hash ops fill 1 up to `num_embeddings - 1`).
 
 Prepared Parquet columns: each feature under its own name (dense float32, or list<float32> where rows hold
-several numbers; one id, also of a vector, int64; lists of ids list<int64>), `label` float32, `weight` float32
+several numbers; one id, also of a vector, int64; lists of ids list<int64>), `label` float32 and
+`label__<task>` of every task but the first (null where a row does not count for a task), `weight` float32
 where the config names one, and the kept raw columns as `keep.<name>`.
 """
 
@@ -21,10 +22,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from sharding.files import write_atomically
 from trainer.errors import DataError, SpecMismatchError
+from trainer.records import CleaningStep, JoinedTable, LabelCounts, LabelTimes, Record, TaskLabel
 from trainer.storage import Place, as_place, read_text
 
 PADDING_ID = 0
@@ -36,6 +38,8 @@ KEEP_PREFIX = "keep."
 GROUP_COLUMN = "keep.negatives.group"
 """Shared by a positive and its negatives where `data.negatives` adds rows (int64)."""
 MANIFEST_FILE = "manifest.json"
+CATALOGUE_FOLDER = "items"
+"""Features of the items, where `data.catalogue` names them: Parquet with `id` and a column for each."""
 SYNTHETIC_FILE = "synthetic.json"
 """Lies in a folder of raw rows that `shardrec synth` made up."""
 NUMBERS = "numbers"
@@ -47,11 +51,7 @@ SPLITS = ("train", "valid", "test")
 SplitName = Literal["train", "valid", "test"]
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class FittedOp(_Record):
+class FittedOp(Record):
     """One op with every number that fitting gave it; applying it needs nothing else but its vocabulary."""
 
     name: str
@@ -63,7 +63,7 @@ def numbers_per_row(ops: Sequence[FittedOp]) -> int | None:
     return ops[0].params["dim"] if ops and ops[0].name == NUMBERS else None
 
 
-class VectorTable(_Record):
+class VectorTable(Record):
     """The vectors of a `vector` feature, in the order of their ids."""
 
     folder: str
@@ -74,7 +74,7 @@ class VectorTable(_Record):
     """Of the set of ids with their vectors."""
 
 
-class Feature(_Record):
+class Feature(Record):
     """One model input."""
 
     name: str
@@ -86,7 +86,7 @@ class Feature(_Record):
     """What made the column of several rows (`history`, `earlier`, `target_encoding`), before the ops."""
     ops: tuple[FittedOp, ...] = ()
     is_list: bool = False
-    """True where a row holds any number of ids (Parquet list), False where it holds one value."""
+    """Whether a row holds any number of ids (Parquet list), not one."""
     table: str | None = None
     """Embedding table; several features may name the same one. None for dense and vector features."""
     num_embeddings: int | None = None
@@ -97,6 +97,8 @@ class Feature(_Record):
     """Digest of the vocabulary's values and ids."""
     vectors: VectorTable | None = None
     """What a vector feature looks up."""
+    role: Literal["input", "target"] = "input"
+    """`target`: ids to be found, of the same numbers as the inputs of its `table`; no model looks them up."""
 
     @property
     def dim(self) -> int | None:
@@ -104,13 +106,15 @@ class Feature(_Record):
         return numbers_per_row(self.ops) if self.vectors is None else self.vectors.dim
 
 
-class FeatureSpec(_Record):
+class FeatureSpec(Record):
     """All inputs in model order, and the label."""
 
     features: tuple[Feature, ...]
     label: FittedOp
-    """`label` op: params `column` and `positive_at_least`, and `positive_values`, `where` or `implicit` where
-    set."""
+    """`label` op: params `column` and `positive_at_least`, and the other keys of the config where set; of a
+    rating `mean` and `std` over the training rows as well. Of the first task where there are several."""
+    labels: tuple[TaskLabel, ...] = ()
+    """Of all tasks where the config names several; the first is `label`."""
     weight: str | None = None
     time_formats: dict[str, str] = Field(default_factory=dict)
     """`data.time_formats`: raw columns whose times are rewritten in ISO 8601 before any op."""
@@ -119,10 +123,23 @@ class FeatureSpec(_Record):
     def hash(self) -> str:
         """Return 16 hex digits over every op, fitted number and vocabulary."""
         values = self.model_dump(mode="json")
-        if not self.time_formats:  # as it was before there were any
-            del values["time_formats"]
+        for key in ("time_formats", "labels"):  # as it was before there were any
+            if not values[key]:
+                del values[key]
+        for feature in (f for f in values["features"] if f["role"] == "input"):
+            del feature["role"]
         text = json.dumps(values, sort_keys=True, ensure_ascii=False)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @property
+    def tasks(self) -> tuple[TaskLabel, ...]:
+        """Return the labels of all tasks, in the order of `Batch.labels_BT`."""
+        return self.labels or (TaskLabel(name=LABEL_COLUMN, params=self.label.params),)
+
+    @property
+    def label_columns(self) -> tuple[str, ...]:
+        """Return the prepared columns of the labels, in the order of the tasks."""
+        return (LABEL_COLUMN, *(f"{LABEL_COLUMN}__{task.name}" for task in self.tasks[1:]))
 
     @property
     def dense(self) -> tuple[Feature, ...]:
@@ -144,27 +161,37 @@ class FeatureSpec(_Record):
         """Return the sparse and sequence features, in the key order of `Batch.sparse`."""
         return tuple(f for f in self.features if f.kind in ("sparse", "sequence"))
 
+    @property
+    def looked_up(self) -> tuple[Feature, ...]:
+        """Return those of `sparse` that a model looks up: all but the target."""
+        return tuple(f for f in self.sparse if f.role == "input")
+
+    @property
+    def target(self) -> Feature | None:
+        """Return the feature of the ids to be found, where rows are those of users (`data.user_rows`)."""
+        return next((f for f in self.sparse if f.role == "target"), None)
+
+    @property
+    def seen(self) -> tuple[Feature, ...]:
+        """Return the input lists that number their ids as `target` does: what a user met before."""
+        tables = [f.table for f in self.sparse if f.role == "target"]
+        return tuple(f for f in self.looked_up if f.is_list and f.table in tables)
+
     def differences(self, other: FeatureSpec) -> list[str]:
         """Return one line for each thing in which `other` differs, naming the feature."""
-        mine = {f.name: f for f in self.features}
-        theirs = {f.name: f for f in other.features}
+        mine, theirs = ({f.name: f.model_dump() for f in spec.features} for spec in (self, other))
         lines = [f"feature {name!r}: only in the first" for name in mine if name not in theirs]
         lines += [f"feature {name!r}: only in the second" for name in theirs if name not in mine]
-        for name in mine.keys() & theirs.keys():
-            a, b = mine[name].model_dump(), theirs[name].model_dump()
-            lines += [f"feature {name!r}: {key} {a[key]!r} != {b[key]!r}" for key in a if a[key] != b[key]]
-        if self.label != other.label:
-            lines.append(f"label: {self.label.params} != {other.label.params}")
-        if self.weight != other.weight:
-            lines.append(f"weight: {self.weight!r} != {other.weight!r}")
-        if self.time_formats != other.time_formats:
-            lines.append(f"time_formats: {self.time_formats} != {other.time_formats}")
-        if not lines and [f.name for f in self.features] != [f.name for f in other.features]:
+        pairs = [(f"feature {name!r}: ", mine[name], theirs[name]) for name in mine.keys() & theirs.keys()]
+        rest = [spec.model_dump(exclude={"features"}) for spec in (self, other)]
+        for where, a, b in [*pairs, ("", rest[0], rest[1])]:
+            lines += [f"{where}{key} {a[key]!r} != {b[key]!r}" for key in a if a[key] != b[key]]
+        if not lines and list(mine) != list(theirs):
             lines.append("features: in another order")
         return sorted(lines)
 
 
-class PartFile(_Record):
+class PartFile(Record):
     """One Parquet file of a split."""
 
     path: str
@@ -175,17 +202,25 @@ class PartFile(_Record):
     bytes: int
 
 
-class Split(_Record):
+class Split(Record):
     """One split; its rows are numbered 0 to `rows - 1` through the files in order."""
 
     rows: int
     positives: int
+    """Rows with label 1 of the first task; 0 where that is a rating."""
     files: tuple[PartFile, ...]
     negatives_kept: float = 1.0
-    """Share of the rows with label 0 that is left of those that were dealt into the split."""
+    """Share of the rows with label 0, of the first task, that is left of those dealt into the split."""
+    labels: dict[str, LabelCounts] = Field(default_factory=dict)
+    """By task, where there are several or the label is a rating."""
+
+    @property
+    def labelled(self) -> int:
+        """Return the rows that count for the first task."""
+        return next((found.rows for found in self.labels.values()), self.rows)
 
 
-class FeatureStatistics(_Record):
+class FeatureStatistics(Record):
     """What `prepare` saw in the training rows of one feature."""
 
     ids: int | None = None
@@ -203,41 +238,7 @@ class FeatureStatistics(_Record):
     max: float | None = None
 
 
-class LabelTimes(_Record):
-    """Label rate over time, counted over all rows."""
-
-    column: str
-    """Raw column that tells the time."""
-    points: dict[str, tuple[tuple[float, int, int], ...]]
-    """By split, or under `all` where splits do not follow one another in time: mean time, rows and rows with
-    label 1 of each point, in the order of time."""
-
-
-class CleaningStep(_Record):
-    """What one rule of `data.clean` did to the raw rows."""
-
-    name: str
-    """Key of the rule."""
-    dropped: int
-    left: int
-
-
-class JoinedTable(_Record):
-    """A side table of `data.joins`, and the rows of the source that it has no row for."""
-
-    source: str
-    on: tuple[str, ...]
-    rows: int
-    """Of the source, after cleaning."""
-    unmatched: int
-
-    @property
-    def share(self) -> float:
-        """Return the share of the rows without a match."""
-        return self.unmatched / self.rows if self.rows else 0.0
-
-
-class Appended(_Record):
+class Appended(Record):
     """Rows of a later day that were added to a data set."""
 
     created: str
@@ -255,7 +256,7 @@ class Appended(_Record):
     """`data.split.until` by which they were dealt."""
 
 
-class Manifest(_Record):
+class Manifest(Record):
     """What a data set folder holds; written last, so that a folder without it is no data set."""
 
     format_version: Literal[1] = 1
@@ -291,6 +292,12 @@ class Manifest(_Record):
     files_in: str | None = None
     """Folder inside the data set that holds all else, where it took the place of another one on a store."""
     versions: dict[str, str] = Field(default_factory=dict)
+
+    @property
+    def user_row_splits(self) -> tuple[str, ...]:
+        """Return the splits whose rows are those of users, with targets to be found."""
+        settings = (self.preparation.get("data") or {}).get("user_rows") or {}
+        return tuple(split for split in settings.get("splits", ()) if split != "train")
 
     @classmethod
     def load(cls, folder: str | Place) -> Manifest:
@@ -355,7 +362,7 @@ class Manifest(_Record):
             )
 
     def logit_shift(self, split: str, trained_on: Manifest) -> float:
-        """Return what to add to a model's logits on a split, so that they fit its share of positives.
+        """Return what to add to the first task's logits on a split, so that they fit its share of positives.
 
         A model that saw a share w of the negatives predicts odds that are 1/w of what they are among all
         rows; the shift is log(w), less that of the split itself where it was down-sampled too.

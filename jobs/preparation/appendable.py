@@ -70,6 +70,11 @@ def _check_old_rows_stay(run: RunConfig, into: SplitName | None) -> None:
     data = run.data
     shares = data.split.method == "time" and data.split.until is None and into is None
     reasons: dict[str, tuple[bool, str, list[str]]] = {
+        "data.user_rows": (
+            data.user_rows is not None,
+            "a user's new events belong into the row that is there",
+            [],
+        ),
         "data.split.method: leave_last": (
             data.split.leave_last is not None,
             "a user's new events would push the old test and valid events into train",

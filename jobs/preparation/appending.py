@@ -17,6 +17,7 @@ from pyspark.sql import functions as F
 
 from jobs.preparation import columns as C
 from jobs.preparation.appendable import appended_to
+from jobs.preparation.catalogue import write_catalogue
 from jobs.preparation.commit import output_folder, staged_folder
 from jobs.preparation.dealing import deal, op_time_remarks
 from jobs.preparation.earlier_days import EarlierDays, check_whole
@@ -33,16 +34,15 @@ from jobs.preparation.pipeline import (
     Prepared,
     check_written,
     now,
+    publish,
     raw_places,
     splits_in,
     with_share_kept,
-    write_page,
     write_rows,
 )
 from jobs.preparation.planned import PlannedFeature
 from jobs.preparation.raw_copies import raw_copies
 from jobs.preparation.raw_types import check_types
-from jobs.preparation.report import write_report
 from jobs.preparation.row_checks import row_checks, source_name
 from jobs.preparation.rows import handed_over, large_batches
 from jobs.preparation.staging import Staged, of_source, stage
@@ -111,39 +111,37 @@ def append_rows(
         cached.enter_context(large_batches(spark, handed_over(staged.features)))
         streams = cached.enter_context(streams_between_tasks(spark, folder))
         staged = replace(staged, features=_with_stored_ops(staged, old.spec))
-        cached.callback(staged.rows.persist().unpersist)
         with named_source(source_name(run)):
             rows, features = deal(staged, run, folder, spark, into=into, fitted_in=target)
             cached.callback(rows.unpersist)
             check_types(rows, features)
             checks = row_checks(rows, run, features)
-            direct = None if frame is not None or into else parquet_scan(run, staged, checks, streams)
+            direct = None if frame is not None or into else parquet_scan(run, staged, checks, streams, cached)
             counted = survey(direct or rows, run, features, checks, streams, trains=False)
-            cached.callback(counted.cached.unpersist)
+            cached.callback(counted.values.release)
         _check_rows(counted, staged, old, run)
         spec = old.spec
         if mode == "grow":
-            spec = _grown(features, old.spec, counted, folder, spark)
+            spec = _grown(features, old.spec, counted, folder)
             spec = _with_vectors(spec, grow_vectors(run, spec, folder, spark, staged.remarks))
             spec = _with_encodings(spec, features, of_source(rows), target, folder, spark)
             _grow_log_q(run, spec, of_source(rows), target, folder, spark)
         _LOGGER.info("writing %s rows", f"{sum(counted.rows.get(name, 0) for name in SPLITS):,}")
         first_parts: dict[str, int] = {name: next_part(folder / name) for name in old.splits}
         write_rows(rows, run, spec, counted, folder, spark, direct, first_parts)
+        write_catalogue(run.data.catalogue, folder, spark)
         cached.close()
         shutil.rmtree(folder / _SCRATCH, ignore_errors=True)
         remove_unfinished(folder)
         _LOGGER.info("checking what was written")
         answers = scan(folder, spec, spark)
         before = Counter({str(name): split.rows for name, split in old.splits.items()})
-        splits = splits_in(folder, SPLITS, answers)
+        splits = splits_in(folder, SPLITS, spec, answers)
         check_written(before + Counter(counted.rows), splits, source_name(run))
         added = _added(run, mode, counted, into, from_source=frame is None)
         whole = _with_rows(old, spec, splits, answers, counted)
         manifest = _with_day(whole, run, added, staged, counted)
-        text = write_report(manifest, folder)
-        manifest.save(folder)
-        write_page(folder)
+        text = publish(manifest, folder)
     return Prepared(target, manifest, text, time.perf_counter() - start)
 
 
@@ -194,13 +192,13 @@ def _check_rows(counted: Survey, staged: Staged, old: Manifest, run: RunConfig) 
 
 
 def _grown(
-    features: Sequence[PlannedFeature], spec: FeatureSpec, counted: Survey, folder: Path, spark: SparkSession
+    features: Sequence[PlannedFeature], spec: FeatureSpec, counted: Survey, folder: Path
 ) -> FeatureSpec:
     """Return the spec with grown vocabularies, and room for larger ids in tables of raw ids."""
     _LOGGER.info("growing vocabularies by %s training rows", f"{counted.rows.get('train', 0):,}")
     stored = {feature.name: feature for feature in spec.features}
     grown = [_to_grow(stored[f.name], wanted_vocabulary(f)) for f in features if f.owns_vocabulary]
-    vocabularies = grow_vocabularies(counted, grown, folder, spark)
+    vocabularies = grow_vocabularies(counted, grown, folder)
     first_ids = {g.wanted.table: g.wanted.first_id for g in grown}
     largest: dict[str | None, int] = {}
     for feature in features:
@@ -326,10 +324,7 @@ def _with_day(
 
 def _share_kept(train: Split, counted: Survey) -> float:
     """Return the share of the negatives, of old and new training rows, that down-sampling left."""
-    left = train.rows - train.positives
-    dropped = round(left / train.negatives_kept) - left
-    rows = {
-        "train": train.rows + counted.rows.get("train", 0),
-        C.DOWNSAMPLED: dropped + counted.rows.get(C.DOWNSAMPLED, 0),
-    }
-    return negatives_kept(rows, {"train": train.positives + counted.positives.get("train", 0)})
+    left = train.labelled - train.positives
+    before = round(left / train.negatives_kept) - left
+    labelled, positives, dropped = counted.of_first_task
+    return negatives_kept(train.labelled + labelled, train.positives + positives, before + dropped)

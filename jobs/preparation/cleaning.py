@@ -15,7 +15,7 @@ from jobs.preparation.sources import require_columns, rows_and_columns
 from trainer.config import CleanConfig, RunConfig
 from trainer.config.rows import DeduplicateConfig
 from trainer.errors import DataError
-from trainer.schema import CleaningStep
+from trainer.records import CleaningStep
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame, SparkSession

@@ -22,20 +22,29 @@ ORDER = "__order"
 # Set where negatives are added: whether a row is one, and the number that it shares with its positive.
 NEGATIVE = "__negative"
 GROUP = "__group"
+# Set where `data.user_rows` makes rows of users: whether a row is one.
+USER_ROW = "__user_row"
+# The items that such a row is to find.
+TARGETS = "__targets"
 BAD_LINE = "__bad_line"
+# Of the first task.
 LABEL = "__label"
-# Whether the condition of `data.label.where` holds, where there is one.
-LABEL_CONDITION = "__label_condition"
+_LABEL_CONDITION = "__label_condition"
+_LABEL_KNOWN = "__label_known"
 WEIGHT = "__weight"
 FILE = "__source_file"
 NUMBER = "__number_"
 _MATCHED = "__matched_"
 # In `SPLIT`: a training row that no split holds, though histories still list its event.
 DOWNSAMPLED = "downsampled"
+# In `SPLIT`, before its name: rows of users that no split holds, with too few items or nothing to be found.
+FEW_ITEMS = "few_items_"
+NO_TARGETS = "no_targets_"
 # Set where the rows of earlier days were given again: whether a row is one. In `SPLIT`: such a row.
 OLD = "__old"
 BEFORE = "before"
 
+LARGEST_FLOAT = 3.4028234e38
 _INTEGRAL = (T.ByteType, T.ShortType, T.IntegerType, T.LongType)
 _FRACTIONAL = (T.FloatType, T.DoubleType)
 _PRINTABLE = (*_INTEGRAL, T.BooleanType, T.DateType, T.TimestampNTZType, T.DecimalType)
@@ -44,6 +53,21 @@ _PRINTABLE = (*_INTEGRAL, T.BooleanType, T.DateType, T.TimestampNTZType, T.Decim
 def matched(join: int) -> str:
     """Return the column that says whether a side table, by the number of its join, has a row for a row."""
     return f"{_MATCHED}{join}"
+
+
+def label(task: int) -> str:
+    """Return the column of a task's label, by the number of the task."""
+    return f"{LABEL}_{task}" if task else LABEL
+
+
+def label_condition(task: int) -> str:
+    """Return the column that says whether the condition of a task's label holds, where it has one."""
+    return f"{_LABEL_CONDITION}_{task}"
+
+
+def label_known(task: int) -> str:
+    """Return the column that says whether a row counts for a task, where a condition decides that."""
+    return f"{_LABEL_KNOWN}_{task}"
 
 
 def quoted(name: str) -> str:

@@ -53,17 +53,19 @@ def deal(
     rows = downsampled(rows, run)
     if before is not None:
         rows = rows.unionByName(before)
-    label = label_value(rows, run.data.label)
+    label = label_value(rows, run.data.first_task)
     if C.NEGATIVE in rows.columns:  # nobody gave these labels, so no rate is made of them
         label = F.when(~F.col(C.NEGATIVE), label)
     features = staged.features
     if fitted_in is None:
         features = fit_derived(rows, features, label, folder, spark)
     if any(feature.derived is not None for feature in features):
+        rows, users = _events_and_users(rows, features)
         rows = with_derived(rows, features, label, fitted_in or folder, spark, fitted=fitted_in is not None)
+        rows = rows if users is None else rows.unionByName(users)
     if before is not None:
         rows = rows.where(F.col(C.SPLIT) != C.BEFORE)
-    made = {C.LABEL: label_value(rows, run.data.label)}
+    made = {C.label(task.number): label_value(rows, task) for task in run.data.tasks}
     weight = weight_value(rows, run.data)
     if weight is not None:
         made[C.WEIGHT] = weight.cast("float")
@@ -100,6 +102,16 @@ def _days(rows: DataFrame) -> tuple[DataFrame, DataFrame | None]:
         return rows, None
     before = rows.where(F.col(C.OLD)).drop(C.OLD, C.FILE)
     return rows.where(~F.col(C.OLD)).drop(C.OLD), before.withColumn(C.SPLIT, F.lit(C.BEFORE))
+
+
+def _events_and_users(
+    rows: DataFrame, features: Sequence[PlannedFeature]
+) -> tuple[DataFrame, DataFrame | None]:
+    """Return the rows that derived features are made of, and those of users, which have them already."""
+    if C.USER_ROW not in rows.columns:
+        return rows, None
+    derived = [feature.column for feature in features if feature.derived is not None]
+    return rows.where(~F.col(C.USER_ROW)).drop(*derived), rows.where(F.col(C.USER_ROW))
 
 
 def _other_times(run: RunConfig, features: Sequence[PlannedFeature]) -> dict[str, str]:

@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 
 from jobs.preparation.columns import ORDER, SPLIT
-from jobs.preparation.rows import RawColumns, mapped, rows_at_once
+from jobs.preparation.rows import RawColumns, rows_at_once, run_tasks
 from jobs.preparation.statistics import Answers
 from jobs.preparation.streams import append_stream, stream_at
 from jobs.preparation.transform import Encodable
@@ -138,10 +138,8 @@ def write_dealt(
     make_folders(dataset)
     encode = Encode(rows.features, str(dataset), dict(others))
     write = WritePart(str(dataset), layout, spec, rows_per_row_group)
-    parts = sum(layout.parts)
-    numbers = spark.range(0, parts, 1, max(1, parts))
-    found = mapped(numbers, ["id"], _WriteDealt(dealing, encode, layout, write), "found string").collect()
-    return added_up([row["found"] for row in found], spec)
+    numbers = range(sum(layout.parts))
+    return added_up(run_tasks(spark, numbers, _WriteDealt(dealing, encode, layout, write)), spec)
 
 
 @dataclass(frozen=True)
@@ -151,13 +149,10 @@ class _WriteDealt:
     layout: Layout
     write: WritePart
 
-    def __call__(self, batches: Iterator[RawColumns]) -> Iterator[pa.RecordBatch]:
-        for columns in batches:
-            for number in columns["id"].to_pylist():
-                rows = self.dealing.rows(self.layout, number)
-                if rows is not None:
-                    found = self.write(pa.concat_tables(self._encoded(rows)), number)
-                    yield pa.RecordBatch.from_arrays([pa.array([found])], ["found"])
+    def __call__(self, number: int) -> Iterator[str]:
+        rows = self.dealing.rows(self.layout, number)
+        if rows is not None:
+            yield self.write(pa.concat_tables(self._encoded(rows)), number)
 
     def _encoded(self, rows: pa.Table) -> Iterator[pa.Table]:
         size = rows_at_once(self.encode.features)

@@ -8,8 +8,9 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
+from jobs.preparation.columns import LARGEST_FLOAT
 from jobs.preparation.planned import PlannedFeature
-from jobs.preparation.row_checks import LARGEST_FLOAT, ErrorOf
+from jobs.preparation.row_checks import ErrorOf
 from trainer.errors import DataError
 from trainer.features.chains import Read, reads_time
 from trainer.features.ops import entries

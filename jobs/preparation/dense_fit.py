@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -13,10 +12,10 @@ import pyarrow as pa
 from pyspark.sql import functions as F
 
 from jobs.preparation import columns as C
+from jobs.preparation.columns import LARGEST_FLOAT
 from jobs.preparation.moments import Moments
 from jobs.preparation.planned import PlannedFeature
-from jobs.preparation.row_checks import LARGEST_FLOAT
-from jobs.preparation.rows import RawColumns, TaskRows, mapped
+from jobs.preparation.rows import RawColumns, TaskRows, collected
 from trainer.errors import DataError
 from trainer.features import chains
 from trainer.features.ops import column_ops, entries
@@ -30,9 +29,6 @@ if TYPE_CHECKING:
 # Values that decide medians, modes and quantiles: all features' samples together, on the driver.
 _SAMPLED_VALUES = 8_000_000
 _SAMPLED_ROWS = (50_000, 1_000_000)
-# Sums of floats depend in their last digits on the order of the rows. Rounding to this many digits of the
-# standard deviation (float32 holds seven) makes the spec the same for every number of partitions.
-_DIGITS = 7
 _SCHEMA = "moments string, number int, sample binary"
 _ARROW = pa.schema([("moments", pa.string()), ("number", pa.int32()), ("sample", pa.binary())])
 
@@ -125,7 +121,7 @@ def _statistics(
     share = min(1.0, sampled / max(count, 1))
     work = _Work(tuple(wanted), share)
     needed = [C.ORDER, *(name for w in wanted for name in chains.raw_columns(w.feature))]
-    rows = mapped(train, needed, work, _SCHEMA).collect()
+    rows = collected(train, needed, work, _SCHEMA)
     moments = [Moments() for _ in wanted]
     samples: list[list[Floats]] = [[] for _ in wanted]
     for row in rows:
@@ -177,12 +173,8 @@ def _batch(moments: str | None, number: int, sample: bytes | None) -> pa.RecordB
 
 
 def _rounded(found: Moments, sample: Floats) -> Statistics:
-    """Round the sums to `_DIGITS` significant digits of the spread; all zero where there are no values."""
+    """Return rounded moments and the sample; all zero where there are no values."""
     if found.count == 0:
         return Statistics(0.0, 0.0, 0.0, 0.0, sample)
-    std = found.std
-    scale = std or abs(found.mean) or 1.0
-    digits = _DIGITS - 1 - math.floor(math.log10(scale))
-    # Of a column of one value rounding would make another one, and `min_max` the whole range of the two.
-    mean = min(max(round(found.mean, digits), found.min), found.max)
-    return Statistics(mean, round(std, digits), found.min, found.max, sample)
+    mean, std = found.rounded()
+    return Statistics(mean, std, found.min, found.max, sample)

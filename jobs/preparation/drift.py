@@ -11,6 +11,7 @@ from urllib.parse import unquote
 
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
+from pyspark.sql.pandas.types import from_arrow_schema
 
 from jobs.preparation.columns import column, quoted
 from jobs.preparation.files import escaped
@@ -99,6 +100,8 @@ def _read(
     group: ParquetGroup, spark: SparkSession, partitions: dict[str, T.DataType], *, drift: bool
 ) -> DataFrame:
     reader = spark.read if group.base is None else spark.read.option("basePath", spark_path(group.base))
+    if group.schema is not None:
+        return reader.schema(from_arrow_schema(group.schema)).parquet(*group.paths)
     with _nanoseconds_as_integers(spark, bool(group.nanoseconds)):
         rows = reader.parquet(*group.paths)
     fields = [T.StructField(f.name, partitions.get(f.name, f.dataType)) for f in rows.schema]

@@ -10,6 +10,7 @@ from pyspark.sql import functions as F
 
 from jobs.preparation import columns as C
 from jobs.preparation.dense_fit import fit_dense
+from jobs.preparation.labels import fitted_label
 from jobs.preparation.planned import PlannedFeature
 from jobs.preparation.rows import TaskRows
 from jobs.preparation.survey import Survey
@@ -18,6 +19,7 @@ from jobs.preparation.vocabulary import FittedVocabulary, WantedVocabulary, fit_
 from trainer.config import RunConfig
 from trainer.features.ids import first_id
 from trainer.features.ops import largest_number
+from trainer.records import TaskLabel
 from trainer.schema import Feature, FeatureSpec, FittedOp
 
 if TYPE_CHECKING:
@@ -36,7 +38,7 @@ def fit_spec(
 
     Args:
         rows: raw rows with `SPLIT`.
-        run: names label and weight.
+        run: names labels and weight.
         features: planned features.
         counted: rows of the training split, counts of their tokens, largest ids.
         vectors: of the features that look them up.
@@ -55,10 +57,14 @@ def fit_spec(
         else _id_feature(f, features, counted, vocabularies)
         for f in features
     )
-    label = FittedOp(name="label", params=run.data.label.rule())
+    labels = tuple(
+        TaskLabel(name=task.name, params=fitted_label(task, counted.labels[task.number]))
+        for task in run.data.tasks
+    )
     return FeatureSpec(
         features=fitted,
-        label=label,
+        label=FittedOp(name="label", params=labels[0].params),
+        labels=labels if run.data.labels else (),
         weight=run.data.weight_column,
         time_formats=run.data.time_formats,
     )
@@ -113,4 +119,5 @@ def _id_feature(
         num_embeddings=rows,
         vocabulary=vocabulary.folder if vocabulary else None,
         vocabulary_hash=vocabulary.digest if vocabulary else None,
+        role="target" if feature.column == C.TARGETS else "input",
     )

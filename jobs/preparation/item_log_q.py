@@ -46,7 +46,7 @@ def write_item_log_q(
     """
     assert run.data.negatives is not None
     name = run.data.negatives.item
-    positive = rows.where((F.col(C.SPLIT) == "train") & (label_value(rows, run.data.label) == 1))
+    positive = rows.where((F.col(C.SPLIT) == "train") & (label_value(rows, run.data.first_task) == 1))
     token = C.token(positive, name)
     counted = (
         positive.where(token.isNotNull()).groupBy(token.alias(name)).agg(F.count(F.lit(1)).alias("count"))

@@ -18,7 +18,8 @@ from trainer.errors import DataError
 from trainer.features import chains
 from trainer.features.raw_values import times
 from trainer.label_times import TimeBins, joined
-from trainer.schema import SPLITS, LabelTimes
+from trainer.records import LabelTimes
+from trainer.schema import SPLITS
 
 ALL = "all"
 
@@ -42,8 +43,9 @@ def count_times(columns: RawColumns, name: str, seen: dict[str, TimeBins]) -> No
     except DataError:  # of a type that is no time: nothing has checked what `recommend` names
         return
     positive = _is(columns[C.LABEL], 1.0)
+    known = columns[C.LABEL].is_valid().to_numpy(zero_copy_only=False)
     for split in SPLITS:
-        own = _is(columns[C.SPLIT], split)
+        own = _is(columns[C.SPLIT], split) & known
         if own.any():
             bins = TimeBins.of(found[own], positive[own])
             seen[split] = seen[split].plus(bins) if split in seen else bins

@@ -80,7 +80,7 @@ def with_leave_last(rows: DataFrame, split: LeaveLastConfig) -> DataFrame:
     """
     rows = rows.withColumn(_USER, C.token(rows, split.user))
     events = F.count(F.lit(1)).over(Window.partitionBy(_USER))
-    keys = [C.time(rows, split.time), *(key for name in split.order_by for key in _keys(rows, name))]
+    keys = [C.time(rows, split.time), *(key for name in split.order_by for key in tie_keys(rows, name))]
     newest = Window.partitionBy(_USER).orderBy(*[k.desc() for k in (*keys, F.col(C.ORDER), F.col(C.HASH))])
     place, short = F.row_number().over(newest), events < split.test + split.valid + 1
     named = (
@@ -96,7 +96,8 @@ def with_leave_last(rows: DataFrame, split: LeaveLastConfig) -> DataFrame:
     return rows.withColumn(C.SPLIT, train).drop(_USER)
 
 
-def _keys(rows: DataFrame, name: str) -> list[Column]:
+def tie_keys(rows: DataFrame, name: str) -> list[Column]:
+    """Return what orders rows of equal time by a column: as numbers where they read as such, then as text."""
     if C.is_text(rows.schema[name].dataType):
         return [C.number(rows, name), C.column(name)]
     return [C.column(name)]

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from itertools import zip_longest
 
 from jobs.preparation.survey import Survey
+from jobs.preparation.user_events import Events
 from trainer.config import RunConfig
-from trainer.schema import JoinedTable
+from trainer.records import JoinedTable
 
 
 def joined_tables(
-    run: RunConfig, counted: Survey, before: Sequence[JoinedTable] = ()
+    run: RunConfig, counted: Survey | Events, before: Sequence[JoinedTable] = ()
 ) -> tuple[JoinedTable, ...]:
     """Return the side tables of a run with the rows that have no match in them.
 

@@ -132,42 +132,45 @@ class IdMeasure:
 
 @dataclass
 class SplitMeasure:
-    """Rows and positives of a split, and its features in order."""
+    """Rows of a split, the labels of its tasks and its features in order."""
 
     features: list[DenseMeasure | IdMeasure]
+    labels: list[Moments]
     rows: int = 0
-    positives: int = 0
 
     @classmethod
     def nothing(cls, spec: FeatureSpec) -> SplitMeasure:
         """Return the measure of no rows."""
-        return cls([_nothing(feature) for feature in spec.features])
+        return cls([_nothing(feature) for feature in spec.features], [Moments() for _ in spec.tasks])
 
     def see(self, spec: FeatureSpec, columns: Mapping[str, pa.Array]) -> None:
         """Add some prepared rows."""
-        labels = columns[LABEL_COLUMN]
-        self.rows += len(labels)
-        self.positives += int(pc.sum(labels).as_py() or 0)
+        self.rows += len(columns[LABEL_COLUMN])
+        for name, found in zip(spec.label_columns, self.labels, strict=True):
+            values = columns[name].drop_null().to_numpy().astype(np.float64)
+            found.add(Moments.of(values))
         for feature, measure in zip(spec.features, self.features, strict=True):
             measure.see(columns[feature.name])
 
     def add(self, other: SplitMeasure) -> None:
         """Add that of other rows."""
         self.rows += other.rows
-        self.positives += other.positives
+        for mine, theirs in zip(self.labels, other.labels, strict=True):
+            mine.add(theirs)
         # The same spec made both, so they are of one kind.
-        for mine, theirs in zip(self.features, other.features, strict=True):
-            mine.merge(theirs)  # type: ignore[arg-type]
+        for feature, same in zip(self.features, other.features, strict=True):
+            feature.merge(same)  # type: ignore[arg-type]
 
     def as_json(self) -> str:
         """Return it as text."""
-        return json.dumps([self.rows, self.positives, [_plain(vars(f)) for f in self.features]])
+        labels = [vars(found) for found in self.labels]
+        return json.dumps([self.rows, labels, [_plain(vars(f)) for f in self.features]])
 
     @classmethod
     def from_json(cls, text: str) -> SplitMeasure:
         """Return what `as_json` wrote."""
-        rows, positives, features = json.loads(text)
-        return cls([_measure(values) for values in features], rows, positives)
+        rows, labels, features = json.loads(text)
+        return cls([_measure(values) for values in features], [Moments(**found) for found in labels], rows)
 
 
 def _nothing(feature: Feature) -> DenseMeasure | IdMeasure:
@@ -234,7 +237,7 @@ class _Work:
     def of(self, split: str, path: Path) -> tuple[str, str]:
         """Return the split and the measure of one part, as text."""
         measured = SplitMeasure.nothing(self.spec)
-        names = [LABEL_COLUMN, *(feature.name for feature in self.spec.features)]
+        names = [*self.spec.label_columns, *(feature.name for feature in self.spec.features)]
         with pq.ParquetFile(path) as file:
             for group in range(file.num_row_groups):
                 table = file.read_row_group(group, columns=names)

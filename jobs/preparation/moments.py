@@ -7,6 +7,10 @@ from dataclasses import dataclass
 
 from trainer.features.values import Floats
 
+# Sums of floats depend in their last digits on the order of the rows. Rounding to this many digits of the
+# standard deviation (float32 holds seven) makes the spec the same for every number of partitions.
+_DIGITS = 7
+
 
 @dataclass
 class Moments:
@@ -44,3 +48,12 @@ class Moments:
     def std(self) -> float:
         """Return the population's standard deviation."""
         return math.sqrt(self.squares / self.count) if self.count else 0.0
+
+    def rounded(self) -> tuple[float, float]:
+        """Return mean and standard deviation in digits that do not depend on the order of the values."""
+        std = self.std
+        scale = std or abs(self.mean) or 1.0
+        digits = _DIGITS - 1 - math.floor(math.log10(scale))
+        # Of one value alone rounding would make another one, and `min_max` the whole range of the two.
+        mean = min(max(round(self.mean, digits), self.min), self.max)
+        return mean, round(std, digits)

@@ -73,7 +73,7 @@ def with_negatives(
     config = run.data.negatives
     assert config is not None
     _check_columns(rows, config, own)
-    label = label_value(rows, run.data.label)
+    label = label_value(rows, run.data.first_task)
     whole = rows.withColumns(
         {
             USER: C.token(rows, config.user),

@@ -19,6 +19,7 @@ _FIXES = ["write the files again with the same columns", "list in `path` the fil
 _SHOWN = 20
 _LARGEST_PRECISION = 38
 _NO_TYPE = "Null"
+_OF_SPARK = b"org.apache.spark.sql.parquet.row.metadata"
 _NANOS = "timestamp in nanoseconds"
 _TIME_OF_DAY_FROM = (4, 1)
 # Whole numbers up to here are exact in a double.
@@ -40,6 +41,7 @@ class ParquetGroup:
         untyped: columns in lower case that hold nulls, or lists of nulls, of no type.
         nanoseconds: columns in lower case of timestamps in nanoseconds, or of lists of them, and whether they
             are local times. Spark takes them for integers.
+        schema: of all files, where it is plain; Spark then need not start a job to find the same one.
     """
 
     paths: tuple[str, ...]
@@ -48,6 +50,7 @@ class ParquetGroup:
     folder: str | None = None
     untyped: frozenset[str] = frozenset()
     nanoseconds: Mapping[str, bool] = field(default_factory=dict)
+    schema: pa.Schema | None = None
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,7 @@ class _Looked:
         row_groups: number of them.
         damaged: those that cannot be decoded, where it was tried.
         rows: as the footer says.
+        schema: see `ParquetGroup`.
     """
 
     file: str
@@ -75,6 +79,7 @@ class _Looked:
     row_groups: int = 0
     damaged: tuple[DamagedRowGroup, ...] = ()
     rows: int = 0
+    schema: pa.Schema | None = None
 
 
 def parquet_groups(
@@ -134,6 +139,7 @@ def _look(place: tuple[str, str | None], *, skip: bool) -> _Looked:
         groups,
         tuple(damaged_row_groups(file)) if skip else (),
         footer.num_rows,
+        _plain_schema(footer),
     )
 
 
@@ -235,9 +241,30 @@ def _grouped(looked: Sequence[_Looked]) -> list[ParquetGroup]:
                 for name, types in columns
                 if all(kind.endswith(_NANOS) for kind in types)
             },
+            _common_schema(group),
         )
         for (base, columns), group in members.items()
     ]
+
+
+def _plain_schema(footer: pq.FileMetaData) -> pa.Schema | None:
+    """Return the schema of a file whose columns Spark reads as what Arrow says, else None."""
+    if _OF_SPARK in (footer.metadata or {}):  # may hold types of Spark's own
+        return None
+    schema = footer.schema.to_arrow_schema().remove_metadata()
+    distinct = len({name.lower() for name in schema.names}) == len(schema)
+    return schema if distinct and all(map(_is_plain, schema.types)) else None
+
+
+def _is_plain(kind: pa.DataType) -> bool:
+    whole = pa.types.is_signed_integer(kind) or pa.types.is_boolean(kind)
+    return bool(whole or kind in (pa.float32(), pa.float64(), pa.string()))
+
+
+def _common_schema(looked: Sequence[_Looked]) -> pa.Schema | None:
+    first = looked[0].schema
+    in_partitions = any("=" in look.path for look in looked)
+    return first if not in_partitions and all(look.schema == first for look in looked) else None
 
 
 def _columns(schema: pq.ParquetSchema) -> Columns:

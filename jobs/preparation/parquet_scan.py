@@ -6,8 +6,9 @@ done with them. Both ways give the same rows, splits and hashes, so each pass ma
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,9 +27,17 @@ from jobs.preparation.files import hidden
 from jobs.preparation.planned import PlannedFeature
 from jobs.preparation.row_checks import LABEL_MISSING, LABEL_WRONG, LINE, RowCheck, found_column
 from jobs.preparation.row_hashes import hashable, row_hashes
-from jobs.preparation.rows import ROWS_AT_ONCE, RawColumns, TaskRows, Work, in_tasks, rows_at_once
+from jobs.preparation.rows import (
+    ROWS_AT_ONCE,
+    RawColumns,
+    TaskRows,
+    Work,
+    collected_in_tasks,
+    in_tasks,
+    rows_at_once,
+)
 from jobs.preparation.splits import dealt
-from jobs.preparation.staging import Staged
+from jobs.preparation.staging import Staged, scannable
 from jobs.preparation.streams import Streams
 from jobs.preparation.writing import ROW_BYTES, Layout
 from jobs.session import over_connect
@@ -86,15 +95,26 @@ class ParquetScan(TaskRows):
     training: bool = False
 
     @property
+    def session(self) -> SparkSession:
+        """See `TaskRows`."""
+        assert self.spark is not None
+        return self.spark
+
+    @property
     def columns(self) -> list[str]:
         """Return the names of all columns."""
         return [*self.names, C.SPLIT, C.LABEL, C.HASH, C.ORDER]
 
     def mapped(self, columns: Sequence[str], work: Work, schema: StructType | str) -> DataFrame:
         """See `TaskRows`."""
-        assert self.spark is not None
-        read = _Read(replace(self, spark=None, tasks=()), tuple(columns))
-        return in_tasks(self.spark, self.tasks, read, work, schema)
+        return in_tasks(self.session, self.tasks, self._read(columns), work, schema)
+
+    def collected(self, columns: Sequence[str], work: Work) -> list[Mapping[str, Any]]:
+        """See `TaskRows`."""
+        return collected_in_tasks(self.session, self.tasks, self._read(columns), work)
+
+    def _read(self, columns: Sequence[str]) -> _Read:
+        return _Read(replace(self, spark=None, tasks=()), tuple(columns))
 
     def surveyed(self, checks: Sequence[str]) -> ParquetScan:
         """See `TaskRows`."""
@@ -190,7 +210,7 @@ class _Read:
 
 
 def parquet_scan(
-    run: RunConfig, staged: Staged, checks: Sequence[RowCheck], streams: Streams
+    run: RunConfig, staged: Staged, checks: Sequence[RowCheck], streams: Streams, cached: ExitStack
 ) -> ParquetScan | None:
     """Return how tasks read the rows by themselves; None where Spark has to make them.
 
@@ -199,10 +219,18 @@ def parquet_scan(
         staged: the rows as Spark reads them.
         checks: of the rows.
         streams: how tasks hand rows on.
+        cached: releases the rows, which Spark keeps if it has to make them.
     """
+    scan = _scan(run, staged, checks, streams)
+    if scan is None and scannable(run):
+        cached.callback(staged.rows.persist().unpersist)
+    return scan
+
+
+def _scan(run: RunConfig, staged: Staged, checks: Sequence[RowCheck], streams: Streams) -> ParquetScan | None:
     if over_connect(staged.source.sparkSession):  # which tells neither the cores nor where its tasks run
         return None
-    if not _plain(run) or any(check.what not in (LINE, LABEL_MISSING, LABEL_WRONG) for check in checks):
+    if not scannable(run) or any(check.what not in (LINE, LABEL_MISSING, LABEL_WRONG) for check in checks):
         return None
     source, own = staged.source, staged.own
     # Spark's list holds the hidden files of a folder (`_metadata`), which it then does not read.
@@ -218,7 +246,8 @@ def parquet_scan(
         return None
     same = {footer.schema.to_arrow_schema().remove_metadata() for footer in footers}
     kinds = {field.name: field.type for field in schema}
-    label = run.data.label.column
+    rule = run.data.first_task.label
+    label = rule.column
     assert label is not None
     if len(same) > 1 or set(kinds) != set(own) or len(schema) != len(kinds):
         return None
@@ -235,7 +264,7 @@ def parquet_scan(
         if footer.row_group(number).num_rows
     ]
     tasks = _tasks(groups, _TASKS_PER_CORE * spark.sparkContext.defaultParallelism)
-    at_once, least = rows_at_once(staged.features), run.data.label.positive_at_least
+    at_once, least = rows_at_once(staged.features), rule.positive_at_least
     rows = sum(count for _, _, count in groups)
     dealing = None if streams.folder is None else _dealing(run, staged.features, rows, streams.folder)
     return ParquetScan(spark, tasks, tuple(own), run.data.split, label, least, at_once, dealing)
@@ -252,28 +281,6 @@ def _dealing(run: RunConfig, features: Sequence[PlannedFeature], rows: int, fold
     place = Path(folder) / "dealt"
     place.mkdir()
     return Dealing(str(place), Layout.of(counts, run.data.rows_per_file, size, {}))
-
-
-def _plain(run: RunConfig) -> bool:
-    """Return whether nothing but the rows themselves, one by one, decides what becomes of them."""
-    data, features = run.data, run.features
-    groups = [*features.dense, *features.sparse, *features.sequence]
-    return (
-        data.source is not None
-        and data.source.table is None
-        and data.source.row_number is None
-        and not data.joins
-        and not data.time_formats
-        and data.clean == type(data.clean)()
-        and data.label.column is not None
-        and data.label.positive_values is None
-        and data.weight_column is None
-        and data.downsample_negatives is None
-        and data.negatives is None
-        and data.split.method == "random"
-        and data.split.by is None
-        and all(group.derived is None for group in groups)
-    )
 
 
 def local_file(uri: str) -> str | None:

@@ -18,15 +18,16 @@ from pydantic import TypeAdapter
 from pyspark.sql import functions as F
 
 from jobs.preparation import columns as C
+from jobs.preparation.catalogue import check_catalogue, write_items
 from jobs.preparation.commit import output_folder, staged_folder
 from jobs.preparation.dealing import deal, op_time_remarks
 from jobs.preparation.dealt_rows import write_dealt
 from jobs.preparation.dense_fit import fit_numbers_of_ids
 from jobs.preparation.failures import named_source
 from jobs.preparation.fitting import fit_spec
-from jobs.preparation.item_log_q import write_item_log_q
-from jobs.preparation.labels import check_label_rule, negatives_kept, require_two_classes
+from jobs.preparation.labels import check_label_rule, negatives_kept, require_labels_that_differ
 from jobs.preparation.matches import joined_tables
+from jobs.preparation.moments import Moments
 from jobs.preparation.parquet_scan import parquet_scan
 from jobs.preparation.part_writing import remove_unfinished
 from jobs.preparation.raw_copies import raw_copies
@@ -41,6 +42,7 @@ from jobs.preparation.statistics import Answers, check_measured, scan, statistic
 from jobs.preparation.streams import streams_between_tasks
 from jobs.preparation.survey import Survey, check_fitted, survey
 from jobs.preparation.transform import encodable
+from jobs.preparation.user_rows import user_row_remarks
 from jobs.preparation.vectors import fit_vectors
 from jobs.preparation.workers import workers_starting
 from jobs.preparation.writing import (
@@ -55,10 +57,10 @@ from jobs.session import same_results, spark_session
 from trainer.config import RunConfig
 from trainer.errors import ConfigError, DataError
 from trainer.features.ops import check_ops
+from trainer.records import LabelCounts
 from trainer.schema import (
     GROUP_COLUMN,
     KEEP_PREFIX,
-    LABEL_COLUMN,
     SPLITS,
     WEIGHT_COLUMN,
     FeatureSpec,
@@ -118,32 +120,32 @@ def prepare_dataset(
         cached.enter_context(large_batches(spark, handed_over(staged.features)))
         streams = cached.enter_context(streams_between_tasks(spark, folder))
         vectors = fit_vectors(run, folder, spark, staged.remarks)
-        cached.callback(staged.rows.persist().unpersist)
         with named_source(source_name(run)):  # the first pass reads all there is
             rows, features = deal(staged, run, folder, spark)
             cached.callback(rows.unpersist)
             check_types(rows, features)
             features = fit_numbers_of_ids(of_source(rows), features)
             checks = row_checks(rows, run, features)
-            direct = parquet_scan(run, staged, checks, streams) if frame is None else None
+            direct = parquet_scan(run, staged, checks, streams, cached) if frame is None else None
             counted = survey(direct or rows, run, features, checks, streams)
-            cached.callback(counted.cached.unpersist)
+            cached.callback(counted.values.release)
         staged.remarks.extend(op_time_remarks(run, features, counted.spans))
-        require_two_classes(counted.rows, counted.positives, run)
+        staged.remarks.extend(user_row_remarks(counted.rows, run.data.user_rows))
+        require_labels_that_differ(counted.rows, counted.labels, run)
         require_filled(counted.rows, run.data.split)
         _LOGGER.info("fitting %s features on %s training rows", len(features), f"{counted.rows['train']:,}")
         spec = fit_spec(direct or of_source(rows), run, features, counted, vectors, folder)
+        check_catalogue(run.data.catalogue, spec)
         check_fitted(direct or rows, features, spec.features)
         _LOGGER.info("writing %s rows", f"{sum(counted.rows.get(name, 0) for name in SPLITS):,}")
         answers = write_rows(rows, run, spec, counted, folder, spark, direct)
-        if run.data.negatives is not None and run.data.negatives.in_batch.log_q:
-            write_item_log_q(of_source(rows), run, spec, folder, spark)
+        write_items(of_source(rows), run, spec, folder, spark)
         cached.close()  # what follows needs neither the rows nor what tasks have handed on
         shutil.rmtree(folder / _SCRATCH, ignore_errors=True)
         remove_unfinished(folder)
         _LOGGER.info("checking what was written")
         check_measured(spec, answers)
-        splits = splits_in(folder, SPLITS, answers)
+        splits = splits_in(folder, SPLITS, spec, answers)
         check_written(counted.rows, splits, source_name(run))
         manifest = Manifest(
             name=run.name,
@@ -152,21 +154,27 @@ def prepare_dataset(
             config_hash=run.preparation_hash(),
             preparation=run.preparation(),
             spec=spec,
-            splits=with_share_kept(splits, negatives_kept(counted.rows, counted.positives)),
+            splits=with_share_kept(splits, negatives_kept(*counted.of_first_task)),
             statistics=statistics(spec, answers, counted.missing),
             fingerprint=counted.fingerprint,
             cleaning=staged.cleaning,
-            joins=joined_tables(run, counted),
+            joins=joined_tables(run, staged.events or counted),
             remarks=tuple(staged.remarks),
             label_times=counted.label_times,
             raw=raw_places(run) if frame is None else None,
             synthetic=frame is None and is_synthetic(run),
             versions=versions(spark),
         )
-        text = write_report(manifest, folder)
-        manifest.save(folder)
-        write_page(folder)
+        text = publish(manifest, folder)
     return Prepared(target, manifest, text, time.perf_counter() - start)
+
+
+def publish(manifest: Manifest, folder: Path) -> str:
+    """Write the manifest of a data set and its reports; return the one that is text."""
+    text = write_report(manifest, folder)
+    manifest.save(folder)
+    write_page(folder)
+    return text
 
 
 def check_run(run: RunConfig) -> None:
@@ -213,7 +221,7 @@ def write_inputs(
     if spec.vectors and vectors_in is None:
         raise ConfigError("name the data set that holds the vectors of the spec", where="vectors_in")
     with staged_folder(output_folder(out)) as folder:
-        rows = inputs.withColumn(LABEL_COLUMN, F.lit(0.0).cast("float"))
+        rows = inputs.withColumns({name: F.lit(0.0).cast("float") for name in spec.label_columns})
         write_in_order(
             rows,
             folder / "test",
@@ -228,7 +236,7 @@ def write_inputs(
             seed=0,
             config_hash="",
             spec=spec,
-            splits=splits_in(folder, ("test",), answers),
+            splits=splits_in(folder, ("test",), spec, answers),
             statistics=statistics(spec, answers, {}),
             vectors_in=str(as_place(vectors_in).absolute()) if spec.vectors and vectors_in else None,
             versions=versions(spark),
@@ -269,7 +277,8 @@ def write_rows(
     Returns:
         The measure of these rows, by split.
     """
-    marks = {C.LABEL: LABEL_COLUMN, C.WEIGHT: WEIGHT_COLUMN, C.GROUP: GROUP_COLUMN}
+    marks = {C.label(number): name for number, name in enumerate(spec.label_columns)}
+    marks |= {C.WEIGHT: WEIGHT_COLUMN, C.GROUP: GROUP_COLUMN}
     others = {raw: name for raw, name in marks.items() if raw in rows.columns}
     others |= {name: KEEP_PREFIX + name for name in run.data.keep}
     size = _bytes_per_row(spec, counted)
@@ -291,19 +300,37 @@ def _bytes_per_row(spec: FeatureSpec, counted: Survey) -> float:
     return 4.0 * sum(f.dim or 1 for f in spec.dense) + lists + found + ROW_BYTES
 
 
-def splits_in(folder: Path, names: Sequence[str], answers: Answers) -> dict[SplitName, Split]:
+def splits_in(
+    folder: Path, names: Sequence[str], spec: FeatureSpec, answers: Answers
+) -> dict[SplitName, Split]:
     """Return what lies in the folder; the schema checks the names."""
     return TypeAdapter(dict[SplitName, Split]).validate_python(
-        {name: _split(folder, name, answers) for name in names}
+        {name: _split(folder, name, spec, answers) for name in names}
     )
 
 
-def _split(folder: Path, name: str, answers: Answers) -> Split:
+def _split(folder: Path, name: str, spec: FeatureSpec, answers: Answers) -> Split:
     files = part_files(folder, name)
     found = answers.get(name)
+    labels = label_counts(spec, found.labels) if found else {}
+    first = found.labels[0] if found else Moments()
     return Split(
-        rows=sum(file.rows for file in files), positives=found.positives if found else 0, files=files
+        rows=sum(file.rows for file in files),
+        positives=0 if spec.tasks[0].is_rating else round(first.count * first.mean),
+        files=files,
+        labels=labels,
     )
+
+
+def label_counts(spec: FeatureSpec, found: Sequence[Moments]) -> dict[str, LabelCounts]:
+    """Return what the manifest says of labels; nothing where a lone binary one has its positives."""
+    tasks = spec.tasks
+    if not spec.labels and not tasks[0].is_rating:
+        return {}
+    return {
+        task.name: LabelCounts(rows=x.count, mean=x.mean, std=x.std)
+        for task, x in zip(tasks, found, strict=True)
+    }
 
 
 def with_share_kept(splits: dict[SplitName, Split], kept: float) -> dict[SplitName, Split]:

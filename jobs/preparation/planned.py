@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from pyspark.sql import types as T
 
 from jobs.preparation.columns import is_list
-from jobs.preparation.conditions import condition_columns
+from jobs.preparation.label_columns import label_columns, lone_labels
 from jobs.preparation.sources import require_columns
 from trainer.config import FeatureGroup, OpConfig, RunConfig
 from trainer.config.messages import did_you_mean
@@ -105,7 +105,7 @@ def plan_features(run: RunConfig, frame: DataFrame) -> list[PlannedFeature]:
             planned += [_planned(group, kind, name, frame, where) for name in matched]
     _check_names(planned)
     _check_missing_in_lists(planned)
-    _check_leaks(_label_column(run, frame), planned)
+    _check_leaks(lone_labels(run.data.tasks, raw_names(frame)), planned)
     _check_time_ops(run, planned)
     return _with_shared_tables(planned)
 
@@ -133,17 +133,17 @@ def _matched(run: RunConfig, group: FeatureGroup, frame: DataFrame, where: str) 
     """Return the columns of a group, in the order of the source within each glob."""
     if group.derived is not None:
         assert group.name is not None
-        _check_sources(group, _label_column(run, frame), frame, where)
+        _check_sources(group, lone_labels(run.data.tasks, raw_names(frame)), frame, where)
         return [DERIVED_PREFIX + group.name]
     names = raw_names(frame)
     if group.cross is not None:
         assert group.name is not None
-        _check_cross(group, _label_column(run, frame), frame, where)
+        _check_cross(group, lone_labels(run.data.tasks, raw_names(frame)), frame, where)
         return [group.name]
     if group.vectors is not None:
         require_columns([group.vectors.on], names, f"{where}.vectors.on")
         return [group.vectors.on]
-    labels = _label_columns(run, frame)
+    labels = label_columns(run.data.tasks, names)
     free = [name for name in names if name not in (*labels, run.data.weight)]
     matched: list[str] = []
     for pattern in group.patterns():
@@ -226,7 +226,7 @@ def _crossed(group: FeatureGroup, ops: tuple[FittedOp, ...], where: str) -> Plan
     return PlannedFeature(group.name, "sparse", group.name, ops, "list" in ends, table, where)
 
 
-def _check_cross(group: FeatureGroup, label: str, frame: DataFrame, where: str) -> None:
+def _check_cross(group: FeatureGroup, labels: Collection[str], frame: DataFrame, where: str) -> None:
     """Check that a cross's columns are there, hold one id per row, and are not the label."""
     assert group.cross is not None
     require_columns(group.cross, raw_names(frame), f"{where}.cross")
@@ -235,7 +235,7 @@ def _check_cross(group: FeatureGroup, label: str, frame: DataFrame, where: str) 
             raise ConfigError(
                 f"column {name!r} holds lists: a cross needs one id per row", where=f"{where}.cross"
             )
-        if name.lower() == label.lower():
+        if name.lower() in labels:
             raise ConfigError("the label cannot be part of a feature", where=f"{where}.cross", got=name)
 
 
@@ -260,7 +260,7 @@ def source_columns(derived: FittedOp) -> list[str]:
     return list(dict.fromkeys(name for name in [*id_columns(derived), *others] if name is not None))
 
 
-def _check_sources(group: FeatureGroup, label: str, frame: DataFrame, where: str) -> None:
+def _check_sources(group: FeatureGroup, labels: Collection[str], frame: DataFrame, where: str) -> None:
     """Check that a derived feature's columns are there, and that its name is no column's."""
     assert group.derived is not None
     assert group.name is not None
@@ -281,8 +281,9 @@ def _check_sources(group: FeatureGroup, label: str, frame: DataFrame, where: str
             raise ConfigError(
                 f"column {name!r} holds lists, not one id per row", where=f"{where}.{key}", got=name
             )
-    if key == "target_encoding" and label.lower() in {name.lower() for name in ids}:
-        raise ConfigError("the label cannot encode itself", where=f"{where}.{key}.by", got=label)
+    own = [name for name in ids if name.lower() in labels]
+    if key == "target_encoding" and own:
+        raise ConfigError("the label cannot encode itself", where=f"{where}.{key}.by", got=own[0])
 
 
 def _check_missing_in_lists(planned: Sequence[PlannedFeature]) -> None:
@@ -299,24 +300,10 @@ def _check_missing_in_lists(planned: Sequence[PlannedFeature]) -> None:
             )
 
 
-def _label_columns(run: RunConfig, frame: DataFrame) -> list[str]:
-    """Return the raw columns that the label is made of."""
-    label = run.data.label
-    if label.where is not None:
-        return condition_columns(raw_names(frame), label.where)
-    return [] if label.column is None else [label.column]
-
-
-def _label_column(run: RunConfig, frame: DataFrame) -> str:
-    """Return the column that alone is the label, or an empty text."""
-    columns = _label_columns(run, frame)
-    return columns[0] if len(columns) == 1 else ""
-
-
-def _check_leaks(label: str, planned: Sequence[PlannedFeature]) -> None:
-    """Check that no feature is the label itself; derived ones hold it of earlier or other rows only."""
+def _check_leaks(labels: Collection[str], planned: Sequence[PlannedFeature]) -> None:
+    """Check that no feature is a label itself; derived ones hold it of earlier or other rows only."""
     for feature in planned:
-        if feature.column.lower() == label.lower():
+        if feature.column.lower() in labels:
             raise ConfigError(
                 "the label cannot be a feature: the model would only copy it",
                 where=f"{feature.where}.columns",
@@ -341,7 +328,7 @@ def _check_names(planned: Sequence[PlannedFeature]) -> None:
     seen: dict[str, str] = {}
     for feature in planned:
         reserved = feature.name in (LABEL_COLUMN, WEIGHT_COLUMN)
-        if reserved or feature.name.startswith((KEEP_PREFIX, "__")):
+        if reserved or feature.name.startswith((KEEP_PREFIX, "__", f"{LABEL_COLUMN}__")):
             raise ConfigError(
                 "the name is reserved for other columns of the data set",
                 where=feature.where,

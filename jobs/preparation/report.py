@@ -8,15 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from trainer.schema import (
-    SPLITS,
-    UNMATCHED_SHARE,
-    CleaningStep,
-    Feature,
-    FeatureStatistics,
-    JoinedTable,
-    Manifest,
-)
+from trainer.records import CleaningStep, JoinedTable
+from trainer.schema import SPLITS, UNMATCHED_SHARE, Feature, FeatureStatistics, Manifest, Split
 
 REPORT_TEXT = "report.txt"
 REPORT_JSON = "report.json"
@@ -37,14 +30,17 @@ def report_text(manifest: Manifest) -> str:
     """Return the report as aligned plain text."""
     name = f"{manifest.name} (synthetic)" if manifest.synthetic else manifest.name
     lines = [f"data set {name}   spec {manifest.spec.hash}   seed {manifest.seed}", ""]
-    rows = [["split", "rows", "positives", "share", "files", "MiB"]]
+    rated = manifest.spec.tasks[0].is_rating
+    rows = [["split", "rows", *([] if rated else ["positives", "share"]), "files", "MiB"]]
     for name, split in manifest.splits.items():
         share = f"{split.positives / split.rows:.4f}" if split.rows else "-"
         size = sum(file.bytes for file in split.files) / 2**20
-        rows.append(
-            [name, f"{split.rows:,}", f"{split.positives:,}", share, str(len(split.files)), f"{size:.1f}"]
-        )
+        positives = [] if rated else [f"{split.positives:,}", share]
+        rows.append([name, f"{split.rows:,}", *positives, str(len(split.files)), f"{size:.1f}"])
     lines += [*_table(rows), ""]
+    labels = [row for name, split in manifest.splits.items() for row in _label_cells(name, split)]
+    if labels:
+        lines += [*_table([["split", "task", "rows", "mean", "std"], *labels], text_columns=2), ""]
     if manifest.cleaning:
         head = ["cleaning", "rows dropped", "rows left"]
         lines += [*_table([head, *map(_cleaning_cells, manifest.cleaning)]), ""]
@@ -78,11 +74,19 @@ def _remarks(manifest: Manifest) -> list[str]:
 
 def _empty_notes(manifest: Manifest) -> list[str]:
     """Return a remark on each feature that no training row has a value of."""
-    found = [(f, manifest.statistics[f.name]) for f in manifest.spec.features]
+    found = [(f, manifest.statistics[f.name]) for f in manifest.spec.features if f.role == "input"]
     return [
         f"{feature.name}: no training row has a value"
         for feature, seen in found
         if (seen.mean_length == 0 if feature.is_list else seen.null_share >= 1)
+    ]
+
+
+def _label_cells(name: str, split: Split) -> list[list[str]]:
+    """Return a row for each task; the mean of a binary label is its share of positives."""
+    return [
+        [name, task, f"{found.rows:,}", f"{found.mean:.4f}", f"{found.std:.4f}"]
+        for task, found in split.labels.items()
     ]
 
 
@@ -162,7 +166,12 @@ def report_json(manifest: Manifest) -> dict[str, Any]:
         "synthetic": manifest.synthetic,
         "spec_hash": manifest.spec.hash,
         "splits": {
-            name: {"rows": s.rows, "positives": s.positives, "negatives_kept": s.negatives_kept}
+            name: {
+                "rows": s.rows,
+                "positives": s.positives,
+                "negatives_kept": s.negatives_kept,
+                **({"labels": {task: x.model_dump() for task, x in s.labels.items()}} if s.labels else {}),
+            }
             for name, s in manifest.splits.items()
         },
         "cleaning": [step.model_dump() for step in manifest.cleaning],

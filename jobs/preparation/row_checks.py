@@ -10,18 +10,17 @@ from pyspark.sql import functions as F
 
 from jobs.preparation import columns as C
 from jobs.preparation.earlier import seconds
-from jobs.preparation.labels import label_value, weight_value
+from jobs.preparation.labels import label_known, label_value, weight_value
 from jobs.preparation.ordered import id_key
 from jobs.preparation.planned import PlannedFeature, id_columns
 from jobs.preparation.text_rows import bad_line_error
-from trainer.config import RunConfig
+from trainer.config import RunConfig, Task
 from trainer.errors import DataError
 from trainer.schema import FittedOp
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
 
-LARGEST_FLOAT = 3.4028234e38
 _YEAR_10000 = 253402300800  # in seconds since 1970
 LINE, LABEL_MISSING, LABEL_WRONG = "line", "label missing", "label wrong"
 _FOUND = "__bad_"
@@ -62,55 +61,64 @@ def with_row_checks(frame: DataFrame, checks: Sequence[RowCheck]) -> DataFrame:
 
 
 def row_checks(rows: DataFrame, run: RunConfig, features: Sequence[PlannedFeature]) -> list[RowCheck]:
-    """Return all checks of rows with `BAD_LINE`, the most basic first."""
+    """Return all checks of rows with `BAD_LINE`, the most basic first.
+
+    Where there are rows of users, the events were checked before.
+    """
     line = RowCheck(F.col(C.BAD_LINE).isNotNull(), F.col(C.BAD_LINE), bad_line_error, LINE)
-    return [line, *_label_checks(rows, run), *_time_checks(rows, features)]
+    if C.USER_ROW in rows.columns:
+        return [line, *_time_checks(rows, features)]
+    labels = [check for task in run.data.tasks for check in _label_checks(rows, run, task)]
+    return [line, *labels, *_weight_checks(rows, run), *_time_checks(rows, features)]
 
 
-def _label_checks(rows: DataFrame, run: RunConfig) -> list[RowCheck]:
-    name = run.data.label.column
+def _label_checks(rows: DataFrame, run: RunConfig, task: Task) -> list[RowCheck]:
+    """Check the values of the column that a task's label is made of, of rows that count for the task."""
+    label, name = task.label, task.label.column
     if name is None:
-        return _weight_checks(rows, run)
-    where, graded = f"data.label.column: {name}", run.data.label.positive_at_least is not None
-    label, raw = label_value(rows, run.data.label), C.column(name)
-    if run.data.label.positive_values is not None:
-        missing = label.isNull()
+        return []
+    where = f"{task.key}.column: {name}"
+    value, raw, known = label_value(rows, task), C.column(name), label_known(rows, task)
+    if label.positive_values is not None:
+        missing = value.isNull() if known is None else known & value.isNull()
     else:
         missing = C.number(rows, name).isNull() & C.not_a_number(rows, name).isNull()
-    return [
-        RowCheck(
-            missing,
-            F.lit(None),
-            lambda n, _: DataError(
-                f"{n} row(s) have no label",
-                where=where,
-                fixes=[f"data.clean.drop_missing: [{name}]", "remove those rows"],
-            ),
-            LABEL_MISSING,
-        ),
-        RowCheck(
-            ~missing & label.isNull(),
-            raw,
-            lambda n, value: DataError(
-                f"{n} row(s) have a label that is {'no number' if graded else 'not 0 or 1'}",
-                where=where,
-                got=value,
-                allowed="numbers" if graded else "0, 1",
-                fixes=_named_in_file(run, name, value) or ([] if graded else [_label_rule(value)]),
-            ),
-            LABEL_WRONG,
-        ),
-        *_weight_checks(rows, run),
-    ]
+    wrong = ~missing & value.isNull()
+    if known is not None:
+        missing, wrong = known & missing, known & wrong
+    any_number = label.kind == "rating" or label.positive_at_least is not None
+
+    def no_label(count: int, _: str) -> DataError:
+        fixes = [f"data.clean.drop_missing: [{name}]", "remove those rows"]
+        if run.data.labels:
+            fixes.insert(0, f"{task.key}.missing: skip leaves them out of this task alone")
+        return DataError(f"{count} row(s) have no label", where=where, fixes=fixes)
+
+    def wrong_label(count: int, found: str) -> DataError:
+        return DataError(
+            f"{count} row(s) have a label that is {'no finite number' if any_number else 'not 0 or 1'}",
+            where=where,
+            got=found,
+            allowed="numbers" if any_number else "0, 1",
+            fixes=_named_in_file(run, name, found) or ([] if any_number else _label_rules(task, found)),
+        )
+
+    checks = [RowCheck(wrong, raw, wrong_label, LABEL_WRONG)]
+    if not task.skips_missing:
+        checks.insert(0, RowCheck(missing, F.lit(None), no_label, LABEL_MISSING))
+    return checks
 
 
-def _label_rule(value: str) -> str:
-    """Return the key that makes labels of such values."""
+def _label_rules(task: Task, value: str) -> list[str]:
+    """Return the keys that make labels of such values."""
     try:
         float(value)
     except ValueError:
-        return "data.label.positive_values: [...] names the values that mean 1"
-    return "data.label.positive_at_least: 4 makes 1 of values >= 4"
+        return [f"{task.key}.positive_values: [...] names the values that mean 1"]
+    return [
+        f"{task.key}.positive_at_least: 4 makes 1 of values >= 4",
+        f"{task.key}.kind: rating where the number itself is to be predicted",
+    ]
 
 
 def _named_in_file(run: RunConfig, name: str, value: str) -> list[str]:
@@ -140,7 +148,7 @@ def _weight_checks(rows: DataFrame, run: RunConfig) -> list[RowCheck]:
             allowed="finite numbers >= 0",
         )
 
-    return [RowCheck(weight.isNull() | (weight < 0) | (weight > LARGEST_FLOAT), C.column(name), error)]
+    return [RowCheck(weight.isNull() | (weight < 0) | (weight > C.LARGEST_FLOAT), C.column(name), error)]
 
 
 def _time_checks(rows: DataFrame, features: Sequence[PlannedFeature]) -> list[RowCheck]:
@@ -150,6 +158,8 @@ def _time_checks(rows: DataFrame, features: Sequence[PlannedFeature]) -> list[Ro
         if feature.derived is not None and "time" in feature.derived.params:
             ids, name = id_columns(feature.derived), feature.derived.params["time"]
             there = id_key(rows, ids).isNotNull()
+            if C.USER_ROW in rows.columns:  # whose events were checked before
+                there = there & ~F.col(C.USER_ROW)
             place = f"{feature.where}.{feature.derived.name}.time: {name}"
             missing, unreadable = C.time_problems(rows, name)
             for bad, what in ((missing, "no time"), (unreadable, "a time that cannot be read")):

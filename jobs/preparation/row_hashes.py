@@ -21,6 +21,7 @@ from pyspark.sql import functions as F
 from jobs.preparation import columns as C
 from jobs.preparation.columns import HASH, ORDER
 from trainer.features.hashing import SPARK_SEED
+from trainer.features.raw_values import with_nulls_uncovered
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
@@ -106,7 +107,7 @@ def _column(values: pa.Array, seed: int) -> Hashes:
         return _lists(values, seed)
     hashes = _values(values, np.uint64(seed))
     if values.null_count:
-        hashes[~values.is_valid().to_numpy(zero_copy_only=False)] = seed  # Spark passes over a null
+        np.putmask(hashes, values.is_null().to_numpy(zero_copy_only=False), np.uint64(seed))  # as Spark does
     return hashes
 
 
@@ -117,10 +118,9 @@ def _values(values: pa.Array, seed: Hashes | np.uint64) -> Hashes:
         return _texts(values, seed)
     if pa.types.is_temporal(kind):
         values = values.view(pa.int64() if kind.bit_width == 64 else pa.int32())
-    if values.null_count:
-        values = pc.fill_null(values, pa.scalar(0).cast(values.type))
     if pa.types.is_boolean(kind):
-        return _ints(values.to_numpy(zero_copy_only=False), seed)
+        return _ints(pc.fill_null(values, False).to_numpy(zero_copy_only=False), seed)
+    values = with_nulls_uncovered(values)
     if pa.types.is_float32(kind) or pa.types.is_float64(kind):
         x = values.to_numpy(zero_copy_only=False) + 0.0  # of -0.0 makes 0.0
         x[np.isnan(x)] = np.nan

@@ -7,7 +7,6 @@ only where the streams lie.
 from __future__ import annotations
 
 import json
-import os
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,12 +17,10 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from jobs.session import is_local
+from jobs.session import is_local, over_connect
 
 if TYPE_CHECKING:
-    from pyspark.sql import DataFrame, SparkSession
-
-_TASKS_PER_CORE = 4
+    from pyspark.sql import SparkSession
 
 
 @dataclass(frozen=True)
@@ -32,16 +29,9 @@ class Streams:
 
     Attributes:
         folder: of the files; None where the streams go through Spark.
-        partitions: to deal rows that hold only places to: Spark would take them for next to nothing, and
-            give all of them to one task.
     """
 
     folder: str | None = None
-    partitions: int = 0
-
-    def dealt(self, rows: DataFrame, by: str) -> DataFrame:
-        """Bring rows of one key together, before a `groupBy`."""
-        return rows.repartition(self.partitions, by) if self.partitions else rows
 
     def sender(self) -> Sender:
         """Return what a task, or a group of its rows, hands tables on with; to be closed."""
@@ -51,12 +41,12 @@ class Streams:
 @contextmanager
 def streams_between_tasks(spark: SparkSession, dataset: Path) -> Iterator[Streams]:
     """Make a folder for streams in the data set under construction, where all tasks run on this machine."""
-    if not is_local(spark):
+    if over_connect(spark) or not is_local(spark):
         yield Streams()
         return
     # Tasks that are being ended may still write.
     with TemporaryDirectory(dir=dataset, prefix="_streams", ignore_cleanup_errors=True) as folder:
-        yield Streams(folder, _TASKS_PER_CORE * (os.cpu_count() or 1))
+        yield Streams(folder)
 
 
 class Sender:

@@ -18,19 +18,22 @@ from jobs.preparation.dense_checks import (
     refusals_after_fitting,
     waits_for_fitting,
 )
+from jobs.preparation.handed_rows import HandedRows, RowsHere, RowsInSpark
 from jobs.preparation.label_times import count_times, label_times, time_column
 from jobs.preparation.looks import look_at_numbers, look_at_tokens
+from jobs.preparation.moments import Moments
 from jobs.preparation.planned import PlannedFeature
 from jobs.preparation.row_checks import ErrorOf, RowCheck, found_column, source_name, with_row_checks
-from jobs.preparation.rows import RawColumns, TaskRows, mapped
+from jobs.preparation.rows import RawColumns, TaskRows, collected, mapped
 from jobs.preparation.streams import Sender, Streams
-from jobs.preparation.survey_facts import Facts
+from jobs.preparation.survey_facts import Facts, label_key
 from jobs.preparation.value_counts import ROW_SCHEMA, Counts, ValueCounts, as_rows
 from trainer.config import RunConfig
 from trainer.errors import DataError
 from trainer.features import chains
 from trainer.label_times import TimeBins
-from trainer.schema import Feature, FittedOp, LabelTimes
+from trainer.records import LabelTimes
+from trainer.schema import Feature, FittedOp
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -47,7 +50,8 @@ class Survey:
 
     Attributes:
         rows: of each split that has any; `DOWNSAMPLED` counts as one.
-        positives: rows with label 1 of each.
+        positives: rows with label 1 of each, of the first task; 0 where that is a rating.
+        labels: moments of the training rows' labels, by number of the task.
         missing: missing values among the training rows, by feature (not for lists).
         tokens: tokens of all rows, by sparse feature.
         largest_id: over all rows, by feature that holds ids already.
@@ -60,11 +64,12 @@ class Survey:
         unmatched: such rows without a row of a side table, by the number of the join.
         streams: how `values` holds the counts.
         values: counts of the training rows' tokens, see `Counts`; `table` is the place in `counted_tables`.
-        cached: what `values` is made of; to be released when that is no longer needed.
+            To be released when it is no longer needed.
     """
 
     rows: dict[str, int]
     positives: dict[str, int]
+    labels: dict[int, Moments]
     missing: dict[str, int]
     tokens: dict[str, int]
     largest_id: dict[str, int]
@@ -76,8 +81,12 @@ class Survey:
     source_rows: int
     unmatched: dict[str, int]
     streams: Streams
-    values: DataFrame
-    cached: DataFrame
+    values: HandedRows
+
+    @property
+    def of_first_task(self) -> tuple[int, int, int]:
+        """Return training rows that count for the first task, those with label 1, and dropped negatives."""
+        return self.labels[0].count, self.positives.get("train", 0), self.rows.get(C.DOWNSAMPLED, 0)
 
 
 def survey(
@@ -107,23 +116,28 @@ def survey(
         rows = rows.surveyed([check.what for check in checks])
     else:
         rows = with_row_checks(rows, checks)
-    marks = [name for name in (C.SPLIT, C.LABEL, C.HASH, C.NEGATIVE) if name in rows.columns]
+    tasks = run.data.tasks
+    labels = [C.label(task.number) for task in tasks]
+    marks = [name for name in (C.SPLIT, *labels, C.HASH, C.NEGATIVE) if name in rows.columns]
     needed = [*marks, *(name for f in features for name in chains.raw_columns(f))]
     needed += [*run.data.keep, *(found_column(number) for number in range(len(checks)))]
-    time = time_column(run, features, rows.columns)
+    rated = tasks[0].label.kind == "rating"
+    time = None if rated else time_column(run, features, rows.columns)
     needed += [] if time is None else [time]
     joins = [name for number in range(len(run.data.joins)) if (name := C.matched(number)) in rows.columns]
     needed += joins
-    work = _Work(tuple(features), len(checks), tuple(run.data.keep), time, streams, tuple(joins))
-    found = mapped(rows, needed, work, _SCHEMA).persist()
+    counted = tuple(labels) if rated or len(tasks) > 1 else ()
+    work = _Work(tuple(features), len(checks), tuple(run.data.keep), time, streams, tuple(joins), counted)
+    told, values = _looked(rows, needed, work)
     try:
-        facts = _checked(found, run, _errors(features, checks), trains)
+        facts = _checked(told, run, _errors(features, checks), trains)
     except BaseException:
-        found.unpersist()
+        values.release()
         raise
     return Survey(
         dict(facts.rows),
-        {split: facts.positives[split] for split in facts.rows},
+        {split: 0 if rated else facts.positives[split] for split in facts.rows},
+        {task.number: _training_labels(facts, task.number, bool(counted)) for task in tasks},
         dict(facts.missing),
         dict(facts.tokens),
         facts.largest,
@@ -135,9 +149,17 @@ def survey(
         facts.source_rows,
         dict(facts.unmatched),
         streams,
-        found.where(F.col("facts").isNull()).drop("facts"),
-        found,
+        values,
     )
+
+
+def _training_labels(facts: Facts, task: int, counted: bool) -> Moments:
+    """Return the moments of a task's label over the training rows; a lone binary label has but its counts."""
+    if counted:
+        return facts.labels.get(label_key("train", task), Moments())
+    rows, positives = facts.rows["train"], facts.positives["train"]
+    share = positives / max(1, rows)
+    return Moments(rows, share, rows * share * (1 - share), float(positives == rows), float(positives > 0))
 
 
 def counted_tables(features: Sequence[PlannedFeature]) -> list[str]:
@@ -145,11 +167,24 @@ def counted_tables(features: Sequence[PlannedFeature]) -> list[str]:
     return [feature.name for feature in features if feature.owns_vocabulary]
 
 
-def _checked(found: DataFrame, run: RunConfig, errors: Mapping[str, ErrorOf], trains: bool) -> Facts:
+def _looked(rows: DataFrame | TaskRows, needed: Sequence[str], work: _Work) -> tuple[list[str], HandedRows]:
+    """Run the pass; return what each task has seen, and the counts."""
+    if work.streams.folder is None:
+        found = mapped(rows, needed, work, _SCHEMA).persist()
+        facts = found.where(F.col("facts").isNotNull()).select("facts").collect()
+        values = RowsInSpark(found.where(F.col("facts").isNull()).drop("facts"), found)
+        return [row["facts"] for row in facts], values
+    made = collected(rows, needed, work, _SCHEMA)
+    here = [{name: row[name] for name in _NAMES[1:]} for row in made if row["facts"] is None]
+    told = [row["facts"] for row in made if row["facts"] is not None]
+    return told, RowsHere(rows.session if isinstance(rows, TaskRows) else rows.sparkSession, tuple(here))
+
+
+def _checked(found: Sequence[str], run: RunConfig, errors: Mapping[str, ErrorOf], trains: bool) -> Facts:
     """Add up what the tasks have seen, and raise what is wrong."""
     facts = Facts()
-    for row in found.where(F.col("facts").isNotNull()).select("facts").collect():
-        facts.add(row["facts"])
+    for text in found:
+        facts.add(text)
     if not facts.rows:
         raise DataError("the source has no rows", where=source_name(run))
     _raise_problems(facts, errors)
@@ -180,7 +215,7 @@ def check_fitted(
         return
     facts = Facts()
     needed = [name for f, _ in waiting for name in chains.raw_columns(f)]
-    for row in mapped(rows, needed, _FittedWork(tuple(waiting)), "facts string").collect():
+    for row in collected(rows, needed, _FittedWork(tuple(waiting)), "facts string"):
         facts.add(row["facts"])
     _raise_problems(facts, _errors([f for f, _ in waiting], []))
 
@@ -211,6 +246,7 @@ class _Work:
     time: str | None
     streams: Streams
     joins: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
 
     def __call__(self, batches: Iterator[RawColumns]) -> Iterator[pa.RecordBatch]:
         with self.streams.sender() as sender:
@@ -228,6 +264,8 @@ class _Work:
             facts.hashes = (facts.hashes + int(hashes.sum(dtype=np.uint64))) % 2**64
             positive = pc.equal(columns[C.LABEL], 1.0)
             facts.positives.update(_by_split(columns[C.SPLIT].filter(positive)))
+            for task, name in enumerate(self.labels):
+                facts.see_label(task, columns[C.SPLIT], columns[name])
             for number in range(self.num_checks):
                 quotes = columns[found_column(number)]
                 there = quotes.is_valid().to_numpy(zero_copy_only=False)

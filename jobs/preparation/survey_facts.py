@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from jobs.preparation.label_times import with_times
+from jobs.preparation.moments import Moments
 from trainer.features.values import Floats
 
 
@@ -21,7 +23,8 @@ class Facts:
 
     Attributes:
         rows: by split.
-        positives: rows with label 1, by split.
+        positives: rows with label 1 of the first task, by split.
+        labels: moments of the labels by split and number of the task, each as one text.
         missing: missing values of training rows, by feature.
         tokens: by feature of ids.
         largest: id, by feature that holds ids already.
@@ -37,6 +40,7 @@ class Facts:
 
     rows: Counter[str] = field(default_factory=Counter)
     positives: Counter[str] = field(default_factory=Counter)
+    labels: dict[str, Moments] = field(default_factory=dict)
     missing: Counter[str] = field(default_factory=Counter)
     tokens: Counter[str] = field(default_factory=Counter)
     largest: dict[str, int] = field(default_factory=dict)
@@ -56,6 +60,16 @@ class Facts:
             values = pa.array(shown[bad]) if isinstance(shown, np.ndarray) else shown.filter(pa.array(rows))
             quotes = [str(value) for value in values.to_pylist() if value == value]  # not NaN
             self.add_bad(key, int(rows.sum()), min(quotes, default=""))
+
+    def see_label(self, task: int, splits: pa.Array, label: pa.Array) -> None:
+        """Note a task's labels of some rows, null where a row does not count for it."""
+        values = label.to_numpy(zero_copy_only=False).astype(np.float64)
+        for split in pc.unique(splits).to_pylist():
+            own = pc.equal(splits, split).to_numpy(zero_copy_only=False) & ~np.isnan(values)
+            self._add_label(label_key(split, task), Moments.of(values[own]))
+
+    def _add_label(self, key: str, found: Moments) -> None:
+        self.labels.setdefault(key, Moments()).add(found)
 
     def see_times(self, feature: str, seconds: Floats) -> None:
         """Note the times of some rows, NaN where there is none."""
@@ -77,6 +91,8 @@ class Facts:
         said = json.loads(text)
         for name in ("rows", "positives", "missing", "tokens", "unmatched"):
             getattr(self, name).update(said[name])
+        for key, values in said["labels"].items():
+            self._add_label(key, Moments(**values))
         self.hashes = (self.hashes + said["hashes"]) % 2**64
         self.source_rows += said["source_rows"]
         self.kept_bytes += said["kept_bytes"]
@@ -91,7 +107,12 @@ class Facts:
 
     def as_json(self) -> str:
         """Return it as text."""
-        return json.dumps(vars(self))
+        return json.dumps({**vars(self), "labels": {key: vars(found) for key, found in self.labels.items()}})
+
+
+def label_key(split: str, task: int) -> str:
+    """Return the key of a task's label in `Facts.labels`."""
+    return f"{split}\n{task}"
 
 
 def any_in_row(found: NDArray[np.bool_]) -> NDArray[np.bool_]:

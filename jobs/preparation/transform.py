@@ -8,16 +8,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
+from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
+from jobs.preparation import columns as C
 from jobs.preparation.derived import with_derived
 from jobs.preparation.joined_ids import with_joined_ids
-from jobs.preparation.labels import known_label
+from jobs.preparation.labels import known_label, stored_task
 from jobs.preparation.raw_types import check_types
 from jobs.preparation.rows import RawColumns, TaskRows, mapped
 from jobs.preparation.sources import require_columns
 from jobs.preparation.time_formats import with_iso_times
-from trainer.config import LabelConfig
 from trainer.features import chains
 from trainer.features.row_encoder import RowEncoder, joined_ids
 from trainer.schema import KEEP_PREFIX, Feature, FeatureSpec
@@ -57,9 +58,10 @@ def apply_spec(
     wanted = [f for f in spec.features if features is None or f.name in features]
     frame = with_iso_times(frame, spec.time_formats)
     require_columns(list(keep), frame.columns, "keep")
-    label = LabelConfig.model_validate(spec.label.params)
-    known = known_label(frame, label)
+    known = known_label(frame, stored_task(spec))
     frame = with_derived(frame, wanted, known, dataset, spark)
+    if spec.target in wanted and C.TARGETS not in frame.columns:  # rows to be scored have nothing to be found
+        frame = frame.withColumn(C.TARGETS, F.array().cast("array<string>"))
     for feature in wanted:
         require_columns(chains.raw_columns(feature), frame.columns, f"feature {feature.name!r}")
     return with_features(frame, wanted, dataset, spark, keep=keep)

@@ -85,6 +85,11 @@ class Counts:
     def __len__(self) -> int:
         return int(self.numbers.num_rows + self.texts.num_rows)
 
+    def of_share(self, share: int, shares: int) -> Counts:
+        """Return the counts of the tables that are dealt to one of several shares."""
+        chosen = [pa.array(kind["table"].to_numpy() % shares == share) for kind in self.kinds]
+        return Counts(self.numbers.filter(chosen[0]), self.texts.filter(chosen[1]))
+
     def added_up(self) -> Counts:
         """Return each value of each table once."""
         return Counts(_added_up(self.numbers), _added_up(self.texts))

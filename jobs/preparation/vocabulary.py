@@ -13,7 +13,6 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -21,20 +20,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from pyspark.sql import functions as F
 
+from jobs.preparation.handed_rows import Columns, HandedRows, Row
 from jobs.preparation.mixing import mixed
 from jobs.preparation.part_writing import next_part, part_name, write_parquet
-from jobs.preparation.rows import RawColumns, mapped
+from jobs.preparation.rows import RawColumns
 from jobs.preparation.streams import Sender, Streams
 from jobs.preparation.survey import Survey
-from jobs.preparation.value_counts import BUCKETS, COUNTS_SCHEMA, Counts, as_rows
+from jobs.preparation.value_counts import BUCKETS, COUNTS_SCHEMA, ROW_SCHEMA, Counts, as_rows
 from jobs.preparation.value_order import Border, borders, cut, ordered, sample
 from trainer.features.raw_values import one_array
 from trainer.schema import FIRST_VOCABULARY_ID
-
-if TYPE_CHECKING:
-    from pyspark.sql import DataFrame, SparkSession
 
 VOCABULARY_FOLDER = "vocabulary"
 # Values sorted by one task.
@@ -47,7 +43,7 @@ _SAMPLED = 256
 # Added to the count of a value that a vocabulary has already: it then reaches no `min_count`.
 _KNOWN = -(1 << 60)
 _STREAMS = ("numbers", "texts")
-_MERGED = f"size bigint, sample string, {COUNTS_SCHEMA}"
+_MERGED = f"part int, size bigint, sample string, {COUNTS_SCHEMA}"
 _PLACED = f"part int, sizes string, {COUNTS_SCHEMA}"
 
 
@@ -115,7 +111,7 @@ def fit_vocabularies(
 
 
 def grow_vocabularies(
-    counted: Survey, grown: Sequence[GrownVocabulary], dataset: Path, spark: SparkSession
+    counted: Survey, grown: Sequence[GrownVocabulary], dataset: Path
 ) -> dict[str, FittedVocabulary]:
     """Give the values that vocabularies lack the ids after their last ones, and add them as new parts.
 
@@ -123,7 +119,6 @@ def grow_vocabularies(
         counted: the new rows; `table` is the place in `grown`.
         grown: one per table.
         dataset: folder of the data set under construction, which holds the vocabularies.
-        spark: the session.
 
     Returns:
         The vocabularies by table: old ids as they were, new ones in order of frequency, ties by value.
@@ -133,13 +128,11 @@ def grow_vocabularies(
         for g in grown
     ]
     parts = [
-        (table, str(path))
+        {"table": table, "path": str(path)}
         for table, g in enumerate(grown)
         for path in sorted((dataset / g.stored.folder).glob("*.parquet"))
     ]
-    known = spark.createDataFrame(parts, "table int, path string").repartition(max(1, len(parts)))
-    values = counted.values
-    values = values.unionByName(mapped(known, ["table", "path"], _Known(counted.streams), values.schema))
+    values = counted.values.with_rows(parts, _Known(counted.streams), "table int, path string")
     num_counts = counted.num_counts + sum(g.stored.size for g in grown)
     found = _stored(values, num_counts, limits, dataset, counted.streams)
     result = {}
@@ -162,38 +155,36 @@ class _Limits:
 
 
 def _stored(
-    values: DataFrame, num_counts: int, limits: Sequence[_Limits], dataset: Path, streams: Streams
+    values: HandedRows, num_counts: int, limits: Sequence[_Limits], dataset: Path, streams: Streams
 ) -> list[tuple[int, int, int]]:
     """Write new parts of all vocabularies; return the number of new values and two digests by table."""
     if not limits:
         return []
     buckets = BUCKETS * max(1, min(_MOST_SHARES, math.ceil(num_counts / BUCKETS / _COUNTS_PER_TASK)))
     if buckets > BUCKETS:
-        values = mapped(values, values.columns, _Deal(buckets, streams), values.schema)
+        values = values.mapped(_STREAMS, _Deal(buckets, streams), ROW_SCHEMA)
     merge = _Merge(
         tuple(limit.min_count for limit in limits), _VALUES_PER_PARTITION // (2 * buckets), streams
     )
-    # Spark counts the parameters, and would count `self` as one.
-    merged = streams.dealt(values, "bucket").groupBy("bucket")
-    merged = merged.applyInPandas(lambda rows: merge(rows), _MERGED).persist()
+    merged = values.grouped("bucket", merge, _MERGED).kept()
     placed = None
     try:
-        told = merged.select("size", "sample").collect()
+        told = merged.rows("size", "sample")
         parts = max(1, math.ceil(sum(row["size"] for row in told) / _VALUES_PER_PARTITION))
         if parts == 1:
-            whole, starts = merged.withColumn("part", F.lit(0)), [[0] * len(limits)]
+            whole, shares = merged.shared("part")
+            starts = [[0] * len(limits)]
         else:
             at = borders([tuple(one) for row in told for one in json.loads(row["sample"])], parts)
-            placed = mapped(merged, _STREAMS, _Place(at, streams), _PLACED).persist()
-            whole, starts = placed, _starts(placed, len(limits), parts)
+            placed = merged.mapped(_STREAMS, _Place(at, streams), _PLACED).kept()
+            whole, shares, starts = placed, 1, _starts(placed, len(limits), parts)
         before = tuple(next_part(dataset / limit.folder) for limit in limits)
-        write = _Write(tuple(limits), str(dataset), starts, before)
-        by_part = streams.dealt(whole, "part").groupBy("part")
-        written = by_part.applyInPandas(lambda rows: write(rows), "found string").collect()
+        write = _Write(tuple(limits), str(dataset), starts, before, shares)
+        written = whole.grouped("part", write, "found string").rows("found")
     finally:
-        merged.unpersist()
+        merged.release()
         if placed is not None:
-            placed.unpersist()
+            placed.release()
     found = [[0, 0, 0] for _ in limits]
     for row in written:
         for table, *numbers in json.loads(row["found"]):
@@ -259,10 +250,6 @@ def _counts(batches: Iterator[RawColumns]) -> Iterator[Counts]:
             yield Counts.read({"numbers": [numbers], "texts": [texts]})
 
 
-def _read(rows: pd.DataFrame) -> Counts:
-    return Counts.read({name: rows[name].tolist() for name in _STREAMS})
-
-
 @dataclass(frozen=True)
 class _Merge:
     """Adds up the counts of a bucket."""
@@ -271,14 +258,14 @@ class _Merge:
     sample_above: int
     streams: Streams
 
-    def __call__(self, rows: pd.DataFrame) -> pd.DataFrame:
-        counts = _read(rows).added_up()
+    def __call__(self, rows: Columns) -> Row:
+        counts = Counts.read(rows).added_up()
         frequent = Counts(*(kind.filter(self._enough(kind)) for kind in counts.kinds))
         size = len(frequent)
         told = json.dumps(sample(ordered(frequent), _SAMPLED) if size > self.sample_above else [])
         with self.streams.sender() as sender:
             numbers, texts = frequent.sent(sender)
-        return pd.DataFrame({"size": [size], "sample": [told], "numbers": [numbers], "texts": [texts]})
+        return {"part": 0, "size": size, "sample": told, "numbers": numbers, "texts": texts}
 
     def _enough(self, counts: pa.Table) -> pa.Array:
         least = np.array(self.min_counts)[counts["table"].to_numpy()]
@@ -313,10 +300,10 @@ class _Place:
         return [Counts.of_rows(rows) for rows in cut(ordered(counts), self.at)]
 
 
-def _starts(placed: DataFrame, tables: int, parts: int) -> list[list[int]]:
+def _starts(placed: HandedRows, tables: int, parts: int) -> list[list[int]]:
     """Return how many values of each table stand before each part, int [parts][tables]."""
     sizes = np.zeros((parts + 1, tables), dtype=np.int64)
-    for row in placed.select("part", "sizes").collect():
+    for row in placed.rows("part", "sizes"):
         for table, size in json.loads(row["sizes"]):
             sizes[row["part"] + 1, table] += size
     starts: list[list[int]] = np.cumsum(sizes, axis=0)[:-1].tolist()
@@ -325,16 +312,23 @@ def _starts(placed: DataFrame, tables: int, parts: int) -> list[list[int]]:
 
 @dataclass(frozen=True)
 class _Write:
-    """Numbers the values of a part and writes them, table by table."""
+    """Numbers the values of a part and writes them, table by table.
+
+    Tables of a single part are dealt to several tasks instead (`shares`).
+    """
 
     limits: tuple[_Limits, ...]
     dataset: str
     starts: list[list[int]]
     parts_before: tuple[int, ...]
+    shares: int = 1
 
-    def __call__(self, rows: pd.DataFrame) -> pd.DataFrame:
-        part = int(rows["part"].iloc[0])
-        values = ordered(_read(rows))
+    def __call__(self, rows: Columns) -> Row:
+        part = int(rows["part"][0])
+        counts = Counts.read(rows)
+        if self.shares > 1:
+            counts, part = counts.of_share(part, self.shares), 0
+        values = ordered(counts)
         tables = values["table"].to_numpy()
         stops = np.searchsorted(tables, np.arange(len(self.limits) + 1))
         found = []
@@ -349,7 +343,7 @@ class _Write:
                 chosen = chosen.add_column(1, "id", pa.array(ids))
                 _write_part(chosen, Path(self.dataset) / limit.folder, self.parts_before[table] + part)
                 found.append([table, size, *_digests(one_array(chosen["value"]), ids)])
-        return pd.DataFrame({"found": [json.dumps(found)]})
+        return {"found": json.dumps(found)}
 
 
 def _write_part(values: pa.Table, folder: Path, number: int) -> None:

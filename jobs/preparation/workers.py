@@ -7,8 +7,7 @@ from contextlib import contextmanager, suppress
 from threading import Thread
 from typing import TYPE_CHECKING
 
-import pyarrow as pa
-
+from jobs.preparation.rows import run_tasks
 from jobs.session import is_local, over_connect
 
 if TYPE_CHECKING:
@@ -32,8 +31,8 @@ def workers_starting(spark: SparkSession) -> Iterator[None]:
 
 def _start(spark: SparkSession) -> None:
     with suppress(Exception):  # the tasks of use will tell
-        spark.range(0, 1, 1, 1).mapInArrow(_nothing, "id bigint").collect()
+        run_tasks(spark, [None], _nothing)
 
 
-def _nothing(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    yield from batches
+def _nothing(_: None) -> tuple[()]:
+    return ()

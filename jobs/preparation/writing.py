@@ -26,7 +26,7 @@ from jobs.preparation.spark_paths import spark_path
 from jobs.preparation.statistics import Answers
 from jobs.preparation.streams import Streams, received
 from jobs.preparation.transform import Encodable, encoder
-from trainer.features.raw_values import one_array, require_utf8
+from trainer.features.raw_values import one_array, require_utf8, with_nulls_uncovered
 from trainer.schema import SPLITS, Feature, FeatureSpec, PartFile
 
 if TYPE_CHECKING:
@@ -228,7 +228,8 @@ class WritePart:
                 columns[name] = column.cast(pa.int64()) if name in narrow else column
         split, place = self.layout.place(number)
         path = Path(self.dataset) / split / part_name(place)
-        write_parquet(pa.table(columns), path, self.rows_per_row_group)
+        ids = [f.name for f in self.spec.features if f.kind != "dense"]
+        write_parquet(pa.table(columns), path, self.rows_per_row_group, ids)
         measured = SplitMeasure.nothing(self.spec)
         measured.see(self.spec, columns)
         return json.dumps([number, split, measured.as_json()])
@@ -237,9 +238,14 @@ class WritePart:
 def _taken(column: pa.Array, rows: NDArray[np.int64]) -> pa.Array:
     """Return some rows of a column; NumPy takes plain numbers several times as fast as Arrow."""
     kind = column.type
-    if column.null_count == 0 and (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
-        return pa.array(column.to_numpy()[rows], kind)
-    return pc.take(column, pa.array(rows), boundscheck=False)
+    if not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
+        return pc.take(column, pa.array(rows), boundscheck=False)
+    numbers = pa.array(with_nulls_uncovered(column).to_numpy().take(rows), kind)
+    if not column.null_count:
+        return numbers
+    there = column.is_valid().to_numpy(zero_copy_only=False).take(rows)
+    bits = pa.py_buffer(np.packbits(there, bitorder="little"))
+    return pa.Array.from_buffers(kind, len(rows), [bits, numbers.buffers()[1]])
 
 
 def _narrow(features: Sequence[Feature]) -> frozenset[str]:

@@ -1,4 +1,4 @@
-"""The published protocols of NCF and SASRec on MovieLens-1M: what is prepared equals the authors' files."""
+"""The published protocols of NCF, SASRec and Mult-VAE on MovieLens-1M, against the authors' files."""
 
 from __future__ import annotations
 
@@ -32,6 +32,12 @@ def split_of(dataset: Path, split: str, columns: list[str]) -> pd.DataFrame:
 def pairs(frame: pd.DataFrame) -> pd.DataFrame:
     """Return the pairs of user and item in a fixed order, each as often as it comes."""
     return frame[PAIR].astype(np.int64).sort_values(PAIR).reset_index(drop=True)
+
+
+def numbers_of(dataset: Path, feature: str) -> dict[int, int]:
+    """Return the id of each raw item."""
+    vocabulary = ds.dataset(dataset / "vocabulary" / feature).to_table().to_pandas()
+    return dict(zip(vocabulary["value"].astype(int), vocabulary["id"], strict=True))
 
 
 def test_ncf(spark: SparkSession, shared_data: Path, tmp_path: Path) -> None:
@@ -80,38 +86,56 @@ def test_sasrec(spark: SparkSession, shared_data: Path, tmp_path: Path) -> None:
     if not published.exists():
         pytest.skip(f"SASRec's file is not here: {published}")
     lines = pd.read_csv(published, sep=" ", names=PAIR)
-    lines["line"] = np.arange(len(lines))
-    from_end = lines.groupby("user_id").cumcount(ascending=False)
-    assert lines.groupby("user_id").size().min() >= 3  # none is too short for the protocol
-    run = RunConfig.load(
-        CONFIGS / "sasrec_movielens_1m.yaml",
-        [
-            f"data.root={published.parent}",
-            "data.negatives.train=null",
-            "data.negatives.evaluation.per_positive=5",
-            "features.sequence.0.history.max_length=10",
-        ],
-    )
+    sequences = lines.groupby("user_id")["item_id"].agg(list)
+    assert sequences.map(len).min() >= 3  # none is too short for the protocol
+    run = RunConfig.load(CONFIGS / "sasrec_movielens_1m.yaml", [f"data.root={published.parent}"])
     prepared = prepare_dataset(run, tmp_path / "data", spark=spark)
 
-    assert prepared.rows == {"train": len(lines) - 2 * 6_040, "valid": 6_040 * 6, "test": 6_040 * 6}
-    columns = ["keep.user_id", "keep.item_id", "keep.line", "label", "seen"]
-    places = {"train": from_end >= 2, "valid": from_end == 1, "test": from_end == 0}
-    found = {split: split_of(prepared.path, split, columns) for split in places}
-    for split, place in places.items():
-        positives = found[split][found[split]["label"] == 1]
-        ordered = positives.sort_values("line")[[*PAIR, "line"]].reset_index(drop=True)
-        pd.testing.assert_frame_equal(ordered, lines[place].reset_index(drop=True))
+    assert prepared.rows == dict.fromkeys(("train", "valid", "test"), 6_040)
+    numbers = numbers_of(prepared.path, "seen")
+    for split, last in (("train", 3), ("valid", 2), ("test", 1)):
+        rows = split_of(prepared.path, split, ["keep.user_id", "seen", "targets"]).set_index("user_id")
+        for user, items in sequences.items():
+            ids = [numbers.get(item, 1) for item in items]
+            assert list(rows.loc[user, "seen"]) == ids[: -2 if split == "train" else -last]
+            assert list(rows.loc[user, "targets"]) == ([] if split == "train" else [ids[-last]])
 
-    known = set(zip(lines["user_id"], lines["item_id"], strict=True))
-    vocabulary = ds.dataset(prepared.path / "vocabulary" / "item_id").to_table().to_pandas()
-    numbers = dict(zip(vocabulary["value"].astype(int), vocabulary["id"], strict=True))
-    history = lines.groupby("user_id")["item_id"].agg(list)
-    for split, last in (("valid", 2), ("test", 1)):
-        rows = found[split]
-        drawn = rows[rows["label"] == 0]
-        assert known.isdisjoint(zip(drawn["user_id"], drawn["item_id"], strict=True))
-        assert not drawn.duplicated(PAIR).any()
-        for user, seen in zip(rows["user_id"], rows["seen"], strict=True):
-            before = history[user][-last - 10 : -last]
-            assert list(seen) == [numbers.get(item, 1) for item in before[-10:]]
+
+def test_mult_vae(spark: SparkSession, shared_data: Path, tmp_path: Path) -> None:
+    published = shared_data / "ml-1m" / "ratings_no_timestamp.dat"
+    if not published.exists():
+        pytest.skip(f"MovieLens-1M is not here: {published}")
+    names = [*PAIR, "rating"]
+    ratings = pd.read_csv(published, sep="::", names=names, engine="python")
+    liked = ratings[ratings["rating"] >= 4]
+    liked = liked[liked.groupby("user_id")["item_id"].transform("size") >= 5]
+    overrides = [
+        f"data.root={published.parent}",
+        # This copy of the file lacks the times, which order the lists and nothing else.
+        f"data.source.path={published.name}",
+        "data.source.columns=[user_id, movie_id, rating]",
+        "data.source.row_number=line",
+        "data.user_rows.order_by=line",
+    ]
+    run = RunConfig.load(CONFIGS / "movielens_1m_mult_vae.yaml", overrides)
+    prepared = prepare_dataset(run, tmp_path / "data", spark=spark)
+
+    numbers = numbers_of(prepared.path, "seen")
+    items = liked.groupby("user_id")["item_id"].agg(list)
+    columns = ["keep.user_id", "seen", "targets"]
+    found = {split: split_of(prepared.path, split, columns) for split in ("train", "valid", "test")}
+    users = pd.concat([rows["user_id"] for rows in found.values()])
+    assert sorted(users) == sorted(items.index)  # each in one split
+    for split, share in (("train", 0.8), ("valid", 0.1), ("test", 0.1)):
+        assert abs(len(found[split]) / len(items) - share) < 0.02
+        for user, seen, targets in found[split].itertuples(index=False):
+            ids = [numbers.get(item, 1) for item in items[user]]
+            assert sorted([*seen, *targets]) == sorted(ids)
+            assert len(targets) == (0 if split == "train" else int(0.2 * len(ids)))
+            known = [list(lists[lists > 1]) for lists in (seen, targets)]
+            assert set(known[0]).isdisjoint(known[1])
+            assert list(seen) == [id for id in ids if id in set(seen)] or 1 in seen
+    # What held-out users met trains nothing: ids are those of the training users' items alone.
+    trained = items[found["train"]["user_id"]].explode().value_counts()
+    vocabulary = ds.dataset(prepared.path / "vocabulary" / "seen").to_table().to_pandas()
+    assert dict(zip(vocabulary["value"].astype(int), vocabulary["count"], strict=True)) == trained.to_dict()

@@ -15,8 +15,8 @@ from jobs.preparation.pipeline import prepare_dataset
 from tests.spark.prepared import make_run, read_all
 from tests.support.html_page import parse, section
 from trainer.config import RunConfig
+from trainer.records import LabelTimes
 from trainer.reporting.data import write_data_report
-from trainer.schema import LabelTimes
 
 pytestmark = pytest.mark.thorough
 

@@ -1,4 +1,4 @@
-"""Config of what is done with raw rows before features: cleaning, label, weights, split and down-sampling."""
+"""Config of what is done with raw rows before features: cleaning, weights, split and down-sampling."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ from typing import Any, Literal, get_args
 from pydantic import Field, field_validator, model_validator
 
 from trainer.config.base import LARGEST_SEED, Section
+from trainer.config.labels import Word
 from trainer.config.yaml_text import flow_yaml
 
-Word = str | int
-"""A value of a column in the config; it is compared as text, so `1` and `"1"` are the same."""
 Moment = str | int | float
 
 
@@ -51,39 +50,6 @@ class CleanConfig(Section):
         if small:
             raise ValueError(f"`{small[0]}` needs a number of rows >= 1")
         return k_core
-
-
-class LabelConfig(Section):
-    """The binary label: of a column, of a condition (`where`), or 1 for every row (`implicit`)."""
-
-    column: str | None = None
-    """Raw column."""
-    positive_at_least: float | None = None
-    """Label is 1 where the column is at least this, else 0; without it the column itself holds 0 and 1."""
-    positive_values: list[Word] | None = Field(default=None, min_length=1)
-    """Label is 1 where the column holds one of these, such as `[click, buy]`, else 0."""
-    where: str | None = None
-    """Spark SQL condition; label is 1 where it holds, else 0, also where it is null. For instance
-    `seconds >= 30 and rating is not null`. A text column beside a number counts as a number."""
-    implicit: bool = False
-    """Every row is an event and a positive; the negatives come from elsewhere."""
-
-    @model_validator(mode="after")
-    def _one_rule(self) -> LabelConfig:
-        if [self.column is not None, self.where is not None, self.implicit].count(True) != 1:
-            raise ValueError("give `column`, or `where`, or `implicit: true` where every row is a positive")
-        rules = [name for name in ("positive_at_least", "positive_values") if getattr(self, name) is not None]
-        if self.column is None and rules:
-            other = "`implicit: true`" if self.implicit else "`where`"
-            raise ValueError(f"`{rules[0]}` means nothing with {other}")
-        if len(rules) > 1:
-            raise ValueError("give `positive_at_least` or `positive_values`, not both")
-        return self
-
-    def rule(self) -> dict[str, Any]:
-        """Return what the feature spec tells: column and threshold, and the other keys where set."""
-        always = {"column": self.column, "positive_at_least": self.positive_at_least}
-        return {**always, **self.model_dump(exclude_defaults=True)}
 
 
 class WeightsByConfig(Section):

@@ -54,13 +54,13 @@ class BatchAssembler:
         lanes, rows = self._lanes, self._rows
         dense = np.empty((steps, lanes, rows, self._columns.dense_width), np.float32)
         single = np.empty((steps, len(self._columns.single), lanes, rows), np.int64)
-        labels = np.empty((steps, lanes, rows), np.float32)
+        labels = np.empty((steps, lanes, rows, len(self._columns.spec.tasks)), np.float32)
         weights = np.empty((steps, lanes, rows), np.float32)
         numbers = np.empty((steps, lanes, rows), np.int64)
         for lane, block in enumerate(blocks):
             dense[:, lane] = block.dense.reshape(steps, rows, -1)
             single[:, :, lane] = block.single.reshape(-1, steps, rows).swapaxes(0, 1)
-            labels[:, lane] = block.labels.reshape(steps, rows)
+            labels[:, lane] = block.labels.reshape(steps, rows, -1)
             weights[:, lane] = block.weights.reshape(steps, rows)
             numbers[:, lane] = block.rows.reshape(steps, rows)
         num_ids = single.shape[1] - len(self._vectors)
@@ -70,7 +70,7 @@ class BatchAssembler:
             yield Batch(
                 dense_BF=torch.from_numpy(with_vectors(plain_BF, vector_ids, self._vectors)),
                 sparse=self._sparse(single[step, :num_ids], blocks, step),
-                labels_BT=torch.from_numpy(labels[step].reshape(self._size, 1)),
+                labels_BT=torch.from_numpy(labels[step].reshape(self._size, -1)),
                 weights_B=torch.from_numpy(weights[step].reshape(self._size)),
                 rows_B=torch.from_numpy(numbers[step].reshape(self._size)),
             )

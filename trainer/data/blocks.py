@@ -30,7 +30,7 @@ class RowBlock:
         dense: float32 [n, F_dense].
         single: [F_single, n] ids of the features with one id per row.
         lists: one entry for each feature with a list of ids per row.
-        labels: float32 [n].
+        labels: float32 [n, T], NaN where a row does not count for a task.
         weights: float32 [n].
         rows: int64 [n] row numbers, -1 for padding, `SKIPPED_ROW` for rows that could not be read.
     """
@@ -106,13 +106,12 @@ def concatenate(columns: Columns, blocks: Sequence[RowBlock], padding: int = 0) 
 
 def _padding(columns: Columns, size: int) -> RowBlock:
     empty = Jagged(np.empty(0, columns.id_dtype), np.zeros(size + 1, np.int64))
-    zeros = np.zeros(size, np.float32)
     return RowBlock(
         np.zeros((size, columns.dense_width), np.float32),
         np.zeros((len(columns.single), size), columns.id_dtype),
         (empty,) * len(columns.lists),
-        zeros,
-        zeros,
+        np.zeros((size, len(columns.spec.tasks)), np.float32),
+        np.zeros(size, np.float32),
         np.full(size, -1, np.int64),
     )
 

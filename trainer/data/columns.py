@@ -12,7 +12,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from trainer.errors import DataError
-from trainer.schema import LABEL_COLUMN, WEIGHT_COLUMN, Feature, FeatureSpec, Manifest
+from trainer.records import TaskLabel
+from trainer.schema import WEIGHT_COLUMN, Feature, FeatureSpec, Manifest
 
 Floats = NDArray[np.float32]
 Ids = NDArray[Any]  # int32 or int64
@@ -69,7 +70,7 @@ class Columns:
         """Return the Parquet column names with their types: `float`, `int64`, or `list<...>` of one."""
         types = {f.name: "float" if f.dim is None else "list<float>" for f in self.dense}
         types |= {f.name: "list<int64>" if f.is_list else "int64" for f in (*self.single, *self.lists)}
-        types[LABEL_COLUMN] = "float"
+        types |= dict.fromkeys(self.spec.label_columns, "float")
         if self.spec.weight is not None:
             types[WEIGHT_COLUMN] = "float"
         return types
@@ -83,7 +84,7 @@ class Columns:
     def bytes_per_row(self, manifest: Manifest) -> int:
         """Return the memory of one decoded row; lists count with their mean length."""
         width = np.dtype(self.id_dtype).itemsize
-        total = 4.0 * self.dense_width + width * len(self.single) + 16
+        total = 4.0 * self.dense_width + width * len(self.single) + 12 + 4 * len(self.spec.tasks)
         for feature in self.lists:
             statistics = manifest.statistics.get(feature.name)
             total += 8 + width * (statistics.mean_length if statistics else 1.0)
@@ -112,7 +113,8 @@ class DecodedRows:
         self.dense = [self._dense(feature) for feature in columns.dense]
         self.single = [self._single(feature) for feature in columns.single]
         self.lists = [self._list(feature) for feature in columns.lists]
-        self.labels = self._labels()
+        labels = zip(columns.spec.label_columns, columns.spec.tasks, strict=True)
+        self.labels = np.stack([self._label(name, task) for name, task in labels], axis=1)
         self.weights = self._weights() if columns.spec.weight is not None else None
 
     def _floats(self, name: str) -> Floats:
@@ -135,9 +137,15 @@ class DecodedRows:
         self._refuse(feature.name, np.diff(offsets), wrong, f"lists of {feature.dim} numbers")
         return self._finite(feature.name, inner).reshape(-1, feature.dim)
 
-    def _labels(self) -> Floats:
-        values = self._floats(LABEL_COLUMN)
-        self._refuse(LABEL_COLUMN, values, (values != 0) & (values != 1), "0 or 1")
+    def _label(self, name: str, task: TaskLabel) -> Floats:
+        """Return a task's label, NaN for rows that do not count for it."""
+        array = self._get(name) if task.may_be_unknown else self._without_nulls(name, self._get(name))
+        values: Floats = array.to_numpy(zero_copy_only=False)
+        unknown = np.isnan(values) & task.may_be_unknown
+        if task.is_rating:
+            self._refuse(name, values, ~(np.isfinite(values) | unknown), "a finite number")
+        else:
+            self._refuse(name, values, ~((values == 0) | (values == 1) | unknown), "0 or 1")
         return values
 
     def _weights(self) -> Floats:

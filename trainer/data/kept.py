@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from trainer.data.columns import Columns, type_name
 from trainer.data.part_files import PartFiles
@@ -45,8 +48,12 @@ class KeptColumns:
         self._files = PartFiles(manifest.folder_in(dataset), manifest.split(split), policy)
         self._schema = self._any_schema()
 
-    def require(self, column: str) -> None:
+    def require(self, column: str, asked_by: str = "--by") -> None:
         """Check that a column was kept.
+
+        Args:
+            column: its raw name.
+            asked_by: flag or config key that names it.
 
         Raises:
             DataError: it was not.
@@ -55,28 +62,33 @@ class KeptColumns:
         if column not in kept:
             raise DataError(
                 "the data set does not hold this column",
-                where=f"{self._files.folder}: --by {column}",
+                where=f"{self._files.folder}: {asked_by} {column}",
                 allowed=kept,
                 fixes=[f"add {column} to data.keep and prepare again"],
             )
 
-    def read(self, column: str) -> pa.Array:
-        """Return a column in row order, with nulls in the row groups that are skipped.
+    @property
+    def starts(self) -> NDArray[np.int64]:
+        """Return the number of the first row of each row group, and the end of the last one."""
+        sizes = [self._files.rows(group) for group in range(len(self._files.places))]
+        return np.concatenate([[0], np.cumsum(np.array(sizes, np.int64))])
+
+    def read(self, column: str, row_groups: Iterable[int]) -> Iterator[pa.Array]:
+        """Yield a column's values in each of these row groups, nulls where one is skipped.
 
         Raises:
             DataError: a part file is damaged, or holds another type than the first.
             StoreError: the store cannot be read.
         """
-        name = KEEP_PREFIX + column
+        name, groups = KEEP_PREFIX + column, list(row_groups)
         kind = self._schema.field(name).type
-        groups = range(len(self._files.places))
         wanted = _KeptColumn(self._spec, ((name, type_name(kind)),))
         reader = RowGroupReader(self._files, wanted, coming=groups)
         try:
-            chunks = [self._chunk(reader, group, name, kind) for group in groups]
+            for group in groups:
+                yield self._chunk(reader, group, name, kind)
         finally:
             reader.close()
-        return pa.chunked_array(chunks, kind).combine_chunks()
 
     def _chunk(self, reader: RowGroupReader, group: int, name: str, kind: pa.DataType) -> pa.Array:
         try:

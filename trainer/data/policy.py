@@ -43,4 +43,5 @@ class BlankRows(DecodedRows):
         ]
         self.single = [ids] * len(columns.single)
         self.lists = [Jagged(ids[:0], np.zeros(size + 1, np.int64))] * len(columns.lists)
-        self.labels = self.weights = zeros
+        self.labels = np.zeros((size, len(columns.spec.tasks)), np.float32)
+        self.weights = zeros

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from trainer.errors import DataError
 from trainer.features.chains import id_op, raw_ids
 from trainer.features.hashing import xxh64
+from trainer.features.raw_values import with_nulls_uncovered
 from trainer.features.registry import OPS
 from trainer.features.values import Codes, Tokens
 from trainer.features.vocabularies import UNKNOWN, Vocabulary
@@ -64,7 +64,7 @@ def looked_up(op: FittedOp, numbers: pa.Array, vocabulary: Vocabulary) -> Codes:
         int64 [N].
     """
     missing = ~numbers.is_valid().to_numpy(zero_copy_only=False) if numbers.null_count else None
-    ids = vocabulary.ids_of(pc.fill_null(numbers, 0).cast(pa.int64()))
+    ids = vocabulary.ids_of(with_nulls_uncovered(numbers).cast(pa.int64()))
     np.putmask(ids, ids == UNKNOWN, OUT_OF_VOCABULARY_ID)
     if missing is not None:
         np.putmask(ids, missing, _missing_id(op, len(vocabulary.ids)))

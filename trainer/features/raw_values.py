@@ -54,6 +54,13 @@ def is_whole(kind: pa.DataType) -> bool:
     return bool(pa.types.is_integer(kind) and kind != pa.uint64())
 
 
+def with_nulls_uncovered(column: pa.Array) -> pa.Array:
+    """Return a column of numbers without its nulls, for which any number stands: no copy is made."""
+    if not column.null_count:
+        return column
+    return pa.Array.from_buffers(column.type, len(column), [None, column.buffers()[1]], offset=column.offset)
+
+
 def numbers(column: pa.Array, name: str, where: str = "") -> tuple[Floats, NDArray[np.bool_] | None]:
     """Read a raw column as numbers.
 

@@ -51,10 +51,10 @@ class RowEncoder:
         Args:
             spec: of the data set.
             dataset: its folder.
-            features: make only these; default all.
+            features: make only these; default all inputs.
         """
-        names = None if features is None else set(features)
-        made = cls.of([f for f in spec.features if names is None or f.name in names], dataset)
+        names = {f.name for f in spec.features if f.role == "input"} if features is None else set(features)
+        made = cls.of([f for f in spec.features if f.name in names], dataset)
         return replace(made, time_formats=spec.time_formats)
 
     @classmethod

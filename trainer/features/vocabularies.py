@@ -81,7 +81,13 @@ class Vocabulary:
             keys, ids = self._sorted
             place = np.minimum(np.searchsorted(keys, numbers), len(keys) - 1)
             return np.where(known & (keys[place] == numbers), ids[place], UNKNOWN)
-        found: Codes = self._ids_or_unknown[self._table.get_indexer(numbers)]
+        places = self._table.get_indexer(numbers)
+        found: Codes
+        if self._rises:  # saves reading the ids from all over memory
+            found = places + self.ids[0]
+            np.putmask(found, places < 0, UNKNOWN)
+        else:
+            found = self._ids_or_unknown[places]
         return found if known.all() else np.where(known, found, UNKNOWN)
 
     def _places(self, hashes: NDArray[np.uint64]) -> NDArray[np.int64]:
@@ -99,6 +105,10 @@ class Vocabulary:
     @cached_property
     def _table(self) -> Any:
         return pd.Index(self.keys)
+
+    @cached_property
+    def _rises(self) -> bool:
+        return bool((np.diff(self.ids) == 1).all())
 
     @cached_property
     def _ids_or_unknown(self) -> Codes:

@@ -137,15 +137,21 @@ def test_any_texts_get_their_ids(tmp_path: Path, values: list[str], others: list
         assert vocabulary.ids_of(pa.array(rows, pa.string())).tolist() == [known.get(row, -1) for row in rows]
 
 
-@given(st.sets(st.integers(-(2**63), 2**63 - 1), min_size=1), st.lists(st.integers(-(2**63), 2**63 - 1)))
-def test_any_numbers_get_their_ids(values: set[int], others: list[int]) -> None:
-    known = {value: 2 + place for place, value in enumerate(values)}
+@given(
+    st.sets(st.integers(-(2**63), 2**63 - 1), min_size=1),
+    st.lists(st.integers(-(2**63), 2**63 - 1)),
+    st.sampled_from([1, 3]),
+)
+def test_any_numbers_get_their_ids(values: set[int], others: list[int], step: int) -> None:
+    known = {value: 2 + step * place for place, value in enumerate(values)}
     ids = np.array(list(known.values()), dtype=np.int64)
     vocabulary = Vocabulary.of(pa.array([str(value) for value in values]), ids)
     rows = [*values, *others]
     expected = [known.get(row, -1) for row in rows]
     assert vocabulary.ids_of(pa.array(rows, pa.int64())).tolist() == expected
     assert vocabulary.ids_of(pa.array([str(row) for row in rows])).tolist() == expected
+    # Many values are looked up in another way than few.
+    assert vocabulary.ids_of(pa.array(rows * 300, pa.int64())).tolist() == expected * 300
 
 
 @pytest.mark.parametrize("odd", ["07", "00", "-0", "+7", "7.0", "1" * 19, "\u0667", "7 "])
