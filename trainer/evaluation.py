@@ -1,61 +1,55 @@
-"""Predictions of a split on all ranks, and their metrics: every row exactly once."""
+"""Predictions of a split on all ranks, and their evaluation: every row exactly once."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
-import pyarrow as pa
 import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from trainer.batch import Batch
-from trainer.errors import DataError
-from trainer.metrics import binary_metrics
+from trainer.metrics import sigmoid
+from trainer.records import TaskLabel
+
+ONE_LABEL = TaskLabel(name="label", params={})
+"""A binary label alone."""
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """The rows of a split on rank 0, in row order.
+    """The rows of a split on rank 0, in row order, and what a model gives for a task, the first of them.
 
     Attributes:
         rows_N: row numbers in the split.
-        logits_N: scores before the sigmoid, corrected for down-sampled negatives.
-        labels_N: 0 or 1.
-        weights_N: sample weights.
+        logits_N: scores before the sigmoid, corrected for down-sampled negatives; of a rating the prediction.
+        labels_N: 0 or 1, or a rating; 0 for rows that do not count.
+        weights_N: sample weights; 0 for rows that do not count for the task.
+        task: the task.
+        others: the same rows for the further tasks.
     """
 
     rows_N: NDArray[np.int64]
     logits_N: NDArray[np.float64]
     labels_N: NDArray[np.float64]
     weights_N: NDArray[np.float64]
+    task: TaskLabel = ONE_LABEL
+    others: tuple[Predictions, ...] = ()
 
-    def skipped_of(self, rows: int, split: str) -> int:
-        """Return how many of a split's rows could not be read (`data.on_corrupt: skip`).
-
-        Raises:
-            DataError: none could.
-        """
-        if not len(self.rows_N):
-            raise DataError(
-                "every row of the split lies in damaged row groups",
-                where=f"split {split!r}",
-                got=f"{rows:,} rows",
-            )
-        return rows - len(self.rows_N)
-
-    def metrics(self, chosen: NDArray[np.bool_] | None = None) -> dict[str, float]:
-        """Return the metrics of all rows, or of the chosen ones."""
-        which = slice(None) if chosen is None else chosen
-        return binary_metrics(self.logits_N[which], self.labels_N[which], self.weights_N[which])
+    def scores(self) -> NDArray[np.float64]:
+        """Return probabilities, or ratings, [N]."""
+        return self.logits_N if self.task.is_rating else sigmoid(self.logits_N)
 
 
 def predict(
-    task: nn.Module, batches: Iterable[Batch], device: torch.device, logit_shift: float = 0.0
+    task: nn.Module,
+    batches: Iterable[Batch],
+    device: torch.device,
+    logit_shift: float = 0.0,
+    tasks: Sequence[TaskLabel] = (ONE_LABEL,),
 ) -> Predictions | None:
     """Run a model over its rank's batches and gather the rows on rank 0.
 
@@ -66,31 +60,37 @@ def predict(
         task: the sharded `TrainingTask`.
         batches: this rank's batches.
         device: where the model is.
-        logit_shift: added to the logits: `Manifest.logit_shift`, where training negatives were down-sampled.
+        logit_shift: added to the first task's logits: `Manifest.logit_shift`, where training negatives were
+            down-sampled.
+        tasks: what the columns of the logits stand for.
 
     Returns:
         All real rows on rank 0; None on the other ranks.
     """
-    gathered = _gather(torch.cat(list(_columns(task, batches, device)), dim=1))
-    return None if gathered is None else _in_row_order(gathered, logit_shift)
+    gathered = _gather(torch.cat(list(prediction_columns(task, batches, device)), dim=1))
+    return None if gathered is None else _in_row_order(gathered, logit_shift, tasks)
 
 
 def predictions_by_batch(
-    task: nn.Module, batches: Iterable[Batch], device: torch.device, logit_shift: float = 0.0
+    task: nn.Module,
+    batches: Iterable[Batch],
+    device: torch.device,
+    logit_shift: float = 0.0,
+    tasks: Sequence[TaskLabel] = (ONE_LABEL,),
 ) -> Iterator[Predictions]:
     """Do the same as `predict` for this rank's rows alone, a batch in memory at a time."""
-    for columns_4B in _columns(task, batches, device):
-        yield _in_row_order(columns_4B, logit_shift)
+    for columns_XB in prediction_columns(task, batches, device):
+        yield _in_row_order(columns_XB, logit_shift, tasks)
 
 
 @torch.no_grad()
-def _columns(task: nn.Module, batches: Iterable[Batch], device: torch.device) -> Iterator[Tensor]:
-    """Yield row, logit, label and weight of each batch as one tensor [4, B]."""
+def prediction_columns(task: nn.Module, batches: Iterable[Batch], device: torch.device) -> Iterator[Tensor]:
+    """Yield row, weight, logits and labels of each batch as one tensor [2 + 2 T, B]."""
     was_training = task.training
     task.eval()
     for batch in batches:
         _, (_, logits_BT, labels_BT, weights_B) = task(batch.to(device, non_blocking=True))
-        columns = (batch.rows_B.to(device), logits_BT[:, 0], labels_BT[:, 0], weights_B)
+        columns = (batch.rows_B.to(device), weights_B, *logits_BT.unbind(1), *labels_BT.unbind(1))
         # float64 holds row numbers exactly up to 2^53.
         yield torch.stack([column.double() for column in columns])
     task.train(was_training)
@@ -105,39 +105,16 @@ def _gather(mine: Tensor) -> Tensor | None:
     return torch.cat(parts, dim=1) if parts is not None else None
 
 
-def _in_row_order(columns_4N: Tensor, logit_shift: float) -> Predictions:
-    rows, logits, labels, weights = columns_4N.cpu().numpy()
+def _in_row_order(columns_XN: Tensor, logit_shift: float, tasks: Sequence[TaskLabel]) -> Predictions:
+    rows, weights, *columns = columns_XN.cpu().numpy()
     # Padding has row -1. The order makes sums, and so metrics, equal to the last bit at every world size.
     order = np.argsort(rows, kind="stable")
     order = order[np.searchsorted(rows[order], 0) :]
-    shifted = logits[order] + logit_shift
-    return Predictions(rows[order].astype(np.int64), shifted, labels[order], weights[order])
-
-
-def metrics_by_value(predictions: Predictions, values_N: pa.Array, limit: int = 100) -> list[dict[str, Any]]:
-    """Return the metrics of each value of a column, most rows first.
-
-    Args:
-        predictions: all rows of a split, in row order.
-        values_N: the column, one value per row; nulls are a group of their own.
-        limit: most values reported.
-
-    Returns:
-        `{"value", "rows", "metrics"}` each; values that JSON does not have are written as text.
-    """
-    if not _in_json(values_N.type):
-        texts = [None if value is None else str(value) for value in values_N.to_pylist()]
-        values_N = pa.array(texts, pa.string())
-    encoded = values_N.dictionary_encode(null_encoding="encode")
-    values, group_N = encoded.dictionary.to_pylist(), encoded.indices.to_numpy(zero_copy_only=False)
-    counts = np.bincount(group_N, minlength=len(values))
-    biggest = np.argsort(-counts, kind="stable")[:limit]
-    return [
-        {"value": values[g], "rows": int(counts[g]), "metrics": predictions.metrics(group_N == g)}
-        for g in biggest
-    ]
-
-
-def _in_json(kind: pa.DataType) -> bool:
-    tests = (pa.types.is_string, pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean)
-    return any(test(kind) for test in tests)
+    numbers, weights_N = rows[order].astype(np.int64), weights[order]
+    found: list[Predictions] = []
+    for number, task in enumerate(tasks):
+        logits, labels = columns[number][order], columns[len(tasks) + number][order]
+        shifted = logits * task.std + task.mean + (0.0 if number else logit_shift)
+        known = ~np.isnan(labels)
+        found.append(Predictions(numbers, shifted, np.where(known, labels, 0.0), weights_N * known, task))
+    return replace(found[0], others=tuple(found[1:]))

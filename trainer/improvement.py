@@ -6,6 +6,7 @@ import math
 
 from trainer.checkpoint import Progress
 from trainer.config import EarlyStoppingConfig, PlateauConfig
+from trainer.config.metrics import metric_of
 
 
 def use_metric(progress: Progress, metric: str) -> None:
@@ -48,4 +49,4 @@ def _gain(value: float, best: float | None, metric: str) -> float:
         return -math.inf
     if best is None:
         return math.inf
-    return value - best if metric in {"auc", "accuracy"} else best - value
+    return value - best if metric_of(metric).better == "high" else best - value

@@ -1,0 +1,89 @@
+"""Metrics of recommended lists against numbers worked out by hand."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+
+from trainer.metrics import (
+    average_popularity,
+    catalogue_coverage,
+    gini_index,
+    intra_list_diversity,
+    novelty,
+    popular_share,
+    popularity_lift,
+    serendipity,
+)
+
+# Three users, five items; the last list is short, user 1 has no history.
+LISTS = np.array([[0, 1, 2], [0, 1, 3], [0, -1, -1]])
+HISTORY = np.array([[4, 3], [-1, -1], [4, -1]])
+POPULARITY = np.array([8, 4, 2, 1, 0])
+
+
+def test_coverage_is_the_share_of_items_in_any_list() -> None:
+    assert catalogue_coverage(LISTS, 5) == 0.8
+    assert catalogue_coverage(np.array([[-1]]), 5) == 0.0
+
+
+def test_gini_is_0_for_even_lists_and_near_1_for_a_single_item() -> None:
+    assert gini_index(np.array([[0, 1], [2, 3]]), 4) == 0.0
+    assert gini_index(np.full((9, 1), 2), 4) == pytest.approx(3 / 4)
+    # Exposures 0, 1, 1, 2, 3: half the mean difference of all pairs over the mean.
+    exposures = [3, 2, 1, 1, 0]
+    differences = [abs(a - b) for a, b in itertools.product(exposures, exposures)]
+    assert gini_index(LISTS, 5) == pytest.approx(np.mean(differences) / (2 * np.mean(exposures)))
+    assert math.isnan(gini_index(np.array([[-1]]), 5))
+
+
+def test_novelty_is_the_mean_information_of_items() -> None:
+    # log2(8 / popularity) is 0 for item 0, then 1, 2 and 3.
+    assert novelty(LISTS, POPULARITY, 8) == pytest.approx((0 + 1 + 2 + 0 + 1 + 3 + 0) / 7)
+    assert novelty(np.array([[4]]), POPULARITY, 8) == 3.0  # as if it had one positive
+
+
+def test_diversity_is_the_mean_distance_of_pairs() -> None:
+    categories = np.array([[1.0, 0], [1, 0], [0, 1], [1, 1], [0, 0]])
+    first = (0 + 1 + 1) / 3
+    second = (0 + 2 * (1 - 1 / math.sqrt(2))) / 3
+    assert intra_list_diversity(LISTS, categories) == pytest.approx((first + second) / 2)
+    assert intra_list_diversity(np.array([[0, 1]]), categories) == pytest.approx(0)
+    assert intra_list_diversity(np.array([[0, 4]]), categories) == pytest.approx(1)
+    assert math.isnan(intra_list_diversity(LISTS[2:], categories))
+
+
+def test_many_lists_are_taken_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    lists, vectors = rng.integers(0, 20, (50, 4)), rng.normal(size=(20, 3))
+    relevant, history = rng.random((50, 4)) < 0.5, rng.integers(0, 20, (50, 2))
+    expected = intra_list_diversity(lists, vectors), serendipity(lists, relevant, history, vectors)
+    monkeypatch.setattr("trainer.metrics.recommended._PAIRS_AT_ONCE", 40)
+    found = intra_list_diversity(lists, vectors), serendipity(lists, relevant, history, vectors)
+    assert found == pytest.approx(expected)
+
+
+def test_serendipity_counts_relevant_items_by_how_unlike_the_history_they_are() -> None:
+    vectors = np.array([[1.0, 0], [0, 1], [1, 0], [0, 1], [1, 0]])
+    relevant = np.array([[True, True, False], [True, True, True], [True, False, False]])
+    # Of user 0's history one item is like 0 and 2, one like 1 and 3; that of user 2 is like item 0.
+    first = (0.5 + 0.5 + 0) / 3
+    assert serendipity(LISTS, relevant, HISTORY, vectors) == pytest.approx((first + 0) / 2)
+    assert math.isnan(serendipity(LISTS[1:2], relevant[1:2], HISTORY[1:2], vectors))
+
+
+def test_popularity_of_lists_and_of_histories() -> None:
+    assert average_popularity(LISTS, POPULARITY) == pytest.approx((14 / 3 + 13 / 3 + 8) / 3)
+    assert average_popularity(HISTORY, POPULARITY) == pytest.approx((0.5 + 0) / 2)
+    assert popularity_lift(LISTS, HISTORY, POPULARITY) == pytest.approx(17 / 3 / 0.25 - 1)
+    assert math.isnan(popularity_lift(LISTS, np.full((3, 1), -1), POPULARITY))
+    assert popularity_lift(LISTS, LISTS, POPULARITY) == 0.0
+
+
+def test_the_popular_head_is_a_share_of_the_catalogue() -> None:
+    assert popular_share(LISTS, POPULARITY) == pytest.approx((1 / 3 + 1 / 3 + 1) / 3)
+    assert popular_share(LISTS, POPULARITY, head=0.4) == pytest.approx((2 / 3 + 2 / 3 + 1) / 3)
+    assert popular_share(np.array([[1], [0]]), np.ones(5, int)) == 0.5  # the earlier of equal ones

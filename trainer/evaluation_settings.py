@@ -1,0 +1,162 @@
+"""What an evaluation computes: the config's `metrics`, with what the data set says about its groups."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from trainer.config import RunConfig
+from trainer.config.metrics import DEFAULT_AT, METRICS, split_name
+from trainer.errors import ConfigError
+from trainer.records import TaskLabel
+from trainer.schema import GROUP_COLUMN, KEEP_PREFIX, Manifest
+
+COUNTS = ("rows", "rows_without_targets", "groups", "groups_left_out", "rows_without_group")
+"""Names in a result's metrics that are numbers of something, and no measure of quality."""
+_BESIDE = (*COUNTS, "base_rate", "mean_label", "mean_prediction")
+_OF_RATINGS = ("rmse", "mae", "r2")
+
+
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """What to compute of one task.
+
+    Attributes:
+        names: metrics, without their K.
+        group: kept raw column that groups the rows; None where nothing needs it.
+        at: the K of lists; empty where there are none.
+        at_given: whether the config names them, so that none may be left out.
+        by: kept raw column whose values are the segments.
+        bins: of ECE.
+        confidence: level of intervals, None for none.
+        resamples: of the bootstrap.
+        seed: of the bootstrap.
+        logit_shift: added to scores: `Manifest.logit_shift`, where training negatives were down-sampled.
+        rating: whether scores are predicted numbers and no logits.
+        candidates: drawn items that each target of user rows is ranked among; None for all items.
+    """
+
+    names: frozenset[str] = frozenset(name for name, metric in METRICS.items() if metric.shown)
+    group: str | None = None
+    at: tuple[int, ...] = ()
+    at_given: bool = False
+    by: str | None = None
+    bins: int = 15
+    confidence: float | None = None
+    resamples: int = 200
+    seed: int = 1
+    logit_shift: float = 0.0
+    rating: bool = False
+    candidates: int | None = None
+
+    @property
+    def of_recommended(self) -> bool:
+        """Return whether a metric is of the lists of best items, whatever the targets are."""
+        return any(METRICS[name].recommended for name in self.names)
+
+    @property
+    def columns(self) -> int:
+        """Return the sets of weights: the rows' own, and one for each resample."""
+        return 1 if self.confidence is None else 1 + self.resamples
+
+    @property
+    def grouped(self) -> bool:
+        """Return whether a metric is computed inside groups."""
+        return self.group is not None and any(METRICS[name].grouped for name in self.names)
+
+    def shows(self, name: str) -> bool:
+        """Return whether a metric, or another number beside them, was asked for."""
+        return name in _BESIDE or split_name(name)[0] in self.names
+
+
+def evaluation_settings(
+    run: RunConfig,
+    manifest: Manifest,
+    split: str,
+    *,
+    logit_shift: float = 0.0,
+    by: str | None = None,
+    confidence: float | None = None,
+    task: TaskLabel | None = None,
+) -> EvaluationSettings:
+    """Return what to compute of a task on a split.
+
+    Args:
+        run: the config.
+        manifest: of the data set that the split is from.
+        split: `train`, `valid` or `test`.
+        logit_shift: added to scores.
+        by: kept raw column to break metrics down by.
+        confidence: level of intervals, if any.
+        task: default one of binary labels.
+
+    Raises:
+        ConfigError: the level is not between 0 and 1.
+    """
+    if confidence is not None and not 0 < confidence < 1:
+        raise ConfigError(
+            "a level of confidence is a share",
+            where="--confidence",
+            got=confidence,
+            allowed="numbers between 0 and 1",
+            fixes=[f"write {confidence / 100:g}"] if 1 < confidence < 100 else [],
+        )
+    metrics, lists = run.metrics, _has_lists(manifest, split)
+    rating = task is not None and task.is_rating
+    usual_names = [name for name, metric in METRICS.items() if metric.shown]
+    if rating:
+        usual_names = [*_OF_RATINGS, *(name for name in usual_names if METRICS[name].grouped)]
+    chosen = metrics.names or usual_names
+    compared = [name for name in _compared(run) if task is None or name.rpartition("/")[0] in ("", task.name)]
+    names = frozenset([*chosen, *(split_name(name)[0] for name in compared)])
+    group = metrics.group or (GROUP_COLUMN.removeprefix(KEEP_PREFIX) if lists else None)
+    if confidence is None and not any(METRICS[name].grouped for name in names):
+        group = None
+    usual = DEFAULT_AT if group is not None and metrics.group is None else ()
+    return EvaluationSettings(
+        names=names,
+        group=group,
+        at=tuple(sorted(set(metrics.at or usual))),
+        at_given=metrics.at is not None,
+        by=by,
+        bins=metrics.calibration_bins,
+        confidence=confidence,
+        resamples=metrics.resamples,
+        seed=run.seed,
+        logit_shift=logit_shift,
+        rating=rating,
+    )
+
+
+def target_settings(
+    run: RunConfig, *, by: str | None = None, confidence: float | None = None
+) -> EvaluationSettings:
+    """Return what to compute of the targets of user rows.
+
+    Args:
+        run: the config.
+        by: kept raw column to break metrics down by.
+        confidence: level of confidence intervals, if any.
+    """
+    metrics = run.metrics
+    of_lists = [name for name, metric in METRICS.items() if metric.at_k or metric.recommended]
+    chosen = metrics.names or [name for name in of_lists if METRICS[name].shown]
+    return EvaluationSettings(
+        names=frozenset([*chosen, *(split_name(name)[0] for name in _compared(run))]),
+        at=tuple(sorted({*(metrics.at or DEFAULT_AT)})),
+        at_given=metrics.at is not None,
+        by=by,
+        confidence=confidence,
+        resamples=metrics.resamples,
+        seed=run.seed,
+        candidates=metrics.candidates,
+    )
+
+
+def _compared(run: RunConfig) -> list[str]:
+    return [s.metric for s in (run.train.early_stopping, run.train.plateau) if s is not None]
+
+
+def _has_lists(manifest: Manifest, split: str) -> bool:
+    """Return whether the rows of a split are positives with negatives that were added to them."""
+    negatives = (manifest.preparation.get("data") or {}).get("negatives") or {}
+    return negatives.get("train" if split == "train" else "evaluation") is not None

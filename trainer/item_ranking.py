@@ -1,0 +1,258 @@
+"""Where the targets of user rows stand among all items, or among some drawn ones, over the ranks' shares.
+
+Every rank scores all rows of a step against its own share of the items, so that no rank holds all items, and
+what is exchanged are queries, lists of ids and counts. A place is exact. Of equal scores the items that are
+no targets come first: a model that gives all items one score has found nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torchrec.sparse.jagged_tensor import JaggedTensor
+
+from trainer.batch import Batch
+from trainer.item_sampling import ItemNegatives, ItemSampler
+from trainer.modules.item_model import ItemModel
+from trainer.modules.over_ranks import gathered, largest, summed, world
+from trainer.modules.row_dropout import row_numbers
+from trainer.modules.sequence_pooling import segment_rows
+from trainer.tasks import asked
+
+# Comparisons of scores that are made at once.
+_AT_ONCE = 1 << 24
+
+
+@dataclass(frozen=True)
+class TargetRanks:
+    """The rows of a split and where their targets stand; the same on every rank, in row order.
+
+    Attributes:
+        rows_L: row numbers.
+        weights_L: sample weights.
+        positives_L: targets of each row, those that no item of the table stands for included.
+        list_P: for each target that was ranked the place of its row in `rows_L`.
+        rank_P: its rank, from 1.
+        top_LK: ids of the best items of each row, best first, 0 where there are fewer; K may be 0.
+    """
+
+    rows_L: NDArray[np.int64]
+    weights_L: NDArray[np.float64]
+    positives_L: NDArray[np.int64]
+    list_P: NDArray[np.int64]
+    rank_P: NDArray[np.int64]
+    top_LK: NDArray[np.int64]
+
+
+def rank_targets(
+    task: nn.Module,
+    batches: Iterable[Batch],
+    device: torch.device,
+    target: str,
+    *,
+    candidates: int | None = None,
+    top: int = 0,
+    seed: int = 1,
+) -> TargetRanks:
+    """Rank the targets of this rank's batches with the other ranks; every rank calls it.
+
+    Items that a row holds in its other lists of the items' table are not ranked for it.
+
+    Args:
+        task: the sharded `TrainingTask` of an `ItemModel`.
+        batches: as many on every rank, padded with rows of weight 0.
+        device: where the model is.
+        target: feature of the targets.
+        candidates: rank each target among so many drawn items, that the row does not hold, instead of all.
+        top: K of `top_LK`.
+        seed: of the draws, which follow the row number.
+    """
+    was_training = task.training
+    task.eval()
+    model = next(module for module in task.modules() if isinstance(module, ItemModel))
+    ranking = _Ranking(model, target, candidates, top, seed)
+    with torch.no_grad():
+        found = [ranking.step(task, batch.to(device, non_blocking=True)) for batch in batches]
+    task.train(was_training)
+    return _in_row_order(found, top)
+
+
+class _Ranking:
+    """One pass over a split; the items are looked up at its first batch."""
+
+    def __init__(self, model: ItemModel, target: str, candidates: int | None, top: int, seed: int) -> None:
+        self._model, self._target, self._top, self._seed = model, target, top, seed
+        self._draws: ItemSampler | None = None
+        if candidates is not None:
+            sampler = model.sampler
+            rows = sampler.first + sampler.num_items
+            self._draws = ItemSampler(sampler.first, rows, ItemNegatives(per_query=candidates))
+        self._ids_N: Tensor | None = None
+
+    def step(self, task: nn.Module, batch: Batch) -> dict[str, NDArray[np.float64]]:
+        """Return what a batch adds."""
+        if self._ids_N is None:
+            self._ids_N, self._items_NX = asked(task, "items", batch)
+        queries_BX, _ = gathered(asked(task, "queries", batch).float())
+        rows_B, _ = gathered(row_numbers(batch.rows_B))
+        weights_B, _ = gathered(batch.weights_B)
+        held = [_gathered_lists(batch.sparse[name]) for name in self._model.holders]
+        seen_H, holder_H = (torch.cat(parts) for parts in zip(*held, strict=True))
+        targets_P, row_P = _gathered_lists(batch.sparse[self._target])
+        unknown_P = targets_P < self._model.sampler.first
+        unknown_B = torch.bincount(row_P[unknown_P], minlength=len(rows_B))
+        # A known target twice in a row is one; unknown ones, which nothing can find, are as many as they are.
+        row_P, targets_P = torch.unique(torch.stack([row_P, targets_P])[:, ~unknown_P], dim=1)
+        scores_BN = self._scores(queries_BX, seen_H, holder_H)
+        score_P = self._scores_of(scores_BN, row_P, targets_P)
+        if self._draws is None:
+            above_P, equal_P = self._among_all(scores_BN, row_P, score_P)
+        else:
+            drawn_BC = self._drawn(scores_BN, rows_B, (seen_H, holder_H), (targets_P, row_P))
+            above_P, equal_P = _counted(drawn_BC, row_P, score_P)
+        rank_P = 1 + above_P + equal_P + _order_of_targets(row_P, score_P)
+        return {
+            "rows": _numbers(rows_B),
+            "weights": _numbers(weights_B),
+            "positives": _numbers(unknown_B + torch.bincount(row_P, minlength=len(rows_B))),
+            "place": _numbers(row_P),
+            "rank": _numbers(rank_P),
+            "top": _numbers(self._best(scores_BN)),
+        }
+
+    def _scores(self, queries_BX: Tensor, seen_H: Tensor, holder_H: Tensor) -> Tensor:
+        """Return the scores of this rank's items, those of held ones -inf; what is no number is the best."""
+        scores_BN = self._model.scores(queries_BX, self._items_NX).float()
+        scores_BN = torch.nan_to_num(scores_BN, nan=torch.inf, posinf=torch.inf, neginf=-torch.inf)
+        column_H, mine_H = self._columns(seen_H)
+        scores_BN[holder_H[mine_H], column_H[mine_H]] = -torch.inf
+        return scores_BN
+
+    def _columns(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the columns of ids in this rank's share, and which of them are in it."""
+        assert self._ids_N is not None
+        first = int(self._ids_N[0]) if len(self._ids_N) else 0
+        column = ids - first
+        return column, (column >= 0) & (column < len(self._ids_N))
+
+    def _scores_of(self, scores_BN: Tensor, place_R: Tensor, ids_R: Tensor) -> Tensor:
+        """Return the scores of pairs of row and item, whoever's share the item is in."""
+        column_R, mine_R = self._columns(ids_R)
+        score_R = scores_BN.new_full(ids_R.shape, -torch.inf)
+        score_R[mine_R] = scores_BN[place_R[mine_R], column_R[mine_R]]
+        return largest(score_R)
+
+    def _among_all(self, scores_BN: Tensor, place_R: Tensor, score_R: Tensor) -> tuple[Tensor, Tensor]:
+        """Return how many items that are no targets of the row are above each target, and at its score."""
+        counts_2R = summed(torch.stack(_counted(scores_BN, place_R, score_R)))
+        order_R = _order_of_targets(place_R, score_R)
+        before_R, tied_R = _ties_of_targets(place_R, score_R)
+        return counts_2R[0] - (order_R - before_R), counts_2R[1] - tied_R
+
+    def _drawn(
+        self,
+        scores_BN: Tensor,
+        rows_B: Tensor,
+        seen: tuple[Tensor, Tensor],
+        targets: tuple[Tensor, Tensor],
+    ) -> Tensor:
+        """Return the scores of each row's drawn items, -inf where chance found none."""
+        assert self._draws is not None
+        held_H, holder_H = (torch.cat(parts) for parts in zip(seen, targets, strict=True))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self._seed)
+            ids_BC = self._draws.per_query(rows_B, torch.zeros_like(rows_B), held_H, rows_B[holder_H])
+        place_BC = torch.arange(len(rows_B), device=rows_B.device).unsqueeze(1).expand_as(ids_BC)
+        score_BC = self._scores_of(scores_BN, place_BC.reshape(-1), ids_BC.reshape(-1))
+        return score_BC.reshape(ids_BC.shape).masked_fill(ids_BC == 0, -torch.inf)
+
+    def _best(self, scores_BN: Tensor) -> Tensor:
+        """Return the ids of the `top` best items of all ranks, [B, K]."""
+        assert self._ids_N is not None
+        count = min(self._top, scores_BN.shape[1])
+        score_BK, column_BK = scores_BN.topk(count, dim=1)
+        id_BK = self._ids_N[column_BK] if count else column_BK
+        if world()[1] > 1:
+            # Ranks differ in how many they have: rows of the transposed are gathered.
+            score_BK, id_BK = gathered(score_BK.T)[0].T, gathered(id_BK.T)[0].T
+        best_BK, order_BK = score_BK.topk(min(self._top, score_BK.shape[1]), dim=1)
+        top_BK = id_BK.gather(1, order_BK).masked_fill(best_BK == -torch.inf, 0)
+        return nn.functional.pad(top_BK, (0, self._top - top_BK.shape[1]))
+
+
+def _counted(scores_BN: Tensor, place_R: Tensor, score_R: Tensor) -> tuple[Tensor, Tensor]:
+    """Return how many scores of its row are above each one, and how many equal it."""
+    step = max(1, _AT_ONCE // max(1, scores_BN.shape[1]))
+    above, equal = [place_R[:0]], [place_R[:0]]
+    for first in range(0, len(place_R), step):
+        rows_RN = scores_BN[place_R[first : first + step]]
+        own_R1 = score_R[first : first + step].unsqueeze(1)
+        above.append((rows_RN > own_R1).sum(dim=1))
+        equal.append((rows_RN == own_R1).sum(dim=1))
+    return torch.cat(above), torch.cat(equal)
+
+
+def _order_of_targets(place_R: Tensor, score_R: Tensor) -> Tensor:
+    """Return how many targets of its row come before each one: of higher score, or of equal and before it.
+
+    Targets are sorted by row and id.
+    """
+    by_score = torch.argsort(score_R, descending=True, stable=True)
+    order = by_score[torch.argsort(place_R[by_score], stable=True)]
+    first_R = torch.searchsorted(place_R, place_R)
+    position_R = torch.empty_like(place_R)
+    position_R[order] = torch.arange(len(order), device=order.device)
+    return position_R - first_R
+
+
+def _ties_of_targets(place_R: Tensor, score_R: Tensor) -> tuple[Tensor, Tensor]:
+    """Return how many targets of its row with equal score stand before each one, and how many there are."""
+    keys_R2 = torch.stack([place_R.double(), score_R.double()], dim=1)
+    _, run_R, tied = torch.unique(keys_R2, dim=0, return_inverse=True, return_counts=True)
+    order = torch.argsort(run_R, stable=True)
+    first = tied.cumsum(0) - tied
+    before_R = torch.empty_like(place_R)
+    before_R[order] = torch.arange(len(order), device=order.device) - first[run_R[order]]
+    return before_R, tied[run_R]
+
+
+def _gathered_lists(ids: JaggedTensor) -> tuple[Tensor, Tensor]:
+    """Return the ids of all ranks' rows, and the place of each one's row among them."""
+    lengths_B, _ = gathered(ids.lengths())
+    values_H, _ = gathered(ids.values())
+    return values_H, segment_rows(JaggedTensor(values_H, lengths=lengths_B))
+
+
+def _numbers(values: Tensor) -> NDArray[np.float64]:
+    numbers: NDArray[np.float64] = values.double().cpu().numpy()
+    return numbers
+
+
+def _in_row_order(found: list[dict[str, NDArray[np.float64]]], top: int) -> TargetRanks:
+    if not found:
+        none = np.zeros(0, np.int64)
+        return TargetRanks(none, none.astype(float), none, none, none, none.reshape(0, top))
+    begin = np.cumsum([0, *(len(step["rows"]) for step in found)])
+    joined = {name: np.concatenate([step[name] for step in found]) for name in found[0]}
+    list_P = np.concatenate([step["place"] + first for step, first in zip(found, begin, strict=False)])
+    rows_N = joined["rows"].astype(np.int64)
+    order = np.argsort(rows_N, kind="stable")
+    order = order[np.searchsorted(rows_N[order], 0) :]
+    new_place = np.full(len(rows_N), -1)
+    new_place[order] = np.arange(len(order))
+    list_P = new_place[list_P.astype(np.int64)]
+    known = list_P >= 0
+    by_list = np.lexsort((joined["rank"][known], list_P[known]))
+    return TargetRanks(
+        rows_N[order],
+        joined["weights"][order],
+        joined["positives"].astype(np.int64)[order],
+        list_P[known][by_list],
+        joined["rank"][known][by_list].astype(np.int64),
+        joined["top"].astype(np.int64)[order],
+    )

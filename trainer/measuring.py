@@ -1,0 +1,199 @@
+"""What is measured on a split: predictions of rows by task, or where the targets of user rows stand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from trainer.assembly import read_policy
+from trainer.batch import Batch
+from trainer.config import RunConfig
+from trainer.data.kept import KeptColumns
+from trainer.errors import DataError
+from trainer.evaluation import prediction_columns
+from trainer.evaluation_settings import EvaluationSettings, evaluation_settings, target_settings
+from trainer.evaluator import Evaluated, Evaluator
+from trainer.item_counts import item_counts
+from trainer.item_ranking import rank_targets
+from trainer.records import TaskLabel
+from trainer.schema import Feature, Manifest
+from trainer.storage import Place
+from trainer.target_metrics import target_metrics
+
+# Rows whose predictions are fetched from the device together.
+_ROWS_AT_ONCE = 1 << 16
+
+
+@dataclass(frozen=True)
+class SplitMeasure:
+    """What to measure on a split.
+
+    Attributes:
+        tasks: what the columns of the logits stand for.
+        settings: of each task; of user rows those of the targets alone.
+        kept: raw columns that group rows or name their segments.
+        target: of user rows.
+        counts_N: how often each item is in the training rows, where a metric of user rows needs it.
+    """
+
+    tasks: Sequence[TaskLabel]
+    settings: Sequence[EvaluationSettings]
+    kept: KeptColumns | None
+    target: Feature | None = None
+    counts_N: Tensor | None = None
+
+    @classmethod
+    def open(
+        cls,
+        run: RunConfig,
+        manifest: Manifest,
+        dataset: Place,
+        split: str,
+        *,
+        logit_shift: float = 0.0,
+        by: str | None = None,
+        confidence: float | None = None,
+    ) -> SplitMeasure:
+        """Return what a config asks for.
+
+        Args:
+            run: the config.
+            manifest: of the data set that the split is from.
+            dataset: its folder.
+            split: `train`, `valid` or `test`.
+            logit_shift: added to the first task's scores.
+            by: kept raw column to break metrics down by.
+            confidence: level of confidence intervals, if any.
+
+        Raises:
+            ConfigError: a metric of the config does not belong to such rows.
+            DataError: the data set lacks a column that is needed, or a part file is missing or damaged.
+            StoreError: the store cannot be read.
+        """
+        spec = manifest.spec
+        target = spec.target if split in manifest.user_row_splits else None
+        if target is not None:
+            settings = [target_settings(run, by=by, confidence=confidence)]
+        else:
+            settings = [
+                evaluation_settings(
+                    run,
+                    manifest,
+                    split,
+                    logit_shift=0.0 if number else logit_shift,
+                    by=by,
+                    confidence=confidence,
+                    task=task,
+                )
+                for number, task in enumerate(spec.tasks)
+            ]
+        counts_N = None
+        if target is not None and settings[0].of_recommended:
+            counts_N = item_counts(dataset, target)
+        kept = _kept_columns(run, manifest, dataset, split, settings[0])
+        return cls(spec.tasks, settings, kept, target, counts_N)
+
+    def of(self, task: nn.Module, batches: Iterable[Batch], device: torch.device) -> Evaluated:
+        """Run a model over its rank's batches and measure the rows of all ranks; every rank calls this.
+
+        Every rank must bring the same number of batches (padded with zero-weight rows), which readers with
+        `tail="pad"` do.
+
+        Args:
+            task: the sharded `TrainingTask`.
+            batches: this rank's batches.
+            device: where the model is.
+
+        Raises:
+            DataError: a kept column cannot be read, or no list is longer than a K of `metrics.at`.
+        """
+        if self.target is not None:
+            (settings,) = self.settings
+            ranks = rank_targets(
+                task,
+                batches,
+                device,
+                self.target.name,
+                candidates=settings.candidates,
+                top=max(settings.at) if settings.of_recommended else 0,
+                seed=settings.seed,
+            )
+            return target_metrics(ranks, settings, self.kept, self.counts_N)
+        evaluators = [Evaluator(settings, device, self.kept) for settings in self.settings]
+        waiting: list[Tensor] = []
+        for columns_XB in prediction_columns(task, batches, device):
+            waiting.append(columns_XB)
+            if sum(columns.shape[1] for columns in waiting) >= _ROWS_AT_ONCE:
+                self._hand_over(waiting, evaluators)
+        self._hand_over(waiting, evaluators)
+        found = [evaluator.result() for evaluator in evaluators]
+        return found[0] if len(found) == 1 else _joined(self.tasks, found)
+
+    def _hand_over(self, waiting: list[Tensor], evaluators: Sequence[Evaluator]) -> None:
+        """Give the evaluators what waits, and empty the list."""
+        if not waiting:
+            return
+        rows, weights, *columns = torch.cat(waiting, dim=1).cpu().numpy()
+        tasks = zip(self.tasks, columns, columns[len(self.tasks) :], evaluators, strict=False)
+        for task, logits, labels, evaluator in tasks:
+            known = ~np.isnan(labels)
+            scores = logits * task.std + task.mean
+            small = (np.where(known, labels, 0.0), np.where(known, weights, 0.0))
+            evaluator.add(
+                rows.astype(np.int64), scores.astype(np.float32), *(x.astype(np.float32) for x in small)
+            )
+        waiting.clear()
+
+
+def rows_skipped(found: Evaluated, rows: int, split: str) -> int:
+    """Return how many of a split's rows could not be read (`data.on_corrupt: skip`).
+
+    Raises:
+        DataError: none could.
+    """
+    if not found.rows:
+        raise DataError(
+            "every row of the split lies in damaged row groups",
+            where=f"split {split!r}",
+            got=f"{rows:,} rows",
+        )
+    return rows - found.rows
+
+
+def _kept_columns(
+    run: RunConfig, manifest: Manifest, dataset: Place, split: str, settings: EvaluationSettings
+) -> KeptColumns | None:
+    if settings.group is None and settings.by is None:
+        return None
+    kept = KeptColumns(dataset, manifest, split, read_policy(run))
+    for column, asked_by in ((settings.group, "metrics.group"), (settings.by, "--by")):
+        if column is not None:
+            kept.require(column, asked_by)
+    return kept
+
+
+def _joined(tasks: Sequence[TaskLabel], found: Sequence[Evaluated]) -> Evaluated:
+    """Return the metrics of several tasks as `task/metric`; segments are those of the first."""
+    first = found[0]
+    metrics: dict[str, float] = {"rows": first.rows}
+    intervals: dict[str, tuple[float, float]] = {}
+    for task, one in zip(tasks, found, strict=True):
+        metrics |= {f"{task.name}/{name}": value for name, value in one.metrics.items()}
+        intervals |= {f"{task.name}/{name}": ends for name, ends in one.intervals.items()}
+    segments = []
+    for segment in first.segments:
+        told = {"value": segment["value"], "rows": segment["rows"], "metrics": {}}
+        for task, one in zip(tasks, found, strict=True):
+            same = [other for other in one.segments if other["value"] == segment["value"]]
+            for key in ("metrics", "intervals"):
+                for other in same:
+                    if key in other:
+                        told.setdefault(key, {}).update(
+                            {f"{task.name}/{name}": value for name, value in other[key].items()}
+                        )
+        segments.append(told)
+    return replace(first, metrics=metrics, intervals=intervals, segments=segments)

@@ -1,0 +1,195 @@
+"""Recommended lists beyond being right: coverage, Gini, novelty, diversity, serendipity, popularity.
+
+Lists are item numbers [U, K] from 0, best first; -1 fills lists that are shorter.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+_PAIRS_AT_ONCE = 1 << 22
+
+
+def catalogue_coverage(lists_UK: Ints, num_items: int) -> float:
+    """Return the share of the catalogue that is in any list.
+
+    Args:
+        lists_UK: recommended items.
+        num_items: of the catalogue.
+
+    Source: Ge et al. 2010, Beyond Accuracy, RecSys.
+    """
+    return float((_exposure(lists_UK, num_items) > 0).mean())
+
+
+def gini_index(lists_UK: Ints, num_items: int) -> float:
+    """Return how unevenly items are recommended: 0 all alike, towards 1 a single one; NaN without any.
+
+    Args:
+        lists_UK: recommended items.
+        num_items: of the catalogue; items in no list count.
+
+    Source: the Gini coefficient as in Fleder and Hosanagar 2009, of how many lists each item is in.
+    """
+    exposure_N = np.sort(_exposure(lists_UK, num_items))
+    total = exposure_N.sum()
+    if total == 0:
+        return math.nan
+    place_N = np.arange(1, num_items + 1)
+    return float(((2 * place_N - num_items - 1) * exposure_N).sum() / (num_items * total))
+
+
+def novelty(lists_UK: Ints, popularity_N: Ints, num_users: int) -> float:
+    """Return the mean self-information of recommended items, in bits; NaN without any.
+
+    Args:
+        lists_UK: recommended items.
+        popularity_N: users (or positives) of each item in training; an item with none counts as if it had
+            one.
+        num_users: users of training; for counts of positives, all positives.
+
+    Source: Zhou et al. 2010, Solving the apparent diversity-accuracy dilemma, PNAS: log2(users / popularity).
+    """
+    counts = np.maximum(popularity_N[lists_UK[lists_UK >= 0]], 1)
+    return float(np.log2(num_users / counts).mean()) if counts.size else math.nan
+
+
+def intra_list_diversity(lists_UK: Ints, vectors_ND: Floats) -> float:
+    """Return the mean distance, 1 - cosine, of the pairs inside a list, averaged over lists.
+
+    Args:
+        lists_UK: recommended items.
+        vectors_ND: vector of each item; for categories, a row of 0 and 1. A vector of zeros is at distance 1.
+
+    Returns:
+        0 where all items of a list are alike; NaN where no list has two items.
+
+    Source: Ziegler et al. 2005, Improving recommendation lists through topic diversification; Smyth and
+    McClave 2001. Memory: 4 million pairs at a time.
+    """
+    unit_ND = _unit(vectors_ND)
+    sums: list[Floats] = []
+    for users in _slices(len(lists_UK), lists_UK.shape[1] * vectors_ND.shape[1]):
+        there_UK = lists_UK[users] >= 0
+        size_U = there_UK.sum(axis=1)
+        unit_UKD = unit_ND[lists_UK[users]] * there_UK[:, :, None]
+        # Over all ordered pairs, the sum of products is the square of the sum.
+        similar_U = (unit_UKD.sum(axis=1) ** 2).sum(axis=1) - (unit_UKD**2).sum(axis=(1, 2))
+        enough = size_U > 1
+        sums.append(1 - similar_U[enough] / (size_U * (size_U - 1))[enough])
+    return _mean(np.concatenate(sums)) if sums else math.nan
+
+
+def serendipity(
+    lists_UK: Ints, relevant_UK: NDArray[np.bool_], history_UH: Ints, vectors_ND: Floats
+) -> float:
+    """Return the mean over lists of how many items are relevant and unlike what the user knows, as a share.
+
+    An item counts with 1 minus its mean cosine to the user's history where it is relevant, else with 0.
+
+    Args:
+        lists_UK: recommended items.
+        relevant_UK: whether each is a positive of its user.
+        history_UH: items that each user knows, filled with -1; users with none are left out.
+        vectors_ND: vector of each item; for categories, a row of 0 and 1.
+
+    Returns:
+        NaN where no user has both a list and a history.
+
+    Source: Zhang et al. 2012, Auralist: unserendipity as mean cosine to the history; counted for relevant
+    items only, as in Ge et al. 2010.
+    """
+    unit_ND = _unit(vectors_ND)
+    width = max(lists_UK.shape[1], history_UH.shape[1]) * vectors_ND.shape[1]
+    values: list[Floats] = []
+    for users in _slices(len(lists_UK), width):
+        there_UK, known_UH = lists_UK[users] >= 0, history_UH[users] >= 0
+        known_U, size_U = known_UH.sum(axis=1), there_UK.sum(axis=1)
+        counted = (known_U > 0) & (size_U > 0)
+        profile_UD = (unit_ND[history_UH[users]] * known_UH[:, :, None]).sum(axis=1)
+        profile_UD = profile_UD / np.maximum(known_U, 1)[:, None]
+        cosine_UK = np.einsum("ukd,ud->uk", unit_ND[lists_UK[users]], profile_UD)
+        gain_U = ((1 - cosine_UK) * (relevant_UK[users] & there_UK)).sum(axis=1)
+        values.append(gain_U[counted] / size_U[counted])
+    return _mean(np.concatenate(values)) if values else math.nan
+
+
+def average_popularity(lists_UK: Ints, popularity_N: Ints) -> float:
+    """Return the mean popularity of the items of a list, averaged over lists that are not empty (ARP).
+
+    Args:
+        lists_UK: recommended items, or histories to compare with.
+        popularity_N: positives of each item in training.
+
+    Source: Yin et al. 2012, Challenging the long tail recommendation.
+    """
+    return _mean_of_lists(popularity_N.astype(np.float64), lists_UK)
+
+
+def popular_share(lists_UK: Ints, popularity_N: Ints, head: float = 0.2) -> float:
+    """Return the mean share of a list's items that belong to the most popular ones.
+
+    Args:
+        lists_UK: recommended items, or histories to compare with.
+        popularity_N: positives of each item in training.
+        head: share of the catalogue that is popular: so many items of most positives, earlier ones where
+            equal.
+
+    Source: the complement of APLT in Abdollahpouri et al. 2019, arXiv:1901.07555.
+    """
+    popular_N = np.zeros(len(popularity_N))
+    popular_N[np.argsort(-popularity_N, kind="stable")[: math.ceil(head * len(popularity_N))]] = 1
+    return _mean_of_lists(popular_N, lists_UK)
+
+
+def popularity_lift(lists_UK: Ints, history_UH: Ints, popularity_N: Ints) -> float:
+    """Return by how much lists are more popular than what users chose: mean of lists / of histories - 1.
+
+    Args:
+        lists_UK: recommended items.
+        history_UH: items of each user in training, filled with -1.
+        popularity_N: positives of each item in training.
+
+    Returns:
+        0 where lists are as popular as histories; NaN where there are no histories or they hold unknown
+        items.
+
+    Source: Abdollahpouri et al. 2020, The connection between popularity bias, calibration and fairness.
+    """
+    before = average_popularity(history_UH, popularity_N)
+    return average_popularity(lists_UK, popularity_N) / before - 1 if before > 0 else math.nan
+
+
+def _exposure(lists_UK: Ints, num_items: int) -> Ints:
+    """Return how many lists each item is in."""
+    return np.bincount(lists_UK[lists_UK >= 0], minlength=num_items)
+
+
+def _unit(vectors_ND: Floats) -> Floats:
+    """Return the vectors with length 1; those of zeros stay."""
+    length_N1 = np.linalg.norm(vectors_ND, axis=1, keepdims=True)
+    unit_ND: Floats = vectors_ND / np.where(length_N1 > 0, length_N1, 1)
+    return unit_ND
+
+
+def _slices(users: int, width: int) -> Iterator[slice]:
+    step = max(1, _PAIRS_AT_ONCE // max(1, width))
+    return (slice(start, start + step) for start in range(0, users, step))
+
+
+def _mean_of_lists(values_N: Floats, lists_UK: Ints) -> float:
+    """Return the mean over lists of the mean value of their items."""
+    there_UK = lists_UK >= 0
+    size_U = there_UK.sum(axis=1)
+    total_U = (values_N[lists_UK] * there_UK).sum(axis=1)
+    return _mean(total_U[size_U > 0] / size_U[size_U > 0])
+
+
+def _mean(values: Floats) -> float:
+    return float(values.mean()) if values.size else math.nan
