@@ -30,20 +30,26 @@ class Meter:
         self.rows_skipped = 0
         """Rows of all ranks that could not be read, over all steps read so far."""
         self._weight = 0.0
+        self._labels_T = torch.zeros(0, dtype=torch.float64)
+        self.mean_labels_T: list[float] = []
+        """Mean label of each task over the steps of the last read, weighted as the loss is."""
         self._seconds = self._all_seconds = 0.0
         self._since: float | None = self.started
 
-    def add(self, loss: Tensor, weights_B: Tensor, rows_B: Tensor) -> None:
+    def add(self, loss: Tensor, labels_BT: Tensor, weights_B: Tensor, rows_B: Tensor) -> None:
         """Count one step of this rank.
 
         Args:
             loss: weighted sum over the rows divided by B.
+            labels_BT: [B, T] on CPU.
             weights_B: [B] weights of the rows on CPU, 0 for padding.
             rows_B: [B] numbers of the rows on CPU, see `Batch`.
         """
         self._loss += loss.double() * len(weights_B)
         self._rows += int((weights_B > 0).sum())
         self._weight += float(weights_B.double().sum())
+        labels_T = weights_B.double() @ labels_BT.double()
+        self._labels_T = labels_T if not len(self._labels_T) else self._labels_T + labels_T
         self._skipped += int((rows_B == SKIPPED_ROW).sum())
 
     def pause(self) -> None:
@@ -64,15 +70,17 @@ class Meter:
         """
         counts = [self._weight, self._rows, self._skipped, stop_requested]
         mine = torch.tensor(counts, dtype=torch.float64, device=self._device)
-        shared = torch.cat([self._loss.reshape(1), mine])
+        shared = torch.cat([self._loss.reshape(1), mine, self._labels_T.to(self._device)])
         dist.all_reduce(shared)
         self.pause()
-        loss, weight, rows, skipped, stops = shared.tolist()
+        loss, weight, rows, skipped, stops, *labels_T = shared.tolist()
+        self.mean_labels_T = [label / (weight or 1.0) for label in labels_T]
         speed = rows / max(self._seconds, 1e-9)
         self.rows += int(rows)
         self.rows_skipped += int(skipped)
         self._all_seconds += self._seconds
         self._loss.zero_()
+        self._labels_T.zero_()
         self._rows, self._skipped, self._weight, self._seconds = 0, 0, 0.0, 0.0
         self.resume()
         return loss / (weight or 1.0), speed, stops > 0
