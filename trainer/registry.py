@@ -17,9 +17,9 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TypeVar
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar, TypeVar
 
 import torch
 from pydantic import Field, ValidationError
@@ -29,6 +29,7 @@ from trainer.config import ModelConfig
 from trainer.config.base import Section
 from trainer.config.messages import config_error, did_you_mean
 from trainer.errors import ConfigError
+from trainer.schema import FIRST_VOCABULARY_ID
 
 ModelClass = TypeVar("ModelClass", bound=type[torch.nn.Module])
 
@@ -39,15 +40,30 @@ class ModelInputs:
 
     Attributes:
         num_dense: columns of `Batch.dense_BF`.
-        features: sparse and sequence features, in the key order of `Batch.sparse`.
+        features: sparse and sequence features but the target, in the key order of `Batch.sparse`.
         tables: their tables.
         lists: those of the features that hold any number of ids in a row; the others hold one.
+        tasks: names of the labels, T of them: the columns of the logits.
+        first_ids: by table, the first id that stands for one known value; default that of a vocabulary.
+        global_batch_size: rows of a step over all ranks.
     """
 
     num_dense: int
     features: tuple[str, ...]
     tables: tuple[TableSpec, ...]
     lists: frozenset[str] = frozenset()
+    tasks: tuple[str, ...] = ("label",)
+    first_ids: Mapping[str, int] = field(default_factory=dict)
+    global_batch_size: int = 1
+
+    @property
+    def num_tasks(self) -> int:
+        """Return T."""
+        return len(self.tasks)
+
+    def first_item(self, table: str) -> int:
+        """Return the first row of a table that belongs to one known value."""
+        return self.first_ids.get(table, FIRST_VOCABULARY_ID)
 
     def table_of(self, feature: str) -> TableSpec:
         """Return the table that a feature looks up."""
@@ -57,6 +73,8 @@ class ModelInputs:
 class ModelSection(Section):
     """Config keys that every model has; `name` is the registered name."""
 
+    needs: ClassVar[str] = "any features"
+    """What the data set must hold, for lists of models."""
     name: str
     embedding_dim: int = Field(default=16, ge=1)
     """Width of every table that neither its feature group nor `tables` gives one."""
@@ -80,33 +98,40 @@ class RegisteredModel:
     """A registry entry."""
 
     name: str
-    build: Callable[..., torch.nn.Module]
+    build: type[torch.nn.Module]
     config: type[ModelSection]
     task: str
     source: str
     summary: str
+    several_tasks: bool = False
+
+    @property
+    def needs(self) -> str:
+        """Return what the data set must hold."""
+        return self.config.needs
 
 
 _MODELS: dict[str, RegisteredModel] = {}
 
 
 def register_model(
-    name: str, *, config: type[ModelSection], task: str, source: str
+    name: str, *, config: type[ModelSection], task: str, source: str, several_tasks: bool = False
 ) -> Callable[[ModelClass], ModelClass]:
     """Register a model class under its config name.
 
     Args:
         name: `model.name` in the run config.
         config: its config section.
-        task: what it is for: `ctr`, `retrieval`, `ranking`, `sequence`.
+        task: what it is for: `ctr`, `multi_task`, `retrieval` (query and item), `sequence` (next item).
         source: the paper.
+        several_tasks: whether it gives logits of any number of tasks, and not of one alone.
     """
 
     def register(model: ModelClass) -> ModelClass:
         if name in _MODELS:
             raise ValueError(f"two models are registered as {name!r}")
         summary = (model.__doc__ or "").strip().splitlines()[0] if model.__doc__ else ""
-        _MODELS[name] = RegisteredModel(name, model, config, task, source, summary)
+        _MODELS[name] = RegisteredModel(name, model, config, task, source, summary, several_tasks)
         return model
 
     return register
@@ -135,8 +160,27 @@ def model_section(config: ModelConfig) -> ModelSection:
 
 
 def build_model(inputs: ModelInputs, config: ModelSection) -> torch.nn.Module:
-    """Build a registered model; its tables are on the meta device, its dense part on the CPU."""
-    return _entry(config.name, models()).build(inputs, config)
+    """Build a registered model; its tables are on the meta device, its dense part on the CPU.
+
+    Raises:
+        ConfigError: there are several tasks, and the model is for one.
+    """
+    known = models()
+    entry = _entry(config.name, known)
+    if inputs.num_tasks > 1 and not entry.several_tasks:
+        raise ConfigError(
+            f"`{entry.name}` learns one task",
+            where="model.name",
+            got=f"{inputs.num_tasks} labels: {', '.join(inputs.tasks)}",
+            allowed=[name for name, other in known.items() if other.several_tasks],
+            fixes=["model.name: mmoe", "data.label in place of data.labels"],
+        )
+    return entry.build(inputs, config)
+
+
+def model_class(config: ModelSection) -> type[torch.nn.Module]:
+    """Return the class that `build_model` builds."""
+    return _entry(config.name, models()).build
 
 
 def _entry(name: str, known: dict[str, RegisteredModel]) -> RegisteredModel:

@@ -2,87 +2,98 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any, Literal
+
 import torch
 from torch import Tensor, nn
 
 from trainer.batch import Batch
 from trainer.config import LossConfig
+from trainer.losses.pointwise import PointwiseLoss, TaskHead
+from trainer.modules.item_model import ItemModel
+from trainer.modules.lookup_penalty import LookupPenalty
+from trainer.modules.over_ranks import summed, world
 from trainer.modules.row_dropout import row_dropouts
 
+Wanted = Literal["loss", "queries", "items"]
 TaskOutput = tuple[Tensor, tuple[Tensor, Tensor, Tensor, Tensor]]
-
-
-class WeightedBinaryCrossEntropy(nn.Module):
-    """Binary cross-entropy of logits, or its focal form: `sum(weight * loss) / (B * T)`.
-
-    The divisor is the rank's number of rows, padding included, and not the sum of the weights. All ranks have
-    the same B, and DistributedModelParallel averages gradients over ranks, so the average over ranks is the
-    loss of the whole global batch at every world size. Weight sums differ from rank to rank: dividing by
-    them would make a row count more on a rank that happens to hold more padding, and the result would change
-    with the world size. Padding rows have weight 0 and so add nothing. Sample weights far from a mean of 1
-    scale the loss, as they do in the sum over rows.
-
-    Args:
-        config: label smoothing, focal exponent, weight of positives.
-
-    Source: label smoothing as in Szegedy et al. 2016, arXiv:1512.00567, section 7, over the two classes;
-    focal loss, Lin et al. 2017, arXiv:1708.02002, equation 4.
-    """
-
-    def __init__(self, config: LossConfig) -> None:
-        super().__init__()
-        self.config = config
-
-    def forward(self, logits_BT: Tensor, labels_BT: Tensor, weights_B: Tensor) -> Tensor:
-        """Return the loss.
-
-        Args:
-            logits_BT: float32 [B, T].
-            labels_BT: float32 [B, T], 0 or 1.
-            weights_B: float32 [B], >= 0; 0 marks padding.
-
-        Returns:
-            Float32 scalar.
-        """
-        logits_BT, config = logits_BT.float(), self.config
-        smooth_BT = labels_BT * (1 - config.label_smoothing) + config.label_smoothing / 2
-        loss_BT = nn.functional.binary_cross_entropy_with_logits(logits_BT, smooth_BT, reduction="none")
-        if config.focal_gamma:
-            # The logarithm of the other label's probability: a power of 0 would have no gradient.
-            wrong_BT = nn.functional.logsigmoid(logits_BT * (1 - 2 * labels_BT))
-            loss_BT = loss_BT * torch.exp(config.focal_gamma * wrong_BT)
-        if config.positive_weight != 1:
-            loss_BT = loss_BT * (1 + (config.positive_weight - 1) * labels_BT)
-        return (loss_BT * weights_B.unsqueeze(1)).sum() / loss_BT.numel()
 
 
 class TrainingTask(nn.Module):
     """A model and its loss; the module that is sharded and trained.
 
     Args:
-        model: takes a `Batch`, returns logits [B, T].
-        loss: default plain cross-entropy.
+        model: takes a `Batch`, returns logits [B, T], or in training its own loss, a scalar.
+        loss: of logits; default plain cross-entropy.
+        heads: what the columns of the logits stand for; default one binary label.
+        embedding_l2: weight of the L2 of what is looked up.
+
+    Attributes:
+        penalty: that L2; its `watch` is called once the tables are sharded.
     """
 
-    def __init__(self, model: nn.Module, loss: LossConfig | None = None) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: LossConfig | None = None,
+        heads: Sequence[TaskHead] = (TaskHead(),),
+        embedding_l2: float = 0.0,
+    ) -> None:
         super().__init__()
         self.model = model
         # A module, not a function: TorchRec's pipelines trace this forward and leave whole modules alone.
-        self.loss = WeightedBinaryCrossEntropy(loss or LossConfig())
+        self.loss = PointwiseLoss(loss or LossConfig(), heads)
+        self.penalty = LookupPenalty(embedding_l2)
+        self.wanted: Wanted = "loss"
         self._dropouts = row_dropouts(model)
 
-    def forward(self, batch: Batch) -> TaskOutput:
-        """Return the loss and what metrics need.
+    def forward(self, batch: Batch) -> Any:
+        """Return the loss and what metrics need; see `asked` for what else.
 
         Args:
             batch: rows of this rank.
 
         Returns:
-            `(loss, (loss, logits_BT, labels_BT, weights_B))`; the tensors of the inner tuple are detached:
-            loss scalar, logits and labels [B, T], weights [B], all float32.
+            `TaskOutput`, `(loss, (loss, logits_BT, labels_BT, weights_B))`: the tensors of the inner tuple
+            are detached: loss scalar, logits and labels [B, T], weights [B], all float32. Logits are zeros
+            where the model gave its own loss, and the inner loss is without the penalty. Of a rating the
+            logit is what `TaskHead` says.
         """
+        model = self.model
+        if self.wanted != "loss":
+            assert isinstance(model, ItemModel)
+            return model.row_queries(batch) if self.wanted == "queries" else model.item_share(batch)
         for dropout in self._dropouts:
             dropout.rows_B = batch.rows_B
-        logits_BT = self.model(batch)
-        loss = self.loss(logits_BT, batch.labels_BT, batch.weights_B)
-        return loss, (loss.detach(), logits_BT.detach(), batch.labels_BT, batch.weights_B)
+        logits_BT = model(batch)
+        own_loss = self.training and isinstance(model, ItemModel) and model.has_own_loss
+        if own_loss:
+            loss, logits_BT = logits_BT, torch.zeros_like(batch.labels_BT)
+        else:
+            loss = self.loss(logits_BT, batch.labels_BT, batch.weights_B)
+        told_loss = loss.detach()
+        if own_loss:
+            # A mean over queries already: as the others it is told as a weighted sum of rows, divided by B.
+            weight_1 = summed(batch.weights_B.sum().reshape(1)) / world()[1]
+            told_loss = told_loss * weight_1.squeeze() / batch.size
+        told = (told_loss, logits_BT.detach(), batch.labels_BT, batch.weights_B)
+        return (loss + self.penalty(batch.weights_B) if self.penalty.l2 else loss), told
+
+
+def asked(task: nn.Module, wanted: Wanted, batch: Batch) -> Any:
+    """Return what the model of a task makes of a batch besides its loss; every rank calls it.
+
+    The call goes through the task's wrappers: shared-out parameters are whole inside its forward alone.
+
+    Args:
+        task: a `TrainingTask` of an `ItemModel`, wrapped or not.
+        wanted: `queries` for its `row_queries`, `items` for its `item_share`.
+        batch: rows of this rank.
+    """
+    inner = next(module for module in task.modules() if isinstance(module, TrainingTask))
+    inner.wanted = wanted
+    try:
+        return task(batch)
+    finally:
+        inner.wanted = "loss"

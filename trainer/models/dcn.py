@@ -20,7 +20,9 @@ class DcnConfig(SparseModelSection, DeepSection):
     """Cross layers; l of them give feature crosses up to order l + 1."""
 
 
-@register_model("dcn", config=DcnConfig, task="ctr", source="Wang et al. 2017, arXiv:1708.05123")
+@register_model(
+    "dcn", config=DcnConfig, task="ctr", source="Wang et al. 2017, arXiv:1708.05123", several_tasks=True
+)
 class DCN(nn.Module):
     """Explicit crosses of all inputs with one vector of weights for each layer, beside a deep network.
 
@@ -41,10 +43,12 @@ class DCN(nn.Module):
         self.cross_net = VectorCrossNet(width, config.num_cross_layers)
         self.deep = mlp(width, config.deep_layer_sizes, config.dropout, config.norm)
         self.has_deep = bool(config.deep_layer_sizes)
-        self.over_arch = OverArch(width + config.deep_layer_sizes[-1] if self.has_deep else width, [])
+        self.over_arch = OverArch(
+            width + config.deep_layer_sizes[-1] if self.has_deep else width, [], num_tasks=inputs.num_tasks
+        )
 
     def forward(self, batch: Batch) -> Tensor:
-        """Return logits [B, 1], float32."""
+        """Return logits [B, T], float32."""
         inputs_BN = torch.cat([self.sparse_arch(batch.sparse), batch.dense_BF], dim=1)
         top_BN = self.cross_net(inputs_BN)
         if self.has_deep:

@@ -57,7 +57,9 @@ class DcnV2Config(SparseModelSection):
         return net
 
 
-@register_model("dcn_v2", config=DcnV2Config, task="ctr", source="Wang et al. 2021, arXiv:2008.13535")
+@register_model(
+    "dcn_v2", config=DcnV2Config, task="ctr", source="Wang et al. 2021, arXiv:2008.13535", several_tasks=True
+)
 class DCNv2(nn.Module):
     """Explicit crosses of all inputs, bit by bit, stacked with or parallel to a deep network.
 
@@ -81,10 +83,12 @@ class DCNv2(nn.Module):
         self.parallel = config.structure == "parallel" and bool(config.deep_layer_sizes)
         self.deep = mlp(width, config.deep_layer_sizes, config.dropout)
         deep_width = config.deep_layer_sizes[-1] if config.deep_layer_sizes else width
-        self.over_arch = OverArch(deep_width + width if self.parallel else deep_width, [])
+        self.over_arch = OverArch(
+            deep_width + width if self.parallel else deep_width, [], num_tasks=inputs.num_tasks
+        )
 
     def forward(self, batch: Batch) -> Tensor:
-        """Return logits [B, 1], float32."""
+        """Return logits [B, T], float32."""
         inputs_BN = torch.cat([self.sparse_arch(batch.sparse), batch.dense_BF], dim=1)
         crossed_BN = self.cross_net(inputs_BN)
         if self.parallel:

@@ -118,7 +118,9 @@ class DhenConfig(VectorModelSection):
         return LayerPlan(modules, counts, ensemble)
 
 
-@register_model("dhen", config=DhenConfig, task="ctr", source="Zhang et al. 2022, arXiv:2203.11014")
+@register_model(
+    "dhen", config=DhenConfig, task="ctr", source="Zhang et al. 2022, arXiv:2203.11014", several_tasks=True
+)
 class DHEN(VectorModel):
     """Layers that each ensemble several kinds of feature interaction, stacked to a hierarchy.
 
@@ -147,10 +149,12 @@ class DHEN(VectorModel):
             layers.append(_layer(plan, count, dim, config.interactions))
             count = plan.width
         self.layers = nn.Sequential(*layers)
-        self.over_arch = OverArch(count * dim, config.over_arch_layer_sizes, config.dropout)
+        self.over_arch = OverArch(
+            count * dim, config.over_arch_layer_sizes, config.dropout, num_tasks=inputs.num_tasks
+        )
 
     def forward(self, batch: Batch) -> Tensor:
-        """Return logits [B, 1], float32."""
+        """Return logits [B, T], float32."""
         logits_BT: Tensor = self.over_arch(self.layers(self.vectors(batch)).flatten(1))
         return logits_BT
 

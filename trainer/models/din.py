@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 import torch
 from pydantic import Field, PositiveInt
@@ -22,6 +23,7 @@ from trainer.registry import ModelInputs, register_model
 class DinConfig(SparseModelSection):
     """Config keys of `din`."""
 
+    needs: ClassVar[str] = "a history kept by `pooling: none`, and the feature that it is for"
     targets: dict[str, str] | None = Field(default=None, min_length=1)
     """Target of each history, by feature: `{watched: movie_id}`. Default: of each sequence kept by
     `pooling: none` the feature that shares its table."""
@@ -82,7 +84,9 @@ def _check_targets(targets: Mapping[str, str], histories: Sequence[str], inputs:
             )
 
 
-@register_model("din", config=DinConfig, task="ctr", source="Zhou et al. 2018, arXiv:1706.06978")
+@register_model(
+    "din", config=DinConfig, task="ctr", source="Zhou et al. 2018, arXiv:1706.06978", several_tasks=True
+)
 class DIN(nn.Module):
     """A history weighed by what the row's target has to do with each of its ids, and a deep network.
 
@@ -110,10 +114,10 @@ class DIN(nn.Module):
             ]
             before = size
         self.deep = nn.Sequential(*layers)
-        self.over_arch = OverArch(before, [])
+        self.over_arch = OverArch(before, [], num_tasks=inputs.num_tasks)
 
     def forward(self, batch: Batch) -> Tensor:
-        """Return logits [B, 1], float32."""
+        """Return logits [B, T], float32."""
         inputs_BN = torch.cat([self.sparse_arch(batch.sparse), batch.dense_BF], dim=1)
         logits_BT: Tensor = self.over_arch(self.deep(inputs_BN))
         return logits_BT

@@ -26,7 +26,9 @@ class DlrmConfig(SparseModelSection):
     """Share of the over arch's hidden units dropped in training."""
 
 
-@register_model("dlrm", config=DlrmConfig, task="ctr", source="Naumov et al. 2019, arXiv:1906.00091")
+@register_model(
+    "dlrm", config=DlrmConfig, task="ctr", source="Naumov et al. 2019, arXiv:1906.00091", several_tasks=True
+)
 class DLRM(nn.Module):
     """Dot products of every pair of feature vectors, the dense features as one of them.
 
@@ -57,10 +59,12 @@ class DLRM(nn.Module):
         self.interaction_arch = InteractionArch(count)
         self.concat_embeddings = config.concat_embeddings
         width = dim + count * (count + 1) // 2 + (count * dim if config.concat_embeddings else 0)
-        self.over_arch = OverArch(width, config.over_arch_layer_sizes, config.dropout)
+        self.over_arch = OverArch(
+            width, config.over_arch_layer_sizes, config.dropout, num_tasks=inputs.num_tasks
+        )
 
     def forward(self, batch: Batch) -> Tensor:
-        """Return logits [B, 1], float32."""
+        """Return logits [B, T], float32."""
         pooled_BFD = self.sparse_arch(batch.sparse)
         dense_BD = self.dense_arch(batch.dense_BF)
         joined_BN = self.interaction_arch(dense_BD, pooled_BFD)

@@ -45,7 +45,13 @@ class FinalMlpConfig(SparseModelSection):
     """Normalisation of their hidden units before their ReLU."""
 
 
-@register_model("final_mlp", config=FinalMlpConfig, task="ctr", source="Mao et al. 2023, arXiv:2304.00902")
+@register_model(
+    "final_mlp",
+    config=FinalMlpConfig,
+    task="ctr",
+    source="Mao et al. 2023, arXiv:2304.00902",
+    several_tasks=True,
+)
 class FinalMLP(nn.Module):
     """Two networks that see the features through gates of their own, joined by a bilinear fusion.
 
@@ -72,10 +78,10 @@ class FinalMLP(nn.Module):
         first, second = config.first.layer_sizes, config.second.layer_sizes
         self.first = mlp(width, first, config.dropout, config.norm)
         self.second = mlp(width, second, config.dropout, config.norm)
-        self.fusion = BilinearFusion(first[-1], second[-1], config.num_heads)
+        self.fusion = BilinearFusion(first[-1], second[-1], config.num_heads, inputs.num_tasks)
 
     def forward(self, batch: Batch) -> Tensor:
-        """Return logits [B, 1], float32."""
+        """Return logits [B, T], float32."""
         vectors_BN = self.sparse_arch(batch.sparse)
         inputs_BN = torch.cat([vectors_BN, batch.dense_BF], dim=1)
         seen = [inputs_BN * gate(vectors_BN) for gate in self.gates] or [inputs_BN, inputs_BN]
@@ -117,6 +123,7 @@ class BilinearFusion(nn.Module):
         first: numbers of o_1.
         second: numbers of o_2.
         num_heads: h.
+        num_tasks: T, each with weights of its own.
 
     Raises:
         ConfigError: the heads do not divide both.
@@ -124,7 +131,7 @@ class BilinearFusion(nn.Module):
     Source: Mao et al. 2023, arXiv:2304.00902, equations 10 and 11.
     """
 
-    def __init__(self, first: int, second: int, num_heads: int) -> None:
+    def __init__(self, first: int, second: int, num_heads: int, num_tasks: int = 1) -> None:
         super().__init__()
         if first % num_heads or second % num_heads:
             raise ConfigError(
@@ -134,14 +141,15 @@ class BilinearFusion(nn.Module):
                 allowed=f"common divisors of {first} and {second}",
             )
         self.num_heads = num_heads
-        self.linear = nn.Linear(first + second, 1)
-        shape = (num_heads, first // num_heads, second // num_heads)
+        self.linear = nn.Linear(first + second, num_tasks)
+        shape = (num_tasks * num_heads, first // num_heads, second // num_heads)
         self.products_HXY = nn.Parameter(nn.init.xavier_normal_(torch.empty(shape)))
 
     def forward(self, first_BX: Tensor, second_BY: Tensor) -> Tensor:
-        """Return [B, 1]."""
+        """Return [B, T]."""
         first_BHX = first_BX.reshape(first_BX.shape[0], self.num_heads, -1)
         second_BHY = second_BY.reshape(second_BY.shape[0], self.num_heads, -1)
-        bilinear_B = torch.einsum("bhx,hxy,bhy->b", first_BHX, self.products_HXY, second_BHY)
-        logits_B1: Tensor = self.linear(torch.cat([first_BX, second_BY], dim=1))
-        return logits_B1 + bilinear_B.unsqueeze(1)
+        products_THXY = self.products_HXY.reshape(-1, self.num_heads, *self.products_HXY.shape[1:])
+        bilinear_BT = torch.einsum("bhx,thxy,bhy->bt", first_BHX, products_THXY, second_BHY)
+        logits_BT: Tensor = self.linear(torch.cat([first_BX, second_BY], dim=1))
+        return logits_BT + bilinear_BT

@@ -32,7 +32,13 @@ class MaskNetConfig(SparseModelSection):
     """Share of the blocks' and the over arch's units dropped in training."""
 
 
-@register_model("mask_net", config=MaskNetConfig, task="ctr", source="Wang et al. 2021, arXiv:2102.07619")
+@register_model(
+    "mask_net",
+    config=MaskNetConfig,
+    task="ctr",
+    source="Wang et al. 2021, arXiv:2102.07619",
+    several_tasks=True,
+)
 class MaskNet(nn.Module):
     """Blocks whose input is multiplied by a mask that a network makes of the row's own features.
 
@@ -61,10 +67,10 @@ class MaskNet(nn.Module):
             before = config.block_size if self.serial else width
         over = [] if self.serial else config.over_arch_layer_sizes
         outputs = config.block_size * (1 if self.serial else config.num_blocks)
-        self.over_arch = OverArch(outputs, over, config.dropout)
+        self.over_arch = OverArch(outputs, over, config.dropout, num_tasks=inputs.num_tasks)
 
     def forward(self, batch: Batch) -> Tensor:
-        """Return logits [B, 1], float32."""
+        """Return logits [B, T], float32."""
         vectors_BFD = self.sparse_arch(batch.sparse)
         features_BN = torch.cat([vectors_BFD.flatten(1), batch.dense_BF], dim=1)
         normed_BN = torch.cat([self.norm(vectors_BFD).flatten(1), batch.dense_BF], dim=1)

@@ -32,7 +32,13 @@ class WukongConfig(VectorModelSection):
     """Share of the over arch's hidden units dropped in training."""
 
 
-@register_model("wukong", config=WukongConfig, task="ctr", source="Zhang et al. 2024, arXiv:2403.02545")
+@register_model(
+    "wukong",
+    config=WukongConfig,
+    task="ctr",
+    source="Zhang et al. 2024, arXiv:2403.02545",
+    several_tasks=True,
+)
 class Wukong(VectorModel):
     """Stacked factorization machines: each layer doubles the order of the interactions.
 
@@ -57,10 +63,12 @@ class Wukong(VectorModel):
             layers.append(WukongLayer(count, dim, config))
             count = config.num_fm_vectors + config.num_linear_vectors
         self.layers = nn.Sequential(*layers)
-        self.over_arch = OverArch(count * dim, config.over_arch_layer_sizes, config.dropout)
+        self.over_arch = OverArch(
+            count * dim, config.over_arch_layer_sizes, config.dropout, num_tasks=inputs.num_tasks
+        )
 
     def forward(self, batch: Batch) -> Tensor:
-        """Return logits [B, 1], float32."""
+        """Return logits [B, T], float32."""
         logits_BT: Tensor = self.over_arch(self.layers(self.vectors(batch)).flatten(1))
         return logits_BT
 

@@ -21,7 +21,7 @@ from trainer.modules.sparse_arch import FeatureVectors, SparseModelSection, look
 from trainer.registry import ModelInputs
 
 # One holds the weight. The CPU kernels want widths that are multiples of 4, so three stay as they are.
-_COLUMNS = 4
+WEIGHT_COLUMNS = 4
 
 
 class FieldModelSection(SparseModelSection):
@@ -41,7 +41,7 @@ class FieldModelSection(SparseModelSection):
 
         def width(table: TableSpec) -> int:
             used = table.embedding_dim if _uses(table, vectors) else 0
-            return used + (_COLUMNS if _uses(table, linear) else 0)
+            return used + (WEIGHT_COLUMNS if _uses(table, linear) else 0)
 
         tables = (replace(table, embedding_dim=width(table)) for table in inputs.tables)
         return replace(inputs, tables=tuple(tables))
@@ -111,7 +111,7 @@ class _FieldVectors(nn.Module):
         self.tables = inputs.tables
         # Columns of each feature's table that belong to vectors: all but those of first-order weights.
         self.columns = {
-            feature: table.embedding_dim - (_COLUMNS if _uses(table, self.linear) else 0)
+            feature: table.embedding_dim - (WEIGHT_COLUMNS if _uses(table, self.linear) else 0)
             for table in inputs.tables
             for feature in table.features
         }

@@ -47,19 +47,25 @@ class RowDropout(nn.Module):
         """Return the mask: bool, shape of `x_BN`."""
         rows, units = x_BN.shape[0], x_BN[0].numel() if x_BN.shape[0] else 0
         key = signed64(torch.initial_seed() + (self.layer + 1) * _LAYER_STEP)
-        row_B1 = splitmix64_(self._row_numbers(rows, x_BN.device) + key).unsqueeze(1)
+        rows_B = torch.arange(rows, device=x_BN.device) if self.rows_B is None else row_numbers(self.rows_B)
+        row_B1 = splitmix64_(rows_B + key).unsqueeze(1)
         bits_BN = splitmix64_(row_B1 + torch.arange(units, device=x_BN.device))
         # The arithmetic shift leaves -2^23 .. 2^23 - 1, each equally likely.
         bits_BN.bitwise_right_shift_(64 - _BITS)
         limit = round(self.p * (1 << _BITS)) - (1 << (_BITS - 1))
         return (bits_BN >= limit).reshape(x_BN.shape)
 
-    def _row_numbers(self, count: int, device: torch.device) -> Tensor:
-        place_B = torch.arange(count, device=device)
-        if self.rows_B is None:
-            return place_B
-        rank = dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
-        return torch.where(self.rows_B < 0, -1 - place_B - rank * count, self.rows_B)
+
+def row_numbers(rows_B: Tensor) -> Tensor:
+    """Return numbers that tell rows apart: their own, and others below 0 where they have none.
+
+    Args:
+        rows_B: `Batch.rows_B`.
+    """
+    count = rows_B.shape[0]
+    rank = dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+    place_B = torch.arange(count, device=rows_B.device)
+    return torch.where(rows_B < 0, -1 - place_B - rank * count, rows_B)
 
 
 def row_dropouts(model: nn.Module) -> list[RowDropout]:

@@ -11,7 +11,8 @@ from torch import nn
 from tests.unit.trainer.models.examples import pooled_inputs, random_batch
 from trainer.batch import Batch
 from trainer.config import LossConfig
-from trainer.tasks import TrainingTask, WeightedBinaryCrossEntropy
+from trainer.losses.pointwise import PointwiseLoss, TaskHead
+from trainer.tasks import TrainingTask
 
 
 class _DenseOnly(nn.Module):
@@ -104,6 +105,38 @@ def _entropy(p: Any, y: Any) -> Any:
 
 def test_rows_that_are_certainly_right_give_the_focal_loss_a_finite_gradient() -> None:
     logits = torch.tensor([[200.0], [-200.0]], requires_grad=True)
-    loss = WeightedBinaryCrossEntropy(LossConfig(focal_gamma=0.5))
+    loss = PointwiseLoss(LossConfig(focal_gamma=0.5))
     loss(logits, torch.tensor([[1.0], [0.0]]), torch.ones(2)).backward()
     assert torch.isfinite(logits.grad).all()
+
+
+def test_tasks_add_up_by_their_weights_and_rows_without_a_label_do_not_count() -> None:
+    heads = [TaskHead(), TaskHead(weight=0.25), TaskHead(is_rating=True, mean=3.0, std=1.5, weight=2.0)]
+    logits = torch.randn(16, 3, generator=torch.Generator().manual_seed(1)).requires_grad_()
+    labels = torch.stack([torch.arange(16) % 2, torch.arange(16) % 3 // 2, torch.arange(16) % 5 + 1.0], 1)
+    labels[2:5, 1] = torch.nan
+    labels[7:, 2] = torch.nan
+    weights = torch.rand(16, generator=torch.Generator().manual_seed(2))
+    loss = PointwiseLoss(LossConfig(), heads)(logits, labels, weights)
+    z, y, w = logits.detach().double().numpy(), labels.double().numpy(), weights.double().numpy()
+    p = 1 / (1 + np.exp(-z))
+    known = np.ones(16, bool)
+    first = (w * _entropy(p[:, 0], y[:, 0])).sum()
+    known[2:5] = False
+    second = (w * _entropy(p[:, 1], y[:, 1]))[known].sum()
+    third = (w * ((3.0 + 1.5 * z[:, 2] - y[:, 2]) / 1.5) ** 2)[:7].sum()
+    assert loss.item() == pytest.approx((first + 0.25 * second + 2.0 * third) / 16, rel=1e-5)
+    loss.backward()
+    assert torch.isfinite(logits.grad).all()
+    assert (logits.grad[2:5, 1] == 0).all()
+    assert (logits.grad[7:, 2] == 0).all()
+
+
+def test_large_errors_of_ratings_count_linearly_where_asked() -> None:
+    head = TaskHead(is_rating=True, mean=10.0, std=2.0)
+    labels = torch.tensor([[10.0], [12.0], [18.0]])  # 0, 1 and 4 deviations from what is predicted
+    outputs, weights = torch.zeros(3, 1), torch.ones(3)
+    squared = PointwiseLoss(LossConfig(), [head])(outputs, labels, weights)
+    assert squared.item() == pytest.approx((0 + 1 + 16) / 3)
+    huber = PointwiseLoss(LossConfig(huber_delta=1.5), [head])(outputs, labels, weights)
+    assert huber.item() == pytest.approx((0 + 1 + 2 * 1.5 * 4 - 1.5**2) / 3)

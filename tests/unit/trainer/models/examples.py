@@ -14,10 +14,14 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 from sharding.tables import TableSpec
 from trainer.batch import Batch
 from trainer.config import ModelConfig
-from trainer.registry import ModelInputs, ModelSection, build_model, model_section
+from trainer.registry import ModelInputs, ModelSection, build_model, model_section, models
 
 NUM_EMBEDDINGS = 20
 ONE_ID = ("s0", "s1")
+
+
+POINTWISE = [name for name, entry in models().items() if entry.task in ("ctr", "multi_task")]
+"""Models that give a logit of each row."""
 
 
 def table(name: str, features: Sequence[str], dim: int = 8, pooling: Any = "sum") -> TableSpec:
@@ -53,7 +57,7 @@ def random_batch(inputs: ModelInputs, rows: int, seed: int = 0) -> Batch:
             torch.randint(0, NUM_EMBEDDINGS, (total,), generator=generator),
             torch.cat(lengths),
         ),
-        labels_BT=torch.randint(0, 2, (rows, 1), generator=generator).float(),
+        labels_BT=torch.randint(0, 2, (rows, inputs.num_tasks), generator=generator).float(),
         weights_B=torch.ones(rows),
         rows_B=torch.arange(rows),
     )

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from tests.unit.trainer.models.examples import (
+    POINTWISE,
     example_model,
     example_section,
     full_inputs,
@@ -20,9 +21,8 @@ from trainer.config import ModelConfig
 from trainer.registry import ModelInputs, build_model, model_section, models
 from trainer.tasks import TrainingTask
 
-MODELS = [name for name, entry in models().items() if entry.task == "ctr"]
-WITH_DROPOUT = [name for name in MODELS if "dropout" in models()[name].config.model_fields]
-OF_ANY_FEATURES = [name for name in MODELS if name != "din"]  # which needs a history
+WITH_DROPOUT = [name for name in POINTWISE if "dropout" in models()[name].config.model_fields]
+OF_ANY_FEATURES = [name for name in POINTWISE if name != "din"]  # which needs a history
 
 
 @pytest.mark.parametrize("name", OF_ANY_FEATURES)
@@ -44,7 +44,7 @@ def test_logits_have_one_column_and_are_finite(name: str, inputs: ModelInputs) -
     assert torch.isfinite(logits).all()
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", POINTWISE)
 def test_name_alone_is_a_whole_config(name: str) -> None:
     section = model_section(ModelConfig(name=name))
     assert section.embedding_dim == 16
@@ -52,7 +52,7 @@ def test_name_alone_is_a_whole_config(name: str) -> None:
     assert sum(p.numel() for p in model.parameters() if not p.is_meta) > 0
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", POINTWISE)
 def test_only_tables_are_on_the_meta_device(name: str) -> None:
     section = model_section(ModelConfig(name=name, embedding_dim=8))
     model = build_model(section.completed(full_inputs()), section)
@@ -64,7 +64,7 @@ def test_only_tables_are_on_the_meta_device(name: str) -> None:
     assert not any(buffer.is_meta for buffer in model.buffers())
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", POINTWISE)
 def test_same_seed_gives_same_dense_weights(name: str) -> None:
     section = example_section(name)
     states = []
@@ -76,7 +76,7 @@ def test_same_seed_gives_same_dense_weights(name: str) -> None:
             assert torch.equal(value, states[1][key]), key
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", POINTWISE)
 def test_keys_in_another_order_and_further_keys_change_nothing(name: str) -> None:
     inputs = full_inputs()
     model, batch = example_model(name, inputs), random_batch(inputs, 6)
@@ -85,7 +85,7 @@ def test_keys_in_another_order_and_further_keys_change_nothing(name: str) -> Non
         assert torch.equal(model(with_sparse(batch, keys)), expected)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", POINTWISE)
 def test_gradient_reaches_every_parameter(name: str) -> None:
     inputs = full_inputs()
     task = TrainingTask(example_model(name, inputs))
@@ -95,7 +95,7 @@ def test_gradient_reaches_every_parameter(name: str) -> None:
     assert without == []
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", POINTWISE)
 def test_rows_do_not_see_each_other(name: str) -> None:
     inputs = full_inputs()
     model = example_model(name, inputs).eval()
@@ -107,7 +107,7 @@ def test_rows_do_not_see_each_other(name: str) -> None:
     assert not torch.allclose(before[2], after[2], atol=1e-4)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", POINTWISE)
 def test_tables_of_different_widths_train_together(name: str) -> None:
     tables = (table("s0", ["s0"], 4), table("m0", ["m0"], 8), table("h0", ["s1", "h0"], 6, "none"))
     inputs = ModelInputs(3, ("s0", "m0", "s1", "h0"), tables, frozenset({"m0", "h0"}))
@@ -116,7 +116,7 @@ def test_tables_of_different_widths_train_together(name: str) -> None:
     assert torch.isfinite(loss)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", POINTWISE)
 def test_logits_are_float32_under_bf16_autocast(name: str) -> None:
     inputs = full_inputs()
     task, batch = TrainingTask(example_model(name, inputs)), random_batch(inputs, 16)
@@ -130,7 +130,7 @@ def test_logits_are_float32_under_bf16_autocast(name: str) -> None:
     assert all(p.grad is None or torch.isfinite(p.grad).all() for p in task.parameters())
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", POINTWISE)
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
 def test_overfits_a_tiny_batch(name: str, dropout: float) -> None:
     inputs = full_inputs()

@@ -9,14 +9,33 @@ import pytest
 import torch
 
 from tests.support.ranks import run_distributed
-from tests.unit.trainer.models.examples import example_model, example_section, full_inputs, random_batch
+from tests.unit.trainer.models.examples import (
+    POINTWISE,
+    example_model,
+    example_section,
+    full_inputs,
+    random_batch,
+)
 from trainer.batch import Batch
-from trainer.registry import build_model, models
+from trainer.losses.pointwise import TaskHead
+from trainer.registry import ModelInputs, build_model, models
 from trainer.tasks import TrainingTask
 
-MODELS = [name for name, entry in models().items() if entry.task == "ctr"]
 ROWS = 12
 STEPS = 3
+
+
+def _inputs(name: str) -> ModelInputs:
+    """Return the inputs, with two tasks where the model is made for several."""
+    return replace(full_inputs(), tasks=("a", "b")) if models()[name].task == "multi_task" else full_inputs()
+
+
+def _batch(inputs: ModelInputs, seed: int) -> Batch:
+    """Return rows of which some do not count for the second task."""
+    batch = random_batch(inputs, ROWS, seed)
+    if inputs.num_tasks > 1:
+        batch.labels_BT[1::3, 1] = torch.nan
+    return batch
 
 
 def _part(batch: Batch, rank: int, world_size: int) -> Batch:
@@ -49,10 +68,11 @@ def _sharded_run(rank: int, world_size: int, name: str) -> dict[str, Any]:
     from torchrec.optim.optimizers import in_backward_optimizer_filter
 
     section = example_section(name)
-    inputs = section.completed(full_inputs())
-    reference = TrainingTask(example_model(name, full_inputs())).state_dict()
+    inputs = section.completed(_inputs(name))
+    heads = [TaskHead()] * inputs.num_tasks
+    reference = TrainingTask(example_model(name, _inputs(name))).state_dict()
     torch.manual_seed(0)
-    task = TrainingTask(build_model(inputs, section))
+    task = TrainingTask(build_model(inputs, section), heads=heads)
     fused = {"learning_rate": 0.1}
     sharders: Any = [EmbeddingBagCollectionSharder(fused), EmbeddingCollectionSharder(fused)]
     constraints = {t.name: ParameterConstraints(sharding_types=["table_wise"]) for t in inputs.tables}
@@ -66,7 +86,7 @@ def _sharded_run(rank: int, world_size: int, name: str) -> dict[str, Any]:
         dict(in_backward_optimizer_filter(model.named_parameters())), lambda p: torch.optim.SGD(p, lr=0.1)
     )
     pipeline = TrainPipelineSparseDist(model, dense, torch.device("cpu"))
-    batches = iter([_part(random_batch(inputs, ROWS, seed), rank, world_size) for seed in range(STEPS)])
+    batches = iter([_part(_batch(inputs, seed), rank, world_size) for seed in range(STEPS)])
     losses = []
     for _ in range(STEPS):
         loss = pipeline.progress(batches)[0].clone()
@@ -79,12 +99,13 @@ def _sharded_run(rank: int, world_size: int, name: str) -> dict[str, Any]:
 
 
 def _unsharded_losses(name: str) -> list[float]:
-    inputs = full_inputs()
-    task, losses = TrainingTask(example_model(name, inputs)), []
+    inputs = _inputs(name)
+    task = TrainingTask(example_model(name, inputs), heads=[TaskHead()] * inputs.num_tasks)
+    losses = []
     optimizer = torch.optim.SGD(task.parameters(), lr=0.1)
     for seed in range(STEPS):
         optimizer.zero_grad()
-        loss, _ = task(random_batch(inputs, ROWS, seed))
+        loss, _ = task(_batch(inputs, seed))
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
@@ -92,7 +113,7 @@ def _unsharded_losses(name: str) -> list[float]:
 
 
 def _sharded_runs(rank: int, world_size: int) -> dict[str, dict[str, Any]]:
-    return {name: _sharded_run(rank, world_size, name) for name in MODELS}
+    return {name: _sharded_run(rank, world_size, name) for name in POINTWISE}
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +122,7 @@ def results() -> list[dict[str, dict[str, Any]]]:
     return run_distributed(_sharded_runs, 2, timeout=300.0)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", POINTWISE)
 def test_pipelined_and_sharded_losses_equal_the_unsharded_model(name: str, results: list[Any]) -> None:
     expected = _unsharded_losses(name)
     for rank in results:

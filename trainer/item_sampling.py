@@ -1,0 +1,162 @@
+"""Items that are taken for negatives, drawn while training.
+
+What is drawn follows the seed of the step, the number of the row and the place in it, by a hash: it is the
+same at every world size, and after a run was taken up again.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from sharding.hashing import signed64, splitmix64_
+from trainer.config.base import Section
+
+_DRAW_STEP = 0x9FB21C651E98DF25  # Odd constants: streams of draws never share a key.
+_TRY_STEP = 0xD6E8FEB86659FD93
+_TRIES = 8
+
+
+class ItemNegatives(Section):
+    """Where the items come from that a query's own is told from, besides rows with label 0."""
+
+    per_query: int = Field(default=0, ge=0)
+    """Drawn for each query; never an item that the query's row holds."""
+    shared: int = Field(default=0, ge=0)
+    """Drawn once a step, for all queries of the global batch."""
+    in_batch: bool = False
+    """The other queries' items, over all ranks; those equal to a query's own do not count for it."""
+    distribution: Literal["uniform", "popularity"] = "uniform"
+    """Of `per_query` and `shared`; `popularity`: by an item's count in the training rows, to the power of
+    `alpha`."""
+    alpha: float = Field(default=0.75, gt=0)
+    """Power of the popularity."""
+    hard: int | None = Field(default=None, ge=1)
+    """Only so many count, those that the model at present scores highest."""
+    log_q: bool = False
+    """Take from each score the logarithm of how often its item is expected among what a query is scored
+    against: popular ones are not held down for being there often. For `sampled_softmax`."""
+
+    @property
+    def needs_counts(self) -> bool:
+        """Return whether the items' counts in the training rows are needed."""
+        return self.distribution == "popularity" or (self.log_q and self.in_batch)
+
+    @model_validator(mode="after")
+    def _something_drawn(self) -> ItemNegatives:
+        if self.distribution == "popularity" and not (self.per_query or self.shared):
+            raise ValueError("`distribution: popularity` needs `per_query` or `shared` items to draw")
+        return self
+
+
+class ItemSampler(nn.Module):
+    """Draws items of a table.
+
+    Args:
+        first: first row that is an item; those before are padding and unknown items.
+        num_embeddings: rows of the table.
+        config: what to draw.
+
+    Attributes:
+        popularity_N: counts of the N items in the training rows, given by `set_counts`.
+    """
+
+    popularity_N: Tensor | None
+
+    def __init__(self, first: int, num_embeddings: int, config: ItemNegatives) -> None:
+        super().__init__()
+        self.first, self.num_items = first, num_embeddings - first
+        self.config = config
+        # No weight, and the same for every checkpoint of a run: it comes from the data set.
+        self.register_buffer("popularity_N", None, persistent=False)
+        self.register_buffer("_cumulative_N", None, persistent=False)
+
+    def set_counts(self, counts_N: Tensor) -> None:
+        """Take the counts of the items in the training rows; one that is in none counts as once.
+
+        Args:
+            counts_N: [N], from the first item on.
+        """
+        self.popularity_N = counts_N.double().clamp(min=1)
+        weights_N = self.popularity_N**self.config.alpha
+        self._cumulative_N = torch.cumsum(weights_N / weights_N.sum(), dim=0)
+
+    def expected_log_count(self, ids: Tensor, queries: int) -> Tensor:
+        """Return the logarithm of how often each item is expected among what a query is scored against.
+
+        Args:
+            ids: items, any shape.
+            queries: in the global batch.
+
+        Source: Yi et al. 2019, Sampling-Bias-Corrected Neural Modeling for Large Corpus Item Recommendations,
+        section 3; the mixture is that of Yang et al. 2020, Mixed Negative Sampling for Learning Two-tower
+        Neural Networks in Recommendations, equation 5.
+        """
+        config, place = self.config, (ids - self.first).clamp(min=0)
+        drawn = config.per_query + config.shared
+        if config.distribution == "uniform":
+            expected = torch.full(ids.shape, drawn / self.num_items, dtype=torch.float64, device=ids.device)
+        else:
+            weights_N = self._popularity() ** config.alpha
+            expected = drawn * (weights_N / weights_N.sum())[place]
+        if config.in_batch:
+            popularity_N = self._popularity()
+            expected = expected + queries * (popularity_N / popularity_N.sum())[place]
+        return expected.clamp(min=torch.finfo(torch.float64).tiny).log().float()
+
+    @torch.no_grad()
+    def shared(self, device: torch.device) -> Tensor:
+        """Return the items of this step that every query is scored against, [C]; the same on all ranks."""
+        keys_C = torch.arange(self.config.shared, device=device)
+        return self._items(keys_C, stream=1)
+
+    @torch.no_grad()
+    def per_query(self, rows_Q: Tensor, place_Q: Tensor, held_H: Tensor, holder_H: Tensor) -> Tensor:
+        """Return items that each query's row does not hold.
+
+        Args:
+            rows_Q: numbers of the queries' rows in their split.
+            place_Q: places of the queries in their rows.
+            held_H: ids that rows hold.
+            holder_H: numbers of the rows that hold them.
+
+        Returns:
+            [Q, `per_query`]; 0 where chance found none.
+        """
+        count = self.config.per_query
+        row_Q1 = splitmix64_(rows_Q.clone()).unsqueeze(1)
+        key_Q1 = splitmix64_(row_Q1 + place_Q.unsqueeze(1))
+        keys_QC = key_Q1 + torch.arange(count, device=rows_Q.device)
+        found_QC = self._items(keys_QC.clone(), stream=2)
+        # Rows that hold an item, as one number: a pair of row and item.
+        held_H = held_H + (splitmix64_(holder_H.clone()) << 1)
+        for attempt in range(1, _TRIES + 1):
+            wrong_QC = torch.isin(found_QC + (row_Q1 << 1), held_H)
+            if not wrong_QC.any():
+                return found_QC
+            if attempt == _TRIES:
+                return found_QC.masked_fill(wrong_QC, 0)
+            again = self._items(keys_QC[wrong_QC] + signed64(attempt * _TRY_STEP), stream=2)
+            found_QC = found_QC.masked_scatter(wrong_QC, again)
+        raise AssertionError("the last attempt returns")
+
+    def _items(self, keys: Tensor, stream: int) -> Tensor:
+        """Return items drawn by the hash of keys; the keys are overwritten."""
+        seed_1 = torch.tensor([signed64(torch.initial_seed() + stream * _DRAW_STEP)], device=keys.device)
+        # Hashed first: steps have consecutive seeds, and keys are consecutive too.
+        bits = splitmix64_(keys.add_(splitmix64_(seed_1)))
+        uniform = ((bits >> 11) & ((1 << 53) - 1)).double() * math.ldexp(1.0, -53)
+        if self.config.distribution == "popularity":
+            self._popularity()
+            place = torch.searchsorted(self._cumulative_N, uniform, right=True)
+        else:
+            place = (uniform * self.num_items).long()
+        return place.clamp(max=self.num_items - 1) + self.first
+
+    def _popularity(self) -> Tensor:
+        assert self.popularity_N is not None, "set_counts comes first"
+        return self.popularity_N

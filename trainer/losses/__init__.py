@@ -1,0 +1,1 @@
+"""Losses of what models give for a batch."""

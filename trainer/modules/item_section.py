@@ -1,0 +1,131 @@
+"""Config of models that score queries against items, and the features that they add to the items' table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from pydantic import Field, model_validator
+
+from sharding.tables import TableSpec
+from trainer.errors import ConfigError
+from trainer.item_sampling import ItemNegatives
+from trainer.losses.ranking import Objective
+from trainer.registry import ModelInputs, ModelSection
+
+
+class ItemModelSection(ModelSection):
+    """Config keys of models that score queries against items."""
+
+    needs: ClassVar[str] = "an item"
+    item: str | None = None
+    """Feature whose table holds the items: the item's id in rows of events, else a list of them. Default:
+    the one that shares its table with a list kept by `pooling: none`, else the only such list."""
+    objective: Objective = "softmax"
+    """`pointwise`: binary cross-entropy of each pair, of the rows' labels and of `negatives`; `bpr`: each
+    positive above each negative; `sampled_softmax`: among the negatives; `softmax`: among all items."""
+    negatives: ItemNegatives = ItemNegatives()
+    """Where the items come from that a query's own is told from, besides rows with label 0."""
+    temperature: float = Field(default=1.0, gt=0)
+    """What scores are divided by in the loss."""
+
+    @property
+    def own_loss(self) -> bool:
+        """Return whether the model makes queries and targets itself, instead of taking the rows' labels."""
+        drawn = self.negatives
+        return self.objective != "pointwise" or bool(drawn.per_query or drawn.shared or drawn.in_batch)
+
+    @model_validator(mode="after")
+    def _negatives_of_the_objective(self) -> ItemModelSection:
+        drawn = self.negatives
+        some = bool(drawn.per_query or drawn.shared or drawn.in_batch)
+        if self.objective in ("bpr", "sampled_softmax") and not some:
+            raise ValueError(
+                f"`objective: {self.objective}` needs negatives, such as `negatives: {{per_query: 1}}`"
+            )
+        if self.objective == "softmax" and some:
+            raise ValueError("`objective: softmax` is over all items: leave `negatives` out")
+        if drawn.log_q and self.objective != "sampled_softmax":
+            raise ValueError("`negatives.log_q` is for `objective: sampled_softmax`")
+        return self
+
+    def item_feature(self, inputs: ModelInputs) -> str:
+        """Return the feature that names the items' table.
+
+        Raises:
+            ConfigError: there is none, or more than one.
+        """
+        if self.item is not None:
+            if self.item not in inputs.features:
+                raise ConfigError(
+                    "no such feature", where="model.item", got=self.item, allowed=list(inputs.features)
+                )
+            return self.item
+        kept = [
+            table for table in inputs.tables if table.pooling == "none" and inputs.lists & {*table.features}
+        ]
+        if len(kept) == 1:
+            known = [name for name in kept[0].features if name in inputs.features]
+            single = [name for name in known if name not in inputs.lists]
+            return (single or known)[0]
+        raise ConfigError(
+            "the model needs to know which feature is the item",
+            where="model.item",
+            allowed=list(inputs.features),
+            fixes=[f"model.item: {name}" for name in inputs.features if name not in inputs.lists][:3],
+        )
+
+    def item_table(self, inputs: ModelInputs) -> TableSpec:
+        """Return the table whose rows queries are scored against; here that of the item feature."""
+        return inputs.table_of(self.item_feature(inputs))
+
+    def item_columns(self, inputs: ModelInputs) -> int:
+        """Return the columns of the items' table; here those that the config gives it."""
+        return self.item_table(inputs).embedding_dim
+
+    def queries_per_row(self, inputs: ModelInputs) -> float:  # noqa: ARG002
+        """Return the mean number of queries of a row, for the planner; here one."""
+        return 1.0
+
+    def completed(self, inputs: ModelInputs) -> ModelInputs:
+        """Return the inputs with targets, negatives and all items as further features of the items' table."""
+        table = self.item_table(inputs)
+        if table.ids is not None:
+            raise ConfigError(
+                "items are told from one another by their rows, which `ids` gives away anew",
+                where=f"tables.{table.name}.ids",
+                fixes=["a vocabulary, or a hash of a fixed number of buckets"],
+            )
+        names, drawn, rows = ItemFeatures.of(table.name), self.negatives, inputs.global_batch_size
+        queries = self.queries_per_row(inputs)
+        added = {names.every: table.num_embeddings / rows}
+        if self.own_loss:
+            added[names.target] = queries
+        if drawn.per_query:
+            added[names.negatives] = queries * drawn.per_query
+        if drawn.shared:
+            added[names.shared] = drawn.shared / rows
+        known = table.pooling_factors or (1.0,) * len(table.features)
+        items = replace(
+            table,
+            pooling="none",
+            embedding_dim=self.item_columns(inputs),
+            features=(*table.features, *added),
+            pooling_factors=(*known, *added.values()),
+        )
+        return replace(inputs, tables=tuple(items if other is table else other for other in inputs.tables))
+
+
+@dataclass(frozen=True)
+class ItemFeatures:
+    """Names of the features that a model adds to the table of the items."""
+
+    target: str
+    negatives: str
+    shared: str
+    every: str
+
+    @classmethod
+    def of(cls, table: str) -> ItemFeatures:
+        """Return the names for a table."""
+        return cls(*(f"{table}:{what}" for what in ("target", "negatives", "shared", "every")))
