@@ -21,7 +21,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import FSDPModule, fully_shard
 from torchrec.modules.embedding_modules import EmbeddingBagCollection, EmbeddingCollection
 
 from sharding.errors import PlanError
@@ -131,6 +131,16 @@ def shard_dense(model: nn.Module, layout: DenseLayout, device: torch.device) -> 
     # The model itself comes last: it takes the parameters that no unit has, and its forward is the root.
     for unit in (*dense_units(model), model):
         fully_shard(unit, mesh=mesh, ignored_params=tables)
+
+
+def let_go_of_whole_weights(model: nn.Module) -> None:
+    """Let go of weights that FSDP2 holds whole until the next backward pass, so that it gathers them anew.
+
+    A forward pass without a backward one leaves those of the outermost module whole.
+    """
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
 
 
 def _mesh(layout: DenseLayout, device: torch.device) -> DeviceMesh:

@@ -15,7 +15,7 @@ from sharding.topology import Cluster
 from sharding.traffic import Traffic, all_reduce_traffic, group_traffic
 
 # Numbers that the dense optimizers keep for each parameter, in its own data type.
-_STATES = {"sgd": 0, "adagrad": 1, "adam": 2, "adamw": 2}
+_STATES = {"sgd": 0, "adagrad": 1, "adam": 2, "adamw": 2, "lamb": 2}
 # Weights are gathered for the forward and again for the backward pass; gradients are scattered once.
 _FSDP_EXCHANGES = 3
 
@@ -109,6 +109,7 @@ def dense_part(
     parallel: str = "ddp",
     optimizer: str = "adam",
     momentum: float = 0.0,
+    averaged: bool = False,
     work: DenseWork | None = None,
     batch_size_per_rank: int = 0,
     bf16: bool = False,
@@ -123,13 +124,14 @@ def dense_part(
         parallel: name of the layout.
         optimizer: dense optimizer.
         momentum: of `sgd`.
+        averaged: whether an average is kept beside the weights.
         work: of the layers; None counts neither activations nor time.
         batch_size_per_rank: rows of a step.
         bf16: whether matrix products run in bf16.
         efficiency: share of the peak that they are taken to reach, where nobody measured it.
     """
     parameters = list(dense_layers(model))
-    held = dense_bytes(parameters, layout, optimizer, momentum)
+    held = dense_bytes(parameters, layout, optimizer, momentum, averaged=averaged)
     work = work or DenseWork()
     peak_tflops, efficiency = _matrix_speed(cluster.rank_hardware, bf16, efficiency)
     return DensePart(
@@ -156,17 +158,23 @@ def _matrix_speed(figures: Hardware, bf16: bool, efficiency: float) -> tuple[flo
 
 
 def dense_bytes(
-    parameters: Iterable[Tensor], layout: DenseLayout, optimizer: str = "adam", momentum: float = 0.0
+    parameters: Iterable[Tensor],
+    layout: DenseLayout,
+    optimizer: str = "adam",
+    momentum: float = 0.0,
+    *,
+    averaged: bool = False,
 ) -> DenseBytes:
     """Return what a rank holds from step to step; needs shapes alone, so `meta` will do.
 
     Args:
         parameters: outside the tables.
         layout: who holds them.
-        optimizer: `sgd`, `adagrad`, `adam` or `adamw`.
+        optimizer: `sgd`, `adagrad`, `adam`, `adamw` or `lamb`.
         momentum: of `sgd`.
+        averaged: whether an average is kept, which counts among the state of the optimizer.
     """
-    states = _STATES[optimizer] + (1 if optimizer == "sgd" and momentum else 0)
+    states = _STATES[optimizer] + (1 if optimizer == "sgd" and momentum else 0) + averaged
     weights = sum(_part_bytes(parameter, layout.shard_group_size) for parameter in parameters)
     return DenseBytes(weights, weights, weights * states)
 

@@ -12,7 +12,7 @@ from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.optim.keyed import KeyedOptimizer
 
 from sharding.tables import TableSpec
-from sharding.weights import local_parts, uniform_rows
+from sharding.weights import local_parts, table_weights, uniform_rows
 
 
 @dataclass(frozen=True)
@@ -52,9 +52,9 @@ class FreshRows:
         self._seed, self._tables = seed, {table.name: table for table in tables}
         self._weights = {
             name: [_Block(*part) for part in local_parts(weight)]
-            for name, weight in self._by_table(dmp.state_dict() if tables else {}).items()
+            for name, weight in table_weights(dmp.state_dict() if tables else {}, self._tables).items()
         }
-        states = self._by_table(optimizer.state_dict()["state"] if tables else {})
+        states = table_weights(optimizer.state_dict()["state"] if tables else {}, self._tables)
         self._states = {name: list(self._state_blocks(name, state)) for name, state in states.items()}
 
     def write(self, table: str, rows_R: Tensor) -> None:
@@ -75,15 +75,6 @@ class FreshRows:
             for block in self._states.get(table, []):
                 _, places = block.places(rows_R.to(block.values.device))
                 block.values[places] = 0
-
-    def _by_table(self, values: dict[str, Any]) -> dict[str, Any]:
-        """Return what belongs to a table's weight, by table."""
-        names = {name: name.split(".")[-2:] for name in values}
-        return {
-            table[0]: values[name]
-            for name, table in names.items()
-            if len(table) == 2 and table[1] == "weight" and table[0] in self._tables
-        }
 
     def _state_blocks(self, table: str, state: dict[str, Any]) -> list[_Block]:
         rows = self._tables[table].num_embeddings

@@ -26,6 +26,7 @@ _MOMENTS: dict[str, tuple[Literal["element", "row"], ...]] = {
     "rowwise_adagrad": ("row",),
     "partial_rowwise_adam": ("element", "row"),
     "adam": ("element", "element"),
+    "adamw": ("element", "element"),
     "lamb": ("element", "element"),
 }
 

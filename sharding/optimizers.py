@@ -23,6 +23,7 @@ _CLASSES: dict[str, type[torch.optim.Optimizer]] = {
     "adagrad": optimizers.Adagrad,
     "rowwise_adagrad": rowwise_adagrad.RowWiseAdagrad,
     "adam": optimizers.Adam,
+    "adamw": optimizers.Adam,  # FBGEMM's decays weights apart from the gradient.
     "partial_rowwise_adam": optimizers.PartialRowWiseAdam,
     "lamb": optimizers.LAMB,
 }
@@ -33,10 +34,11 @@ class FusedOptimizer:
     """Optimizer of the embedding tables; the fields are those of `train.embedding_optimizer`.
 
     Attributes:
-        name: `rowwise_adagrad`, `adagrad`, `sgd`, `adam`, `partial_rowwise_adam` or `lamb`.
+        name: `rowwise_adagrad`, `adagrad`, `sgd`, `adam`, `adamw`, `partial_rowwise_adam` or `lamb`.
         learning_rate: for tables without a learning rate of their own.
         eps: added to the denominator.
-        weight_decay: L2, on the rows that the batch touches.
+        weight_decay: on the rows that the batch touches: L2 of `rowwise_adagrad`, else apart from the
+            gradient.
         betas: only for the Adam family and LAMB.
     """
 
@@ -59,7 +61,7 @@ def optimizer_class(optimizer: FusedOptimizer) -> type[torch.optim.Optimizer]:
 def fused_arguments(optimizer: FusedOptimizer, table: TableSpec) -> dict[str, Any]:
     """Return the arguments of FBGEMM's fused optimizer for one table."""
     arguments: dict[str, Any] = {"lr": optimizer.learning_rate_of(table), "eps": optimizer.eps}
-    if optimizer.name in ("adam", "partial_rowwise_adam", "lamb"):
+    if optimizer.name in ("adam", "adamw", "partial_rowwise_adam", "lamb"):
         arguments.update(beta1=optimizer.betas[0], beta2=optimizer.betas[1])
     if table.lookup_group is not None:
         # TorchRec looks up together what has equal arguments; the kernel never sees this one.

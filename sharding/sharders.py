@@ -44,7 +44,7 @@ _FUSED_KERNELS: dict[Device, tuple[str, ...]] = {
 _DATA_TYPES: dict[Device, tuple[str, ...]] = {"cpu": ("fp32", "fp16"), "cuda": ("fp32", "fp16", "bf16")}
 _OPTIMIZERS: dict[Device, tuple[str, ...]] = {
     "cpu": ("rowwise_adagrad", "adagrad", "sgd"),
-    "cuda": ("rowwise_adagrad", "adagrad", "sgd", "adam", "partial_rowwise_adam", "lamb"),
+    "cuda": ("rowwise_adagrad", "adagrad", "sgd", "adam", "adamw", "partial_rowwise_adam", "lamb"),
 }
 # The fused kernels leave rows alone that no id of the batch touched. With dense gradients only an
 # optimizer without momentum can do the same.
@@ -136,7 +136,8 @@ def check_optimizer(name: str, device: Device, weight_decay: float = 0.0) -> Non
     """Refuse an embedding optimizer that the kernels of a device do not have.
 
     Raises:
-        PlanError: unknown optimizer, not offered on the device, or weight decay that it would ignore.
+        PlanError: unknown optimizer, not offered on the device, or weight decay that it would ignore or
+            take for another.
     """
     where = "train.embedding_optimizer"
     if name not in _OPTIMIZERS[device]:
@@ -148,17 +149,25 @@ def check_optimizer(name: str, device: Device, weight_decay: float = 0.0) -> Non
             allowed=_OPTIMIZERS[device],
             fixes=[f"--set {where}.name=rowwise_adagrad"] + (["train on GPUs"] if on_gpu else []),
         )
-    # FBGEMM's SGD and Adagrad ignore it; its CPU row-wise Adagrad applies it to some tables only.
-    if weight_decay and (device == "cpu" or name in ("sgd", "adagrad")):
-        fixes = [f"--set {where}.weight_decay=0"]
-        fixes += [f"--set {where}.name=rowwise_adagrad"] if device == "cuda" else ["train on GPUs"]
-        raise PlanError(
-            f"the fused {name} kernel on {device} has no weight decay",
-            where=f"{where}.weight_decay",
-            got=weight_decay,
-            allowed=0,
-            fixes=fixes,
-        )
+    if not weight_decay:
+        return
+    # FBGEMM's SGD and Adagrad ignore it; its CPU row-wise Adagrad applies it to some tables only. Its Adam
+    # keeps it apart from the gradient.
+    what, instead = f"the fused {name} kernel on {device} has no weight decay", "rowwise_adagrad"
+    if device == "cuda" and name == "adam":
+        what, instead = "weight decay that is no part of the gradient makes adam an adamw", "adamw"
+    elif device == "cuda" and name not in ("sgd", "adagrad"):
+        return
+    raise PlanError(
+        what,
+        where=f"{where}.weight_decay",
+        got=weight_decay,
+        allowed=0,
+        fixes=[
+            f"--set {where}.weight_decay=0 and --set train.embedding_l2={weight_decay}",
+            f"--set {where}.name={instead}" if device == "cuda" else "train on GPUs",
+        ],
+    )
 
 
 def check_tables(tables: Sequence[TableSpec], device: Device, optimizer: str) -> None:

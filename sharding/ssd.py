@@ -20,7 +20,7 @@ from sharding.errors import PlanError
 from sharding.tables import TableSpec
 
 KEY_VALUE = "key_value"
-OPTIMIZERS = ("rowwise_adagrad", "partial_rowwise_adam", "adam")
+OPTIMIZERS = ("rowwise_adagrad", "partial_rowwise_adam", "adam", "adamw")
 DATA_TYPES = ("fp32", "fp16")
 # Slots of a cache set, and share of the rows where the config names none.
 _ASSOCIATIVITY, _LOAD_FACTOR = 32, 0.2

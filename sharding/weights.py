@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -107,6 +108,21 @@ def local_parts(weight: Tensor | ShardedTensor) -> Iterator[tuple[Tensor, int, i
     for shard in weight.local_shards():
         row, *column = shard.metadata.shard_offsets
         yield shard.tensor, row, column[0] if column else 0
+
+
+def table_weights(values: Mapping[str, Any], tables: Collection[str]) -> dict[str, Any]:
+    """Return what belongs to the weight of a table, by table.
+
+    Args:
+        values: by the names of a state dict, such as `model.sparse_arch.embedding_bags.item.weight`.
+        tables: names of the tables that are meant.
+    """
+    names = {name: name.split(".")[-2:] for name in values}
+    return {
+        table[0]: values[name]
+        for name, table in names.items()
+        if len(table) == 2 and table[1] == "weight" and table[0] in tables
+    }
 
 
 def _key(seed: int, table: str) -> int:

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed._shard.sharded_tensor.api import ShardedTensor
 from torch.distributed.optim.apply_optimizer_in_backward import _apply_optimizer_in_backward
 from torch.nn.parallel import DistributedDataParallel
 from torchrec.distributed.comm import get_local_size
@@ -45,8 +46,10 @@ __all__ = [
     "build_table_optimizer",
     "data_parallel_table_parameters",
     "dense_parameters",
+    "dense_tensors",
     "initialise_tables",
     "shard_model",
+    "table_weights",
 ]
 
 
@@ -187,16 +190,29 @@ def initialise_tables(dmp: DistributedModelParallel, tables: Sequence[TableSpec]
     So they are the same at any number of ranks and under any sharding: uniform in
     (-1/sqrt(num_embeddings), 1/sqrt(num_embeddings)).
     """
-    names = {table.name for table in tables}
-    for name, weight in dmp.state_dict().items():
-        if _is_table_name(name) and name.split(".")[-2] in names:
-            fill_table(weight, seed, name.split(".")[-2])
+    weights = table_weights(dmp)
+    for table in tables:
+        fill_table(weights[table.name], seed, table.name)
+
+
+def table_weights(dmp: DistributedModelParallel) -> dict[str, torch.Tensor | ShardedTensor]:
+    """Return the weights of all tables by table name, in place: sharded, or whole on every rank."""
+    return {name.split(".")[-2]: weight for name, weight in dmp.state_dict().items() if _is_table_name(name)}
 
 
 def dense_parameters(dmp: DistributedModelParallel) -> list[tuple[str, nn.Parameter]]:
     """Return names and parameters outside all tables: what the dense optimizer updates."""
     types = _sharding_types_by_parameter(dmp)
     return [(name, parameter) for name, parameter in dmp.named_parameters() if name not in types]
+
+
+def dense_tensors(dmp: DistributedModelParallel) -> dict[str, torch.Tensor]:
+    """Return weights and floating-point buffers outside all tables, in place, by name."""
+    return {
+        name: value
+        for name, value in dmp.state_dict().items()
+        if not _is_table_name(name) and value.is_floating_point()
+    }
 
 
 def data_parallel_table_parameters(dmp: DistributedModelParallel) -> list[tuple[str, nn.Parameter]]:

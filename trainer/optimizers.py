@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -10,6 +10,7 @@ from torch import nn
 from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizer, KeyedOptimizerWrapper
 
 from trainer.config import DenseOptimizerConfig
+from trainer.lamb import Lamb
 
 
 class Optimizers:
@@ -23,8 +24,13 @@ class Optimizers:
         self, tables: KeyedOptimizer, dense: dict[str, nn.Parameter], config: DenseOptimizerConfig
     ) -> None:
         self._dense_parameters = list(dense.values())
-        self._dense = KeyedOptimizerWrapper(dense, lambda parameters: _dense_optimizer(parameters, config))
-        self._combined = CombinedOptimizer([tables, self._dense])
+        # All of matrix factorization may be tables.
+        self._dense = (
+            KeyedOptimizerWrapper(dense, lambda parameters: _dense_optimizer(parameters, config))
+            if dense
+            else None
+        )
+        self._combined = CombinedOptimizer([tables] if self._dense is None else [tables, self._dense])
         self._base = [float(group["lr"]) for group in self._combined.param_groups]
 
     def begin_step(self, factor: float) -> None:
@@ -57,7 +63,7 @@ class Optimizers:
 
         This takes one step with zero gradients, so weights and state must be loaded right after.
         """
-        if self._dense_parameters:
+        if self._dense is not None:
             self._dense.init_state()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -72,5 +78,9 @@ def _dense_optimizer(parameters: Iterable[Any], config: DenseOptimizerConfig) ->
         return torch.optim.SGD(parameters, lr=rate, momentum=config.momentum, weight_decay=decay)
     if config.name == "adagrad":
         return torch.optim.Adagrad(parameters, lr=rate, eps=config.eps, weight_decay=decay)
-    kind = torch.optim.AdamW if config.name == "adamw" else torch.optim.Adam
-    return kind(parameters, lr=rate, betas=config.betas, eps=config.eps, weight_decay=decay)
+    kinds: dict[str, Callable[..., torch.optim.Optimizer]] = {
+        "adam": torch.optim.Adam,
+        "adamw": torch.optim.AdamW,
+        "lamb": Lamb,
+    }
+    return kinds[config.name](parameters, lr=rate, betas=config.betas, eps=config.eps, weight_decay=decay)

@@ -26,21 +26,25 @@ from sharding.wrap import (
     FusedOptimizer,
     build_table_optimizer,
     dense_parameters,
+    dense_tensors,
     initialise_tables,
     shard_model,
 )
 from tests.unit.trainer.models.examples import example_section, full_inputs, random_batch
+from trainer.averaging import DenseAverage
 from trainer.batch import Batch
 from trainer.config import DenseOptimizerConfig
+from trainer.lamb import Lamb
 from trainer.optimizers import Optimizers
 from trainer.registry import ModelInputs, build_model
 from trainer.tasks import TrainingTask
 
 SEED, STEPS, ROWS, RANKS = 3, 6, 16, 4
 CPU = torch.device("cpu")
-RATE = {"sgd": 0.1, "adam": 0.003}
+RATE = {"sgd": 0.1, "adam": 0.003, "lamb": 0.01}
 # Where it is tiny, Adam makes whole steps of gradients that are zero but for rounding.
 EPS = 1e-3
+DECAY = 0.5
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,7 @@ class Case:
     max_norm: float | None = None
     pipelined: bool = False
     precision: str = "fp32"
+    l2: float = 0.0
 
     @property
     def layout(self) -> DenseLayout:
@@ -70,17 +75,23 @@ class Case:
         parts = [self.model, self.parallel, self.group, self.optimizer, self.precision]
         return "-".join(
             str(part)
-            for part in (*parts, self.max_norm and "clipped", self.pipelined and "pipelined")
+            for part in (
+                *parts,
+                self.max_norm and "clipped",
+                self.pipelined and "pipelined",
+                self.l2 and "l2",
+            )
             if part
         )
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """Losses of all steps, and the dense weights after them."""
+    """Losses of all steps, without a penalty, the dense weights after them, and their averages."""
 
     losses: list[float]
     weights: dict[str, NDArray[np.float32]]
+    averages: dict[str, NDArray[np.float32]]
 
 
 def inputs(model: str = "dhen") -> ModelInputs:
@@ -92,9 +103,9 @@ def inputs(model: str = "dhen") -> ModelInputs:
     return example_section(model).completed(given)
 
 
-def new_task(model: str) -> TrainingTask:
+def new_task(model: str, l2: float = 0.0) -> TrainingTask:
     torch.manual_seed(SEED)
-    return TrainingTask(build_model(inputs(model), example_section(model)))
+    return TrainingTask(build_model(inputs(model), example_section(model)), embedding_l2=l2)
 
 
 def save_plan(model: str, folder: Path) -> None:
@@ -124,29 +135,49 @@ def unsharded(case: Case) -> Outcome:
     dense = {name: p for name, p in task.named_parameters() if "embedding" not in name}
     rest = [p for name, p in task.named_parameters() if name not in dense]
     rate = RATE[case.optimizer]
+    kinds: dict[str, Any] = {"adam": torch.optim.Adam, "lamb": Lamb}
     optimizers = (
         torch.optim.SGD(rest, lr=RATE["sgd"]),
         torch.optim.SGD(dense.values(), lr=rate)
         if case.optimizer == "sgd"
-        else torch.optim.Adam(dense.values(), lr=rate, eps=EPS),
+        else kinds[case.optimizer](dense.values(), lr=rate, eps=EPS),
     )
     losses = []
+    averages = {name: p.detach().double().numpy().copy() for name, p in dense.items()}
     for step in range(STEPS):
         task.zero_grad()
-        loss, _ = task(random_batch(inputs(), ROWS, step % 2))
-        loss.backward()
+        batch = random_batch(inputs(), ROWS, step % 2)
+        loss, _ = task(batch)
+        (loss + case.l2 / 2 * squares(task, batch) / ROWS).backward()
         if case.max_norm is not None:
             nn.utils.clip_grad_norm_(dense.values(), case.max_norm)
         for optimizer in optimizers:
             optimizer.step()
         losses.append(loss.item())
-    return Outcome(losses, {name: p.detach().numpy() for name, p in dense.items()})
+        kept = min(DECAY, (1 + step) / (10 + step))
+        for name, p in dense.items():
+            averages[name] = kept * averages[name] + (1 - kept) * p.detach().numpy()
+    return Outcome(losses, {name: p.detach().numpy() for name, p in dense.items()}, averages)
+
+
+def squares(task: nn.Module, batch: Batch) -> Tensor:
+    """Return the sum of squares of all that a batch looks up: of sums where lists are pooled."""
+    weights = {name.split(".")[-2]: p for name, p in task.named_parameters() if "embedding" in name}
+    total = torch.zeros(())
+    for table in inputs().tables:
+        for feature in table.features:
+            rows = [weights[table.name][ids] for ids in batch.sparse[feature].to_dense()]
+            vectors = rows if table.pooling == "none" else [row.sum(dim=0) for row in rows]
+            total = total + sum(vector.square().sum() for vector in vectors)
+    return total
 
 
 def start(case: Case, folder: str) -> tuple[DistributedModelParallel, Optimizers]:
     plan, tables = Plan.load(Path(folder) / f"{case.model}.json"), inputs(case.model).tables
     fused = FusedOptimizer("sgd", learning_rate=RATE["sgd"])
-    dmp = shard_model(new_task(case.model), plan, tables, fused, device=CPU, dense=case.layout)
+    task = new_task(case.model, case.l2)
+    dmp = shard_model(task, plan, tables, fused, device=CPU, dense=case.layout)
+    task.penalty.watch(dmp, tables)
     initialise_tables(dmp, tables, SEED)
     table_optimizer = build_table_optimizer(dmp, tables, fused)
     return dmp, Optimizers(table_optimizer, dict(dense_parameters(dmp)), dense_config(case))
@@ -157,22 +188,39 @@ def train(case: Case, rank: int, folder: str) -> Outcome:
     share = slice(rank * ROWS // RANKS, (rank + 1) * ROWS // RANKS)
     batches = [rows_of(random_batch(inputs(), ROWS, step % 2), share) for step in range(STEPS)]
     run = _pipelined if case.pipelined else _steps
-    losses = []
-    for loss in run(dmp, optimizers, batches, case):
+    losses, average = [], DenseAverage(dmp, dense_tensors(dmp), DECAY)
+    for step, loss in enumerate(run(dmp, optimizers, batches, case)):
         dist.all_reduce(loss)
         losses.append(loss.item() / RANKS)
-    weights = {name: whole(p).numpy() for name, p in dense_parameters(dmp)}
-    return Outcome(losses, weights)
+        average.update(step)
+        if step == STEPS // 2 and not case.pipelined:
+            evaluate(dmp, average, batches[0])
+    with average.in_place():
+        averages = weights_of(dmp)
+    return Outcome(losses, weights_of(dmp), averages)
+
+
+@torch.no_grad()
+def evaluate(dmp: DistributedModelParallel, average: DenseAverage, batch: Batch) -> None:
+    """Look at a batch with the averages, which training must not notice."""
+    dmp.eval()
+    with average.in_place():
+        dmp(batch)
+    dmp.train()
+
+
+def weights_of(dmp: DistributedModelParallel) -> dict[str, NDArray[np.float32]]:
+    return {name: whole(p).numpy().copy() for name, p in dense_parameters(dmp)}
 
 
 def _steps(dmp: nn.Module, optimizers: Optimizers, batches: list[Batch], case: Case) -> Iterator[Tensor]:
     for batch in batches:
         optimizers.begin_step(1.0)
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=case.precision == "bf16"):
-            loss, _ = dmp(batch)
+            loss, (told, *_) = dmp(batch)
         loss.backward()
         optimizers.end_step(case.max_norm)
-        yield loss.detach().clone()
+        yield told.clone()
 
 
 def _pipelined(dmp: nn.Module, optimizers: Optimizers, batches: list[Batch], case: Case) -> Iterator[Tensor]:

@@ -39,9 +39,14 @@ LAYOUTS: dict[str, dict[str, Any]] = {
     "fsdp": {"parallel": "fsdp"},
     "hsdp": {"parallel": "hsdp", "group": 2},
 }
-CASES = [Case(model, **LAYOUTS["fsdp"]) for model in models()]
+# Those of queries and items are in tests/unit/trainer/models/test_item_models.py.
+MODELS = [name for name, entry in models().items() if entry.task in ("ctr", "multi_task")]
+CASES = [Case(model, **LAYOUTS["fsdp"]) for model in MODELS]
 CASES += [Case(model, **LAYOUTS["hsdp"]) for model in ("dcn_v2", "dhen", "din", "dlrm")]
 CASES += [Case("dhen", **layout, optimizer="adam") for layout in LAYOUTS.values()]
+# LAMB makes whole steps of gradients that are zero but for rounding, as DHEN's attention has them.
+CASES += [Case("dlrm", **LAYOUTS[name], optimizer="lamb") for name in ("fsdp", "hsdp")]
+CASES += [Case("dhen", **LAYOUTS["fsdp"], l2=1.0), Case("dhen", **LAYOUTS["hsdp"], pipelined=True, l2=1.0)]
 CASES += [Case("dhen", **layout, max_norm=0.1) for layout in LAYOUTS.values()]
 CASES += [Case("dhen", **LAYOUTS["hsdp"], pipelined=True)]
 BF16 = [Case("dhen", **layout, precision="bf16") for layout in LAYOUTS.values()]
@@ -108,7 +113,7 @@ def group_timeouts() -> list[float]:
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     folder = tmp_path_factory.mktemp("plans")
-    for model in models():
+    for model in MODELS:
         save_plan(model, folder)
     return run_distributed(everything_on_rank, RANKS, str(folder), timeout=300)
 
@@ -140,14 +145,24 @@ def test_bf16_gives_the_weights_of_ddp(case: Case, ranks: list[dict[str, Any]]) 
 
 def assert_equal(outcome: Outcome, expected: Outcome, loss_gap: float, weight_gap: float) -> None:
     assert outcome.losses == pytest.approx(expected.losses, abs=loss_gap)
-    assert outcome.weights.keys() == expected.weights.keys()
-    for name, weight in expected.weights.items():
-        np.testing.assert_allclose(outcome.weights[name], weight, atol=weight_gap, rtol=0, err_msg=name)
+    pairs = ((outcome.weights, expected.weights), (outcome.averages, expected.averages))
+    for found, wanted in pairs:
+        assert found.keys() == wanted.keys()
+        for name, weight in wanted.items():
+            np.testing.assert_allclose(found[name], weight, atol=weight_gap, rtol=0, err_msg=name)
 
 
-def test_clipping_makes_a_difference(references: dict[Case, Outcome]) -> None:
-    clipped, free = references[Case("dhen", "ddp", max_norm=0.1)], references[Case("dhen", "ddp")]
-    assert abs(clipped.losses[-1] - free.losses[-1]) > 1e-3
+@pytest.mark.parametrize("changes", [{"max_norm": 0.1}, {"l2": 1.0}], ids=str)
+def test_clipping_and_the_penalty_make_a_difference(
+    changes: dict[str, float], references: dict[Case, Outcome]
+) -> None:
+    changed, plain = references[Case("dhen", "ddp", **changes)], references[Case("dhen", "ddp")]
+    assert abs(changed.losses[-1] - plain.losses[-1]) > 1e-3
+
+
+def test_averages_are_not_the_last_weights(references: dict[Case, Outcome]) -> None:
+    outcome = references[Case("dhen", "ddp")]
+    assert max(abs(outcome.averages[n] - w).max() for n, w in outcome.weights.items()) > 1e-3
 
 
 @pytest.mark.parametrize("name", LAYOUTS)

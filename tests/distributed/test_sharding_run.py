@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
@@ -14,20 +16,23 @@ from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.optim.keyed import CombinedOptimizer
 
 from sharding.errors import PlanError
+from sharding.given_rows import GivenRows, count_rows, in_step
 from sharding.optimizers import FusedOptimizer
 from sharding.plan import Plan
 from sharding.topology import Cluster
-from sharding.weights import local_parts
+from sharding.weights import local_parts, uniform_block
 from sharding.wrap import (
     build_table_optimizer,
     data_parallel_table_parameters,
     dense_parameters,
     initialise_tables,
     shard_model,
+    table_weights,
 )
 from tests.distributed.sharding_cases import BATCH, BY_HOST, MIXED, Case, save_plans, tables_of
 from tests.support.ranks import run_distributed
 from tests.support.reference_tables import SEED, TableModel, make_batch, to_kjt
+from trainer.errors import DataError
 
 CPU = torch.device("cpu")
 RESHARDED = [
@@ -39,6 +44,7 @@ RESHARDED = [
     ("none", "row_wise", "data_parallel"),
     ("none", "data_parallel", "column_wise"),
 ]
+BY_GRID = Case("sum-grid_shard", tables_of("grid_shard", "sum"), "adagrad")
 Start = tuple[DistributedModelParallel, CombinedOptimizer]
 
 
@@ -80,7 +86,55 @@ def everything_on_rank(rank: int, world_size: int, folder: str) -> dict[str, Any
         ),
         "errors": refusals(case, folder),
         "resharded": resharded(rank, world_size, folder),
+        "steps": step_counts(rank),
+        "given": [given_rows(each, folder) for each in (case, BY_GRID)],
     }
+
+
+def given_rows(case: Case, folder: str) -> dict[str, int]:
+    """Write every second row of each table, 12 of 16 columns; check each block and return the counts."""
+    weights, counts = table_weights(start(case, folder)[0]), {}
+    for table in case.tables:
+        rows, columns = np.arange(0, table.num_embeddings, 2), 12
+        vectors = np.random.default_rng(0).standard_normal((len(rows), columns)).astype(np.float32)
+        given, half = GivenRows(weights[table.name]), len(rows) // 2
+        # Row -1 stands for an id that the table lacks.
+        assert given.write(np.append(rows[:half], -1), vectors[: half + 1]) is None
+        assert given.write(rows[half:], vectors[half:]) is None
+        assert given.is_empty or given.write(rows, vectors) is not None
+        expected = uniform_block(
+            SEED,
+            table.name,
+            range(table.num_embeddings),
+            range(table.embedding_dim),
+            table_shape=(table.num_embeddings, table.embedding_dim),
+        )
+        expected[torch.from_numpy(rows), :columns] = torch.from_numpy(vectors)
+        for block, row, column in local_parts(weights[table.name]):
+            wanted = expected[row : row + block.shape[0], column : column + block.shape[1]]
+            assert torch.equal(block, wanted), table.name
+        every: list[Any] = [None] * dist.get_world_size()
+        dist.all_gather_object(every, given.counts())
+        counts[table.name] = count_rows(every)
+    return counts
+
+
+def step_counts(rank: int) -> tuple[int, str]:
+    """Take rank + 1 steps in step with the others; then fail on one rank in its second step."""
+    taken = 0
+
+    def steps(failing: bool) -> Iterator[None]:
+        nonlocal taken
+        for _ in range(rank + 1):
+            taken += 1
+            yield
+        if failing:
+            raise DataError("one rank's file is damaged")
+
+    in_step(steps(False), CPU)
+    with pytest.raises(DataError) as error:
+        in_step(steps(rank == 1), CPU)
+    return taken, error.value.what
 
 
 def refusals(case: Case, folder: str) -> dict[str, str]:
@@ -184,3 +238,14 @@ def test_a_checkpoint_goes_on_the_same_under_another_sharding_type(two_ranks: Ru
         for path, (unbroken, resumed) in result["resharded"].items():
             assert resumed == pytest.approx(unbroken, abs=1e-6), path
             assert unbroken[0] != pytest.approx(unbroken[-1], abs=1e-4)
+
+
+def test_given_rows_land_on_their_ranks_and_are_counted_once(two_ranks: Run) -> None:
+    for result in two_ranks[1]:
+        for tables, counts in zip((MIXED, BY_GRID.tables), result["given"], strict=True):
+            assert counts == {table.name: (table.num_embeddings + 1) // 2 for table in tables}
+
+
+def test_ranks_in_step_end_together_and_fail_with_one_error(two_ranks: Run) -> None:
+    told = [result["steps"] for result in two_ranks[1]]
+    assert told == [(2, "one rank's file is damaged"), (4, "one rank's file is damaged")]

@@ -1,46 +1,21 @@
-"""Every model and the tools of training, by `train` in one process."""
+"""The tools of training, by `train` in one process."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+import torch
 
-from jobs import Cluster, Dataset, RunConfig, prepare, train
-from jobs.movielens import unpack_movielens_100k
+from jobs import Cluster, Dataset, RunConfig, evaluate, train
+from sharding.weights import uniform_block
 from tests.support.run_folders import losses
 from trainer.errors import UserError
-from trainer.registry import models
-
-CONFIG = Path(__file__).parents[2] / "jobs" / "configs" / "movielens_100k_dhen.yaml"
-
-
-@pytest.fixture(scope="module")
-def with_history(spark: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[RunConfig, Dataset]:
-    """MovieLens-100K with dense features, a list, and what the user rated before."""
-    folder = tmp_path_factory.mktemp("movielens")
-    run = RunConfig.load(CONFIG).override(f"data.root={unpack_movielens_100k(folder / 'raw')}")
-    return run, prepare(None, run, folder / "data")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name, entry in models().items() if entry.task == "ctr"])
-def test_every_model_learns_from_a_few_steps_and_is_evaluated(
-    with_history: tuple[RunConfig, Dataset], tmp_path: Path, name: str
-) -> None:
-    run, data = with_history
-    run = run.override(
-        f"model={{name: {name}}}",
-        "train.max_steps=30",
-        "train.log_every_steps=1",
-        "train.early_stopping=null",
-    )
-    result = train(run, data, out=tmp_path / "run", show_progress=False)
-    found = losses(tmp_path / "run")
-    assert sum(found[-5:]) < sum(found[:5])
-    assert result.metrics["auc"] > 0.6
+from trainer.stored_tensors import StoredTensors
 
 
 def test_what_is_frozen_stays(run: RunConfig, data: Dataset, tmp_path: Path) -> None:
@@ -98,3 +73,120 @@ def test_parts_that_do_not_divide_the_rows_of_a_rank_are_refused(
 ) -> None:
     with pytest.raises(UserError, match="micro-batches"):
         train(run.override("train.micro_batches=7"), data, out=tmp_path / "run", show_progress=False)
+
+
+def checkpoint(folder: Path, step: int) -> dict[str, torch.Tensor]:
+    """Return all tensors of a checkpoint by name."""
+    stored = StoredTensors(folder / "checkpoints" / f"step_{step:08d}")
+    return {name: stored.read(name) for name in stored.places}
+
+
+def test_evaluation_takes_the_average_and_a_run_goes_on_with_both(
+    run: RunConfig, data: Dataset, tmp_path: Path
+) -> None:
+    run = run.override(
+        "train.ema={decay: 0.6}",
+        "train.dense_optimizer={name: lamb, learning_rate: 0.1}",
+        "train.checkpoint_every_steps=1",
+        "train.keep_checkpoints=20",
+        "train.log_every_steps=1",
+    )
+    unbroken = train(run.override("train.max_steps=8"), data, out=tmp_path / "unbroken", show_progress=False)
+    for steps in (5, 8):
+        further = run.override(f"train.max_steps={steps}")
+        resumed = train(further, data, out=tmp_path / "resumed", show_progress=False)
+    saved = [checkpoint(unbroken.path, step) for step in range(1, 9)]
+    for name in [name.removeprefix("average.") for name in saved[0] if name.startswith("average.")]:
+        expected = saved[0][f"average.{name}"].double()
+        for step, state in enumerate(saved[1:], start=1):
+            kept = min(0.6, (1 + step) / (10 + step))
+            expected = kept * expected + (1 - kept) * state[f"model.{name}"]
+        torch.testing.assert_close(saved[-1][f"average.{name}"].double(), expected, atol=1e-6, rtol=0)
+    last = checkpoint(resumed.path, 8)
+    assert all(torch.equal(value, last[name]) for name, value in saved[-1].items())
+    without = train(
+        run.override("train.max_steps=8", "train.ema=null"), data, out=tmp_path / "raw", show_progress=False
+    )
+    assert losses(without.path) == losses(unbroken.path) == losses(resumed.path)
+    assert without.metrics["auc"] != unbroken.metrics["auc"] == resumed.metrics["auc"]
+    assert evaluate(unbroken, split="valid").metrics == unbroken.metrics
+
+
+def with_vectors(run: RunConfig, folder: Path) -> tuple[RunConfig, torch.Tensor]:
+    """Return a run with two tables from vectors, one of them frozen, and the weights that this one has."""
+    vectors = np.random.default_rng(0).standard_normal((45, 8)).astype(np.float32)
+    # Ids 3 to 47 of the table's 1 to 49, as text and out of order.
+    ids = [str(3 + 7 * number % 45) for number in range(45)]
+    pq.write_table(
+        pa.table({"movie": ids, "vector": list(vectors)}), folder / "vectors.parquet", row_group_size=10
+    )
+    from_file = "{path: vectors.parquet, id_column: movie, vector_column: vector, min_found_share: 0.9}"
+    run = run.override(
+        f"data.root={folder}",
+        f"tables={{s0: {{sharding_types: [row_wise], learning_rate: 0, pretrained: {from_file}}}, "
+        f"s1: {{sharding_types: [column_wise], min_partition: 4, pretrained: {from_file}}}}}",
+        "train.embedding_optimizer.name=adagrad",
+        "train.log_every_steps=1",
+    )
+    expected = uniform_block(run.seed, "s0", range(50), range(8), table_shape=(50, 8))
+    expected[torch.tensor([int(each) for each in ids])] = torch.from_numpy(vectors)
+    return run, expected
+
+
+def test_tables_start_from_vectors_and_a_frozen_one_keeps_them(
+    run: RunConfig, data: Dataset, tmp_path: Path
+) -> None:
+    run, expected = with_vectors(run, tmp_path)
+    train(run.override("train.max_steps=4"), data, out=tmp_path / "run", show_progress=False)
+    # Whoever goes on from a checkpoint has no need of the file.
+    (tmp_path / "vectors.parquet").unlink()
+    result = train(run, data, out=tmp_path / "run", show_progress=False)
+    (frozen,) = (v for n, v in checkpoint(result.path, 12).items() if n.startswith("model.") and ".s0." in n)
+    assert torch.equal(frozen, expected)
+    lines = map(json.loads, (result.path / "metrics.jsonl").read_text().splitlines())
+    told = {line["table"]: line for line in lines if line["kind"] == "pretrained"}
+    assert told.keys() == {"s0", "s1"}
+    for line in told.values():
+        assert (line["ids"], line["found"], line["unknown"]) == (49, 45, 0)
+
+
+@pytest.mark.slow
+def test_all_tools_together_train_alike_on_two_ranks(run: RunConfig, data: Dataset, tmp_path: Path) -> None:
+    run = with_vectors(run, tmp_path)[0].override(
+        "train.embedding_l2=0.1",
+        "train.ema={decay: 0.9}",
+        "train.dense_parallel=fsdp",
+        "train.evaluate_every_steps=5",
+    )
+    clusters = (Cluster(ranks_per_node=1, on="process"), Cluster(ranks_per_node=2, on="torchrun"))
+    one, two = (
+        train(run, data, cluster, out=tmp_path / cluster.on, show_progress=False) for cluster in clusters
+    )
+    assert losses(two.path) == pytest.approx(losses(one.path), abs=1e-5)
+    assert two.metrics["log_loss"] == pytest.approx(one.metrics["log_loss"], abs=1e-5)
+    there = checkpoint(two.path, 12)
+    for name, value in checkpoint(one.path, 12).items():
+        torch.testing.assert_close(there[name], value, atol=1e-5, rtol=0)
+
+
+def test_a_file_of_vectors_that_does_not_fit_is_refused(
+    run: RunConfig, data: Dataset, tmp_path: Path
+) -> None:
+    np.save(tmp_path / "narrow.npy", np.zeros((50, 4)))
+    twice = {"id": ["1", "2", "01", "2"], "vector": [[0.0] * 8] * 4}
+    pq.write_table(pa.table(twice), tmp_path / "twice.parquet")
+    others = {"id": ["a", "b"], "vector": [[0.0] * 8] * 2}
+    pq.write_table(pa.table(others), tmp_path / "others.parquet")
+    columns = ", id_column: id, vector_column: vector"
+    cases = {
+        f"path: {tmp_path}/narrow.npy": "another length",
+        f"path: {tmp_path}/twice.parquet{columns}": "comes twice",
+        f"path: {tmp_path}/others.parquet{columns}": "too few ids",
+    }
+    for number, (settings, message) in enumerate(cases.items()):
+        asked = run.override(f"tables={{s0: {{pretrained: {{{settings}}}}}}}")
+        with pytest.raises(UserError, match=message) as error:
+            train(asked, data, out=tmp_path / str(number), show_progress=False)
+        assert error.value.where.startswith("tables.s0.pretrained")
+    # The beginning of the file is looked at before anything is launched.
+    assert [path.exists() for path in (tmp_path / "0", tmp_path / "1")] == [False, True]

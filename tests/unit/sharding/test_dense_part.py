@@ -50,6 +50,7 @@ def test_bytes_are_those_of_the_rank_with_the_longest_part() -> None:
     assert dense_bytes(parameters, layout, "adam") == DenseBytes(4 * elements, 4 * elements, 8 * elements)
     assert dense_bytes(parameters, layout, "sgd").optimizer == 0
     assert dense_bytes(parameters, layout, "sgd", momentum=0.9).optimizer == 4 * elements
+    assert dense_bytes(parameters, layout, "lamb", averaged=True).optimizer == 3 * 4 * elements
     assert dense_bytes(parameters, DenseLayout(4, 2), "adagrad").held == 3 * 4 * (5 * 3 + 5)
     assert dense_bytes(parameters, DenseLayout(4, 1), "adamw").held == 4 * 4 * 35
 

@@ -2,8 +2,16 @@ from __future__ import annotations
 
 import pytest
 import torch
+from fbgemm_gpu.split_embedding_configs import EmbOptimType
+from torchrec.distributed.utils import optimizer_type_to_emb_opt_type
 
-from sharding.optimizers import FusedOptimizer, ReplicatedTableOptimizer, replicated_table_optimizer
+from sharding.optimizers import (
+    FusedOptimizer,
+    ReplicatedTableOptimizer,
+    fused_arguments,
+    optimizer_class,
+    replicated_table_optimizer,
+)
 from sharding.tables import TableSpec
 
 ROWS, DIM = 6, 4
@@ -76,3 +84,10 @@ def test_a_changed_learning_rate_of_a_param_group_takes_effect() -> None:
     weight.grad = torch.ones(ROWS, DIM)
     optimizer.step()
     assert torch.equal(weight.detach(), torch.full((ROWS, DIM), 0.5))
+
+
+def test_adamw_is_fbgemms_adam_with_its_decay() -> None:
+    rule = FusedOptimizer("adamw", learning_rate=0.3, weight_decay=0.1, betas=(0.8, 0.9))
+    assert optimizer_type_to_emb_opt_type(optimizer_class(rule)) == EmbOptimType.ADAM
+    arguments = fused_arguments(rule, TableSpec("t", ROWS, DIM, ("f",)))
+    assert arguments == {"lr": 0.3, "eps": 1e-8, "beta1": 0.8, "beta2": 0.9, "weight_decay": 0.1}

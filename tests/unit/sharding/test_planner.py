@@ -91,6 +91,7 @@ def test_longer_lists_of_ids_raise_the_estimate_and_the_buffers() -> None:
         ("rowwise_adagrad", 0, 1),
         ("adagrad", 1, 0),
         ("adam", 2, 0),
+        ("adamw", 2, 0),
         ("partial_rowwise_adam", 1, 1),
         ("lamb", 2, 0),
     ],

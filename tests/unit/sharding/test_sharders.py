@@ -85,10 +85,20 @@ def test_an_optimizer_that_cpu_lacks_is_refused_before_anything_starts() -> None
 
 
 @pytest.mark.parametrize(
-    ("name", "device"), [("rowwise_adagrad", "cpu"), ("sgd", "cuda"), ("adagrad", "cuda")]
+    ("name", "device", "why"),
+    [
+        ("rowwise_adagrad", "cpu", "no weight decay"),
+        ("sgd", "cuda", "no weight decay"),
+        ("adagrad", "cuda", "no weight decay"),
+        ("adam", "cuda", "an adamw"),
+    ],
 )
-def test_weight_decay_that_a_kernel_ignores_is_refused(name: str, device: str) -> None:
-    with pytest.raises(PlanError, match="no weight decay") as error:
-        check_optimizer(name, device, 0.1)  # type: ignore[arg-type]
+def test_weight_decay_that_a_kernel_ignores_or_takes_for_another_is_refused(
+    name: str, device: Device, why: str
+) -> None:
+    with pytest.raises(PlanError, match=why) as error:
+        check_optimizer(name, device, 0.1)
     assert error.value.where == "train.embedding_optimizer.weight_decay"
-    check_optimizer("rowwise_adagrad", "cuda", 0.1)
+    assert "train.embedding_l2=0.1" in error.value.fixes[0]
+    for other in ("rowwise_adagrad", "adamw", "lamb"):
+        check_optimizer(other, "cuda", 0.1)
