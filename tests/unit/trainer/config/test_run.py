@@ -11,7 +11,8 @@ from trainer.config.source import expand_range, java_charset
 from trainer.config.yaml_text import parse_yaml
 from trainer.errors import ConfigError
 
-CONFIGS = sorted((Path(__file__).parents[4] / "jobs" / "configs").glob("*.yaml"))
+FOLDER = Path(__file__).parents[4] / "jobs" / "configs"
+CONFIGS = [path for path in sorted(FOLDER.glob("*.yaml")) if not path.stem.endswith("_base")]
 SMALL = """
 name: small
 data: {source: {path: rows.csv, header: true}, label: {column: y}}

@@ -1,0 +1,1 @@
+"""CTR models beside those of FuxiCTR."""
