@@ -49,6 +49,19 @@ that does. Values come from three places, later ones winning: the defaults below
 `--set features.sparse.0.pooling=mean`). Nothing is read from the environment. The resolved config, defaults
 included, is stored in the run folder.
 
+A file may begin with `extends: other.yaml`, a path that starts from its own folder, and then says only what
+differs from that file:
+
+```yaml
+extends: movielens_100k_base.yaml
+name: movielens_100k_fm
+model: {name: fm, embedding_dim: 8}
+```
+
+Mappings are merged key by key; a list or a single value takes the place of the other file's. A `model` of
+another `name` takes nothing over, for its keys are others. The other file may extend a third one, and need
+not be a whole config by itself.
+
 `shardrec config schema` prints a JSON schema for editors. [Feature ops](feature-ops.md) and the keys of each
 [model](models.md) have pages of their own.
 """
@@ -117,7 +130,8 @@ rows; ops then go on from there. It needs a `name`, which the examples leave out
 MODELS_INTRO = """# Models
 
 `model.name` picks one of these; the other keys of the `model` section are the model's own. A new model is one
-file in `trainer/models/` (CONTRIBUTING.md in the repository shows one); it appears here by itself.
+file in `trainer/models/` (CONTRIBUTING.md in the repository shows one); it appears here by itself. Each has
+a config for MovieLens-100K, `jobs/configs/movielens_100k_<name>.yaml`.
 """
 
 
@@ -208,7 +222,9 @@ def model_text(entry: RegisteredModel) -> str:
     return "\n".join(
         [
             f"## `{entry.name}`\n\n{entry.summary}\n",
-            f"Task: {entry.task}. Source: {link_papers(entry.source)}.\n",
+            f"Task: {entry.task}, {'any number of labels' if entry.several_tasks else 'one label'}. "
+            f"Needs {entry.needs}. "
+            f"Source: {link_papers(entry.source)}.\n",
             section_table(own, found),
             *(section_text(section, found, level=3) for section in inner),
             f"With all defaults:\n\n```yaml\n{shown}```\n",

@@ -15,8 +15,8 @@ from sharding.hardware import Hardware, find_hardware
 from sharding.machines import CATALOGUE, Catalogue, Machine
 from sharding.measured import Measured
 from trainer.config import GpuConfig, HardwareConfig, MachineConfig
+from trainer.config.files import read_mapping
 from trainer.config.messages import config_error
-from trainer.config.run import read_mapping
 
 if TYPE_CHECKING:
     from jobs.cluster import Cluster

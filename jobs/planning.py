@@ -200,6 +200,7 @@ class Planning:
             parallel=train.dense_parallel,
             optimizer=train.dense_optimizer.name,
             momentum=train.dense_optimizer.momentum,
+            averaged=train.ema is not None,
             work=self.work,
             batch_size_per_rank=batch_size,
             bf16=train.precision == "bf16",

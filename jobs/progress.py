@@ -19,7 +19,7 @@ METRICS_FILE = "metrics.jsonl"
 _POLL_SECONDS = 0.5
 _LINE_EVERY_SECONDS = 10.0
 _KNOWN_BYTES = 256
-_HIDDEN = frozenset({"kind", "step", "time", "epoch", "base_rate", "rows"})
+_HIDDEN = frozenset({"kind", "step", "time", "epoch", "base_rate", "rows", "mean_prediction", "mean_label"})
 
 
 @contextmanager
@@ -32,7 +32,8 @@ def progress_bar(
 ) -> Iterator[None]:
     """Show step, samples/s, loss and time left on stderr while the ranks work.
 
-    A terminal gets a bar, anything else a line now and then. Evaluations get a line of their own.
+    A terminal gets a bar, anything else a line now and then. Evaluations get a line of their own,
+    and findings of the training guard a few.
 
     Args:
         run_folder: the run folder; it and its `metrics.jsonl` may come later.
@@ -226,6 +227,10 @@ class _Follower:
             self._progress = self._progress.after(record)
             if record.get("kind") == "evaluation":
                 self._view.say(_evaluation_line(record))
+            elif record.get("kind") == "pretrained":
+                self._view.say(_pretrained_line(record))
+            elif record.get("kind") == "guard":
+                self._view.say(_guard_lines(record))
 
 
 def _parsed(line: bytes) -> dict[str, Any] | None:
@@ -242,10 +247,25 @@ def _news(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return records[starts[-1] :] if starts else []
 
 
+def _pretrained_line(record: dict[str, Any]) -> str:
+    found, ids, unknown = (record.get(name) or 0 for name in ("found", "ids", "unknown"))
+    text = f"table {record.get('table')}: {found:,} of {ids:,} ids start from vectors"
+    return f"{text}, {unknown:,} of the file are unknown" if unknown else text
+
+
 def _evaluation_line(record: dict[str, Any]) -> str:
     figures = [
         f"{name} {value:.4f}"
         for name, value in record.items()
-        if name not in _HIDDEN and isinstance(value, (int, float)) and not isinstance(value, bool)
+        if name.rpartition("/")[2] not in _HIDDEN
+        and isinstance(value, (int, float))
+        and not isinstance(value, bool)
     ]
     return f"step {record.get('step')}, validation: {', '.join(figures)}"
+
+
+def _guard_lines(record: dict[str, Any]) -> str:
+    lines = [f"step {record.get('step')}, guard: {record.get('what')} ({record.get('code')})"]
+    lines += [f"  likely cause: {cause}" for cause in record.get("causes", ())]
+    lines += [f"  {number}) {fix}" for number, fix in enumerate(record.get("fixes", ()), start=1)]
+    return "\n".join(lines)

@@ -66,6 +66,7 @@ def run_request(
     checkpoint: str,
     by: str | None = None,
     on_corrupt: Literal["fail", "skip"] | None = None,
+    confidence: float | None = None,
 ) -> None:
     """Run `evaluate_rank` or `score_rank` on a split and leave its files in `place`.
 
@@ -85,7 +86,7 @@ def run_request(
     dataset.manifest.split(split)
     check_layout_of(run, dataset, cluster, split)
     paths = (str(folder.path.absolute()), checkpoint, str(dataset.path.absolute()))
-    Request(*paths, split, by, on_corrupt).save(place)
+    Request(*paths, split, by, on_corrupt, confidence).save(place)
     layout = plan(scoring_config(run, cluster.device), Dataset(folder.dataset(), manifest), cluster)
     layout.save(place / PLAN_FILE)
     launch(

@@ -89,6 +89,8 @@ class Evaluation:
         by: metrics by value of a column, `{column: [{"value", "rows", "metrics"}]}`.
         rows_skipped: rows of damaged row groups, not counted (`data.on_corrupt: skip`).
         ids: of tables whose ids come and go, by table: `lookups`, and the `oov_share` of them without a row.
+        confidence: level of the intervals, None where there are none.
+        intervals: lower and upper end of metrics, by name; those of `by` are beside its metrics.
     """
 
     split: str
@@ -97,9 +99,12 @@ class Evaluation:
     by: dict[str, list[dict[str, Any]]]
     rows_skipped: int = 0
     ids: dict[str, dict[str, float]] = field(default_factory=dict)
+    confidence: float | None = None
+    intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
         """Return the `--json` form of `evaluate`."""
         told = {"split": self.split, "rows": self.rows, "rows_skipped": self.rows_skipped}
         ids = {"ids": self.ids} if self.ids else {}
-        return {**told, "metrics": self.metrics, "by": self.by, **ids}
+        intervals = {"confidence": self.confidence, "intervals": self.intervals} if self.intervals else {}
+        return {**told, "metrics": self.metrics, **intervals, "by": self.by, **ids}

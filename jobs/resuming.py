@@ -17,6 +17,7 @@ _FREE_TRAIN_KEYS = frozenset(
         "max_steps",
         "evaluate_every_steps",
         "early_stopping",
+        "guard",
         "checkpoint_every_steps",
         "keep_checkpoints",
         "log_every_steps",
@@ -30,7 +31,7 @@ _FREE_TRAIN_KEYS = frozenset(
         "table_output_dtype",
     }
 )
-# Checkpoints are read under any plan.
+# Checkpoints are read under any plan, and hold what was learnt from pretrained vectors.
 _FREE_TABLE_KEYS = frozenset(
     {
         "sharding_types",
@@ -41,6 +42,7 @@ _FREE_TABLE_KEYS = frozenset(
         "ranks",
         "enforce_hbm",
         "bounds_check_mode",
+        "pretrained",
     }
 )
 _FIXED_DATA_KEYS = frozenset({"num_lanes", "reader", "shuffle_window_row_groups"})

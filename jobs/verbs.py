@@ -6,7 +6,6 @@ import shutil
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -164,9 +163,13 @@ def train(
         RankError: a rank failed.
     """
     from jobs.launch import torchrun_rank
+    from trainer.pretrained import check_pretrained
 
     cluster, dataset = cluster or Cluster.local(), as_dataset(data)
     folder = run_folder(run, out)
+    # Ranks on other hosts know no folder of this process.
+    tables = {glob: table.under(run.data.root) for glob, table in run.tables.items()}
+    run = run.model_copy(update={"tables": tables})
     if cluster.on == "torchrun" and torchrun_rank():
         # Rank 0 makes the run folder; the others wait for it at the meeting point.
         _launch_with_restarts(folder, run, cluster, show_progress=False)
@@ -175,6 +178,8 @@ def train(
     layout, told = layout_of(run, dataset, cluster, layout, replan=replan)
     layout.check_trainable()
     check_resumable(folder, run, dataset, resume)
+    if not folder.saved_checkpoints():
+        check_pretrained(run, dataset.manifest)
     if show_progress:
         warnings = [*told, *_step_warnings(run, dataset, cluster)]
         _say(*(f"plan: {text}" for text in layout.warnings), *(f"train: {text}" for text in warnings))
@@ -200,6 +205,7 @@ def evaluate(
     cluster: Cluster | None = None,
     checkpoint: str | None = None,
     on_corrupt: Literal["fail", "skip"] | None = None,
+    confidence: float | None = None,
 ) -> Evaluation:
     """Evaluate a run on a split, each row once, and store `evaluation_<split>.json` in the run folder.
 
@@ -211,21 +217,23 @@ def evaluate(
         cluster: ranks to use; default one in this process.
         checkpoint: name of a checkpoint; default the run's choice (best, else last).
         on_corrupt: what to do at damaged part files; default the run's `data.on_corrupt`.
+        confidence: level of confidence intervals, such as 0.95; default the run's `metrics.confidence`.
 
     Raises:
+        DataError: the data set lacks a column that groups its rows or that metrics are broken down by, or no
+            candidate list is longer than a K of `metrics.at`.
         SpecMismatchError: the data set was prepared with another feature spec.
     """
-    from trainer.assembly import read_policy
-    from trainer.data.kept import KeptColumns
-    from trainer.rank_jobs import RESULT_FILE
+    from trainer.measuring import SplitMeasure
+    from trainer.rank_jobs import RESULT_FILE, Request
 
     folder = RunFolder(result.path if isinstance(result, TrainResult) else as_local(result, "a run folder"))
     name = chosen_checkpoint(folder, checkpoint)
     dataset = Dataset.open(folder.dataset()) if data is None else as_dataset(data)
-    if by is not None:
-        policy = read_policy(folder.config())
-        policy = policy if on_corrupt is None else replace(policy, on_corrupt=on_corrupt)
-        KeptColumns(dataset.path, dataset.manifest, split, policy).require(by)
+    run = Request(str(folder.path), name, str(dataset.path), split, on_corrupt=on_corrupt).config()
+    confidence = run.metrics.confidence if confidence is None else confidence
+    # What is wrong with the request is told before ranks start.
+    SplitMeasure.open(run, dataset.manifest, dataset.path, split, by=by, confidence=confidence)
     with job_folder(folder, f"evaluate_{split}") as place:
         run_request(
             place,
@@ -237,12 +245,15 @@ def evaluate(
             checkpoint=name,
             by=by,
             on_corrupt=on_corrupt,
+            confidence=confidence,
         )
         values = read_json(place / RESULT_FILE)
         if data is None and checkpoint is None:
             shutil.copy(place / RESULT_FILE, folder.path / f"evaluation_{split}.json")
     names = ("split", "rows", "metrics", "by", "rows_skipped", "ids")
-    return Evaluation(*(values[name] for name in names))
+    intervals = {name: tuple(ends) for name, ends in values.get("intervals", {}).items()}
+    told = {name: values[name] for name in names}
+    return Evaluation(**told, confidence=values.get("confidence"), intervals=intervals)
 
 
 def dataset_folder(run: RunConfig, data: str | Path | None = None) -> Place:

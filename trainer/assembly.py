@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -21,37 +22,60 @@ from sharding.ids import IdMap
 from sharding.optimizers import FusedOptimizer
 from sharding.plan import Plan
 from sharding.table_groups import TableGroups, table_groups
-from sharding.wrap import build_table_optimizer, dense_parameters, initialise_tables, shard_model
+from sharding.tables import TableSpec
+from sharding.wrap import (
+    build_table_optimizer,
+    dense_parameters,
+    dense_tensors,
+    initialise_tables,
+    shard_model,
+)
+from trainer.averaging import DenseAverage
 from trainer.batch_ids import BatchIds
-from trainer.checkpoint import load_checkpoint
+from trainer.checkpoint import load_checkpoint, read_metadata
 from trainer.config import EmbeddingOptimizerConfig, LossConfig, RunConfig, TableCommunicationConfig
 from trainer.config.messages import did_you_mean
 from trainer.data import BatchReader, ReadPolicy, open_reader
 from trainer.errors import ConfigError
 from trainer.inputs import model_inputs
+from trainer.losses.pointwise import TaskHead
+from trainer.modules.item_model import ItemModel
 from trainer.optimizers import Optimizers
-from trainer.registry import ModelInputs, ModelSection, build_model, model_section
+from trainer.registry import ModelInputs, ModelSection, build_model, model_class, model_section, models
 from trainer.row_moments import load_recut_moments
 from trainer.schema import Manifest
 from trainer.storage import Place
 from trainer.tasks import TrainingTask
 
+# Key of the averages in a checkpoint.
+_AVERAGE = "average"
+
 
 @dataclass
 class Assembly:
-    """A sharded model with its optimizers and ids."""
+    """A sharded model with its optimizers, ids and tables, and the average of its dense part if any."""
 
     task: DistributedModelParallel
     optimizers: Optimizers
     ids: BatchIds
+    tables: tuple[TableSpec, ...]
+    average: DenseAverage | None = None
 
     def sync_tables(self) -> None:
         """Average the copies of the tables over groups of ranks, where there are any; every rank calls it."""
         if isinstance(self.task, GroupedModelParallel):
             self.task.sync()
 
+    def averaged(self) -> AbstractContextManager[None]:
+        """Return a context in which the dense part is its average, where there is one."""
+        return nullcontext() if self.average is None else self.average.in_place()
+
     def load(self, checkpoint: Path, *, weights_only: bool = False) -> None:
         """Load a checkpoint that may come from another world size or plan.
+
+        Args:
+            checkpoint: its folder.
+            weights_only: load what scoring needs: of the dense part the average, where there is one.
 
         Raises:
             CheckpointError: the checkpoint is damaged or of another model.
@@ -59,19 +83,33 @@ class Assembly:
         if not weights_only:
             self.optimizers.make_state()
         state = self.state(weights_only=weights_only)
+        stored = read_metadata(checkpoint).state_dict_metadata
+        averaged = {name for name in state["model"] if f"{_AVERAGE}.{name}" in stored}
+        if weights_only and averaged:
+            model = state["model"]
+            state["model"] = {name: model[name] for name in model if name not in averaged}
+            state[_AVERAGE] = {name: model[name] for name in averaged}
+        elif not averaged:
+            state.pop(_AVERAGE, None)
         load_checkpoint(checkpoint, state if weights_only else load_recut_moments(checkpoint, state))
+        if weights_only:
+            self.task.load_state_dict({**state["model"], **state.get(_AVERAGE, {})})
+            return
         self.task.load_state_dict(state["model"])
-        if not weights_only:
-            self.optimizers.load_state_dict(state["optimizer"])
+        self.optimizers.load_state_dict(state["optimizer"])
+        if self.average is not None and not averaged:
+            self.average.restart()
 
     def state(self, *, weights_only: bool = False) -> dict[str, dict[str, Any]]:
-        """Return the sharded state dicts of model, optimizers and ids."""
+        """Return the sharded state dicts of model, average, optimizers and ids."""
         state: dict[str, dict[str, Any]] = {"model": self.task.state_dict()}
         # Left out where no table has such ids: torch takes an empty state for a key that the file lacks.
         if ids := self.ids.map.state_dict():
             state["ids"] = ids
         if not weights_only:
             state["optimizer"] = self.optimizers.state_dict()
+            if self.average is not None:
+                state[_AVERAGE] = dict(self.average.averages)
         return state
 
 
@@ -87,13 +125,36 @@ def build_task(
             plan. Tables are on the meta device always.
 
     Raises:
-        ConfigError: the model section, a feature group or a table section is wrong.
+        ConfigError: the model section, a feature group or a table section is wrong, or the model cannot use
+            rows of users.
     """
     section = model_section(run.model)
+    _check_rows(section, manifest)
     inputs = section.completed(model_inputs(run, manifest.spec, manifest.statistics, section.embedding_dim))
-    task = build_from_inputs(inputs, section, run.seed, device, run.train.loss)
+    task = build_from_inputs(
+        inputs,
+        section,
+        run.seed,
+        device,
+        loss=run.train.loss,
+        heads=task_heads(run, manifest),
+        embedding_l2=run.train.embedding_l2,
+    )
     freeze(task.model, run.train.frozen)
     return task, inputs
+
+
+def _check_rows(section: ModelSection, manifest: Manifest) -> None:
+    """Refuse rows of users, which have no label to predict, for models that do nothing else."""
+    if manifest.user_row_splits and not issubclass(model_class(section), ItemModel):
+        able = [name for name, entry in models().items() if issubclass(entry.build, ItemModel)]
+        raise ConfigError(
+            "the model predicts labels, and the data set has rows of users whose items are to be ranked",
+            where="model.name",
+            got=section.name,
+            allowed=able,
+            fixes=["one of these models", "a data set without data.user_rows"],
+        )
 
 
 def build_from_inputs(
@@ -101,7 +162,10 @@ def build_from_inputs(
     section: ModelSection,
     seed: int,
     device: Literal["cpu", "meta"],
+    *,
     loss: LossConfig | None = None,
+    embedding_l2: float = 0.0,
+    heads: Sequence[TaskHead] = (),
 ) -> TrainingTask:
     """Build a model with its loss; the caller's random generator stays as it is.
 
@@ -111,10 +175,22 @@ def build_from_inputs(
         seed: of the dense part's weights.
         device: of the dense part.
         loss: default plain cross-entropy.
+        embedding_l2: weight of the L2 of what is looked up.
+        heads: of the tasks; default binary labels.
     """
     with torch.random.fork_rng(devices=[]), torch.device(device):
         torch.manual_seed(seed)
-        return TrainingTask(build_model(inputs, section), loss)
+        heads = heads or [TaskHead()] * inputs.num_tasks
+        return TrainingTask(build_model(inputs, section), loss, heads, embedding_l2)
+
+
+def task_heads(run: RunConfig, manifest: Manifest) -> list[TaskHead]:
+    """Return what the columns of a run's logits stand for."""
+    weights = {name: task.weight for name, task in run.train.tasks.items()}
+    return [
+        TaskHead(task.is_rating, task.mean, task.std, weights.get(task.name, 1.0))
+        for task in manifest.spec.tasks
+    ]
 
 
 def freeze(model: nn.Module, globs: Sequence[str]) -> None:
@@ -171,6 +247,7 @@ def scoring_config(run: RunConfig, device: str) -> RunConfig:
             "table_sync_every_steps": 1,
             "table_communication": TableCommunicationConfig(),
             "table_output_dtype": "fp32",
+            "ema": None,
         }
     )
     # Ranks are those of the training.
@@ -217,6 +294,7 @@ def assemble(run: RunConfig, manifest: Manifest, plan: Plan, context: RankContex
         groups=groups,
         host_ranks=context.host_ranks,
     )
+    task.penalty.watch(sharded, inputs.tables)
     initialise_tables(sharded, inputs.tables, seed=run.seed)
     table_optimizer = build_table_optimizer(sharded, inputs.tables, fused)
     optimizers = Optimizers(
@@ -226,7 +304,9 @@ def assemble(run: RunConfig, manifest: Manifest, plan: Plan, context: RankContex
     )
     ids = IdMap(inputs.tables, context.device)
     fresh = FreshRows(sharded, table_optimizer, ids.tables, run.seed)
-    return Assembly(sharded, optimizers, BatchIds(ids, fresh))
+    ema = run.train.ema
+    average = None if ema is None else DenseAverage(sharded, dense_tensors(sharded), ema.decay)
+    return Assembly(sharded, optimizers, BatchIds(ids, fresh), inputs.tables, average)
 
 
 def communication_of(run: RunConfig) -> TableCommunication:

@@ -23,7 +23,7 @@ class Batch(Pipelineable):
         dense_BF: float32 [B, F_dense], columns in the order of `FeatureSpec.dense` (`dim` of
             them for a feature of lists), then the components of its `vectors`; F_dense may be 0.
         sparse: ids (int64) of all sparse and sequence features, keys in the order of `FeatureSpec.sparse`.
-        labels_BT: float32 [B, T], T tasks (1 today).
+        labels_BT: float32 [B, T], T tasks; NaN where a row does not count for a task.
         weights_B: float32 [B]; 0 marks a padding row, or one that could not be read.
         rows_B: int64 [B], number of the row in its split; -1 for padding, or everywhere where the reader
             does not know it; `SKIPPED_ROW` for one that could not be read.

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -49,6 +49,7 @@ class Progress:
         plateau_value: the metric of `train.plateau` at its best.
         plateau_evaluations: evaluations without improvement since then or since the last fall.
         plateau_factor: what the falls have multiplied the learning rates by.
+        guard: `Guard.state`.
     """
 
     step: int = 0
@@ -66,6 +67,7 @@ class Progress:
     plateau_value: float | None = None
     plateau_evaluations: int = 0
     plateau_factor: float = 1.0
+    guard: dict[str, Any] = field(default_factory=dict)
 
 
 def checkpoint_path(folder: RunFolder, step: int) -> Path:

@@ -45,7 +45,14 @@ def declared_inputs(run: RunConfig, embedding_dim: int) -> ModelInputs:
         raise _same_name(run)
     check_globs(run, names)
     lists = frozenset(table.name for table in tables if table.pooling == "none")
-    return ModelInputs(run.plan.num_dense, tuple(names), tables, lists)
+    return ModelInputs(
+        run.plan.num_dense,
+        tuple(names),
+        tables,
+        lists,
+        tasks=tuple(task.name for task in run.data.tasks),
+        global_batch_size=run.train.global_batch_size,
+    )
 
 
 def _tables(run: RunConfig, embedding_dim: int) -> Iterator[TableSpec]:

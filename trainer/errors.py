@@ -9,6 +9,7 @@ __all__ = [
     "ConfigError",
     "DamagedError",
     "DataError",
+    "GuardError",
     "PlanError",
     "ShardrecError",
     "SpecMismatchError",
@@ -40,6 +41,10 @@ class SpecMismatchError(DataError):
 
 class CheckpointError(UserError):
     """A checkpoint is missing, incomplete, or belongs to another run."""
+
+
+class GuardError(UserError):
+    """A run does not learn, and its config says that it should stop then (`train.guard.action`)."""
 
 
 class TrainingError(ShardrecError):

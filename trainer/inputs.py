@@ -15,7 +15,7 @@ from trainer.config.messages import did_you_mean
 from trainer.config.plan import IdsConfig
 from trainer.errors import ConfigError
 from trainer.registry import ModelInputs
-from trainer.schema import Feature, FeatureSpec, FeatureStatistics
+from trainer.schema import OUT_OF_VOCABULARY_ID, Feature, FeatureSpec, FeatureStatistics
 
 _LARGEST_TABLE = 2**48
 
@@ -25,9 +25,10 @@ def model_inputs(
 ) -> ModelInputs:
     """Describe the dense inputs, the sparse features and their embedding tables.
 
-    Features that name the same table share it. The width of a table comes from `tables.<glob>.embedding_dim`,
-    else from the feature group, else from the model. A table's pooling is that of its list features: one id
-    alone gives the same vector under every pooling, so it follows the list that it shares a table with.
+    Features that name the same table share it; a target feature is left out. The width of a table comes from
+    `tables.<glob>.embedding_dim`, else from the feature group, else from the model. A table's pooling is that
+    of its list features: one id alone gives the same vector under every pooling, so it follows the list that
+    it shares a table with.
 
     Args:
         run: the run config.
@@ -41,9 +42,10 @@ def model_inputs(
     Raises:
         ConfigError: no sparse feature; a feature that the config does not name; features of one table that
             ask for different widths or poolings; a table's name with a dot; a `tables` glob that matches no
-            table; an unbounded hash without `ids`, or `ids` where rows cannot be written.
+            table; an unbounded hash without `ids`, or `ids` where rows cannot be written or ids are to be
+            found.
     """
-    groups = {feature.name: _group_of(feature, run) for feature in spec.sparse}
+    groups = {feature.name: _group_of(feature, run) for feature in spec.looked_up}
     if not groups:
         raise ConfigError(
             "a model needs at least one sparse or sequence feature",
@@ -51,15 +53,32 @@ def model_inputs(
             fixes=["add a group under `features.sparse` or `features.sequence`"],
         )
     by_table: dict[str, list[Feature]] = {}
-    for feature in spec.sparse:
+    for feature in spec.looked_up:
         by_table.setdefault(feature.table or feature.name, []).append(feature)
     _check_names(by_table, groups)
     check_globs(run, list(by_table))
+    _check_target(run, spec)
     tables = [
         _table(name, features, groups, run, statistics, embedding_dim) for name, features in by_table.items()
     ]
-    lists = frozenset(feature.name for feature in spec.sparse if feature.is_list)
-    return ModelInputs(spec.dense_width, tuple(f.name for f in spec.sparse), tuple(tables), lists)
+    lists = frozenset(feature.name for feature in spec.looked_up if feature.is_list)
+    return ModelInputs(
+        spec.dense_width,
+        tuple(f.name for f in spec.looked_up),
+        tuple(tables),
+        lists,
+        tuple(task.name for task in spec.tasks),
+        {name: min(map(_first_id, features)) for name, features in by_table.items()},
+        run.train.global_batch_size,
+    )
+
+
+def _first_id(feature: Feature) -> int:
+    """Return the first id that stands for one known value: those before are padding and unknown values."""
+    for op in feature.ops:
+        if op.name == "vocabulary":
+            return OUT_OF_VOCABULARY_ID + int(op.params.get("oov_buckets", 1))
+    return OUT_OF_VOCABULARY_ID
 
 
 def _table(
@@ -156,6 +175,17 @@ def table_spec(
         stochastic_rounding=config.stochastic_rounding,
         bounds_check_mode=config.bounds_check_mode,
     )
+
+
+def _check_target(run: RunConfig, spec: FeatureSpec) -> None:
+    """Refuse a table whose rows change owners where ids of it are to be found: the target's stay raw."""
+    table = spec.target.table if spec.target is not None else None
+    if table is not None and run.table_config(table).ids is not None:
+        raise ConfigError(
+            "ids that come and go cannot be ranked as the targets of user rows",
+            where=f"tables.{table}.ids",
+            fixes=[f"leave out tables.{table}.ids", "leave out data.user_rows"],
+        )
 
 
 def _types_for_all(run: RunConfig, pooling: Pooling) -> Sequence[str] | None:

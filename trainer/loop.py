@@ -24,8 +24,12 @@ from trainer.checkpoint import (
 )
 from trainer.data import prefetched
 from trainer.errors import ConfigError, DataError, TrainingError
-from trainer.evaluation import predict
+from trainer.guard import Guard
 from trainer.improvement import follow_plateau, update_best, use_metric
+from trainer.item_counts import load_item_counts
+from trainer.item_features import load_item_features
+from trainer.measuring import SplitMeasure, rows_skipped
+from trainer.pretrained import load_pretrained
 from trainer.recording import Recorder
 from trainer.run_folder import RunFolder, read_json, write_json
 from trainer.schedule import learning_rate_factor, steps_of_run
@@ -58,8 +62,20 @@ class _Training:
         self._check_micro_batches()
         self.validation = self._open_validation()
         self.assembly: Assembly = assemble(self.config, self.manifest, self.plan, context)
+        load_item_features(self.assembly.task, folder.dataset(), context.device)
+        load_item_counts(self.assembly.task, folder.dataset(), self.manifest, context.device)
+        self.pretrained: dict[str, dict[str, int]] = {}
         self.progress = self._restore()
         self.total_steps = steps_of_run(self.config.train, self.reader.steps_per_epoch)
+        self.guard = Guard(
+            self.config,
+            self.manifest,
+            self.assembly,
+            context,
+            self.total_steps,
+            self.progress.step,
+            self.progress.guard,
+        )
         self.first_step = self.saved_step = self.synced_step = self.progress.step
         self.skipped_before = self.progress.rows_skipped
         self.meter = Meter(context.device)
@@ -78,6 +94,10 @@ class _Training:
             world_size=self.context.world_size,
             batch_size_per_rank=self.config.train.global_batch_size // self.context.world_size,
         ) as self.recorder:
+            for table, figures in self.pretrained.items():
+                self.recorder.write("pretrained", 0, table=table, **figures)
+            self.guard.begin(self.recorder.write, self.progress.step)
+            self._halt_by_guard()
             # Reading the checkpoint and opening TensorBoard is no training time.
             self.meter.resume()
             stopped = False
@@ -133,11 +153,15 @@ class _Training:
         self.factor *= self.progress.plateau_factor
         optimizers = self.assembly.optimizers
         optimizers.begin_step(self.factor)
-        weights_B, rows_B = batch.weights_B, batch.rows_B
+        labels_BT, weights_B, rows_B = batch.labels_BT, batch.weights_B, batch.rows_B
+        self.guard.see(batch, step)
         batch = self.assembly.ids.train(batch.to(self.context.device, non_blocking=True))
+        self.guard.looked_up(batch, step)
         losses = [self._backward(part) for part in batch.parts(train.micro_batches)]
         optimizers.end_step(train.max_gradient_norm)
-        self.meter.add(torch.stack(losses).sum(), weights_B, rows_B)
+        if self.assembly.average is not None:
+            self.assembly.average.update(step)
+        self.meter.add(torch.stack(losses).sum(), labels_BT, weights_B, rows_B)
 
     def _backward(self, batch: Batch) -> Tensor:
         """Add the gradients of a part of the batch; return its part of the loss."""
@@ -165,8 +189,10 @@ class _Training:
         log = progress.step % train.log_every_steps == 0
         stop = self._log() if log or evaluate or save or last else False
         improved = self._evaluate() if evaluate else False
+        self.guard.look(progress.step)
         if stop or improved or save:
             self._save()
+        self._halt_by_guard()
         return stop and not self._finished()
 
     def _sync_tables(self) -> None:
@@ -184,6 +210,7 @@ class _Training:
         step = self.progress.step
         if not math.isfinite(loss):
             raise self._diverged("the loss is not a finite number", loss)
+        self.guard.logged(step, loss, self.meter.mean_labels_T)
         rate = self.config.train.dense_optimizer.learning_rate * self.factor
         skipped = self.progress.rows_skipped = self.skipped_before + self.meter.rows_skipped
         if skipped and not self.meter.rows:
@@ -221,6 +248,7 @@ class _Training:
                 "there, or with train.max_gradient_norm: 1.0",
                 "there, or with train.schedule.warmup_steps",
             ],
+            also=self.guard.causes_of_nan(self.progress.step),
         )
 
     def _evaluate(self) -> bool:
@@ -231,21 +259,18 @@ class _Training:
         pin = self.context.device.type == "cuda"
         batches = prefetched(self.validation.batches(0), self.config.data.prefetch_batches, pin)
         batches = self.assembly.ids.looked_up(batches, self.context.device)
-        shift = self.manifest.logit_shift("valid", self.manifest)
-        predictions = predict(self.assembly.task, batches, self.context.device, shift)
-        metrics: dict[str, Any] = {}
-        if predictions is not None:
-            metrics = predictions.metrics()
-            if skipped := predictions.skipped_of(self.validation.rows, "valid"):
-                metrics["rows_skipped"] = skipped
-        # Rank 0 alone has the rows; what it decides is what every rank does.
-        shared: list[Any] = [metrics]
-        dist.broadcast_object_list(shared, src=0)
+        with self.assembly.averaged():
+            found = self.measure.of(self.assembly.task, batches, self.context.device)
+        metrics = found.metrics
+        if skipped := rows_skipped(found, self.validation.rows, "valid"):
+            metrics["rows_skipped"] = skipped
         progress = self.progress
-        progress.evaluation, progress.evaluated_step = shared[0], progress.step
+        # Every rank has the same metrics to the last bit, and so decides alike.
+        progress.evaluation, progress.evaluated_step = metrics, progress.step
         unknown = {table: told["oov_share"] for table, told in self.assembly.ids.lookup_figures().items()}
         told = {"oov_share": unknown} if unknown else {}
-        self.recorder.write("evaluation", progress.step, epoch=progress.epoch, **shared[0], **told)
+        self.recorder.write("evaluation", progress.step, epoch=progress.epoch, **metrics, **told)
+        self.guard.evaluated(progress.step, metrics)
         if self.config.train.plateau is not None:
             follow_plateau(progress, self.config.train.plateau)
         stopping = self.config.train.early_stopping
@@ -256,6 +281,7 @@ class _Training:
     def _save(self) -> None:
         self._sync_tables()
         self.meter.pause()
+        self.progress.guard = self.guard.state
         state = self.assembly.state()
         # The loss in the log is that of the weights before the last update.
         if not all_finite(state["model"], self.context.device):
@@ -270,6 +296,18 @@ class _Training:
         self.saved_step = self.progress.step
         self.recorder.write("checkpoint", self.progress.step)
         self.meter.resume()
+
+    def _halt_by_guard(self) -> None:
+        """End the run with a checkpoint where the guard says so; all ranks agree."""
+        if not self.guard.halts:
+            return
+        checkpoint = None
+        if self.progress.step:
+            if self.saved_step != self.progress.step:
+                self._save()
+            self._write_result("guard")
+            checkpoint = checkpoint_path(self.folder, self.progress.step)
+        raise self.guard.error(checkpoint)
 
     def _end(self) -> None:
         """Evaluate and save the last step unless that is done."""
@@ -312,6 +350,7 @@ class _Training:
                 "checkpoint": checkpoint_path(self.folder, chosen).name,
                 "metrics": progress.best_metrics if chosen == progress.best_step else newest,
                 "rows_skipped": progress.rows_skipped,
+                "guard": self.guard.findings,
                 **({"ids": self.id_figures} if self.id_figures else {}),
                 "samples_per_second": round(self.meter.overall(), 1),
                 "seconds": round(time.monotonic() - self.meter.started, 2),
@@ -325,13 +364,15 @@ class _Training:
         split = self.manifest.splits.get("valid")
         if split is None or split.rows == 0:
             return None
-        return open_split(
-            self.config, self.manifest, self.folder.dataset(), "valid", self.context, training=False
-        )
+        dataset, shift = self.folder.dataset(), self.manifest.logit_shift("valid", self.manifest)
+        self.measure = SplitMeasure.open(self.config, self.manifest, dataset, "valid", logit_shift=shift)
+        return open_split(self.config, self.manifest, dataset, "valid", self.context, training=False)
 
     def _restore(self) -> Progress:
         found = newest_progress(self.folder)
         if found is None:
+            model = self.assembly.task
+            self.pretrained = load_pretrained(self.config, self.manifest, self.folder, model)
             return Progress()
         checkpoint, progress = found
         self.assembly.load(checkpoint)

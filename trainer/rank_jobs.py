@@ -5,7 +5,7 @@ A job has its own folder with a `request.json`; the run folder that it names sta
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -14,16 +14,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sharding.hosts import RankContext
-from sharding.ids import Figures
 from sharding.plan import Plan
-from trainer.assembly import Assembly, assemble, open_split, read_policy, scoring_config
+from trainer.assembly import Assembly, assemble, open_split, scoring_config
 from trainer.batch import Batch
 from trainer.checkpoint import read_progress
 from trainer.config import RunConfig
 from trainer.data import prefetched
-from trainer.data.kept import KeptColumns
-from trainer.evaluation import Predictions, metrics_by_value, predict, predictions_by_batch
-from trainer.metrics import sigmoid
+from trainer.evaluation import Predictions, predict, predictions_by_batch
+from trainer.item_features import load_item_features
+from trainer.measuring import SplitMeasure, rows_skipped
+from trainer.records import TaskLabel
 from trainer.run_folder import RunFolder, read_json, write_json
 from trainer.schema import Manifest
 from trainer.storage import as_place
@@ -46,6 +46,7 @@ class Request:
         split: its split.
         by: kept raw column to break metrics down by.
         on_corrupt: what to do at damaged part files; None leaves it to the run's config.
+        confidence: level of confidence intervals; None for none.
     """
 
     run: str
@@ -54,6 +55,7 @@ class Request:
     split: str
     by: str | None = None
     on_corrupt: Literal["fail", "skip"] | None = None
+    confidence: float | None = None
 
     def config(self) -> RunConfig:
         """Return the config of the run, changed as the request says."""
@@ -78,23 +80,32 @@ def evaluate_rank(job_folder: Path, context: RankContext) -> str:
     request = Request.load(job_folder)
     folder, dataset = RunFolder(Path(request.run)), as_place(request.dataset)
     run, manifest = request.config(), Manifest.load(dataset)
-    predictions, ids = _predictions(job_folder, request, run, manifest, context)
-    if predictions is not None:
-        skipped = predictions.skipped_of(manifest.split(request.split).rows, request.split)
-        by = {}
-        if request.by is not None:
-            values = KeptColumns(dataset, manifest, request.split, read_policy(run)).read(request.by)
-            by[request.by] = metrics_by_value(predictions, values.take(pa.array(predictions.rows_N)))
-        step = read_progress(folder.checkpoints / request.checkpoint).step
-        metrics = predictions.metrics()
+    assembly, batches, shift = _assembled(job_folder, request, run, manifest, context)
+    measure = SplitMeasure.open(
+        run,
+        manifest,
+        dataset,
+        request.split,
+        logit_shift=shift,
+        by=request.by,
+        confidence=request.confidence,
+    )
+    found = measure.of(assembly.task, batches, context.device)
+    ids = assembly.ids.lookup_figures()
+    skipped = rows_skipped(found, manifest.split(request.split).rows, request.split)
+    if context.rank == 0:
+        intervals = (
+            {"confidence": request.confidence, "intervals": found.intervals} if found.intervals else {}
+        )
         result = {
             "split": request.split,
-            "rows": len(predictions.rows_N),
+            "rows": found.rows,
             "rows_skipped": skipped,
             "checkpoint": request.checkpoint,
-            "step": step,
-            "metrics": metrics,
-            "by": by,
+            "step": read_progress(folder.checkpoints / request.checkpoint).step,
+            "metrics": found.metrics,
+            **intervals,
+            "by": {} if request.by is None else {request.by: found.segments},
             "ids": ids,
         }
         write_json(job_folder / RESULT_FILE, result)
@@ -102,15 +113,15 @@ def evaluate_rank(job_folder: Path, context: RankContext) -> str:
 
 
 def score_rank(job_folder: Path, context: RankContext) -> str:
-    """Score the rows of a split; rank 0 writes `scores.parquet` with columns `row` and `probability`."""
+    """Score the rows of a split; rank 0 writes `scores.parquet` with columns `row` and `score_columns`."""
     request = Request.load(job_folder)
     # Whoever asks for scores takes them by row number: none may be missing.
     run = replace(request, on_corrupt="fail").config()
     manifest = Manifest.load(as_place(request.dataset))
-    predictions, _ = _predictions(job_folder, request, run, manifest, context)
+    assembly, batches, shift = _assembled(job_folder, request, run, manifest, context)
+    predictions = predict(assembly.task, batches, context.device, shift, manifest.spec.tasks)
     if predictions is not None:
-        table = pa.table({"row": predictions.rows_N, "probability": sigmoid(predictions.logits_N)})
-        pq.write_table(table, job_folder / SCORES_FILE)
+        pq.write_table(_scores(predictions), job_folder / SCORES_FILE)
     return "finished"
 
 
@@ -121,21 +132,28 @@ def score_parts_rank(job_folder: Path, context: RankContext) -> str:
     manifest = Manifest.load(as_place(request.dataset))
     folder = job_folder / SCORES_FOLDER
     folder.mkdir(exist_ok=True)
-    schema = pa.schema({"row": pa.int64(), "probability": pa.float64()})
+    tasks = manifest.spec.tasks
+    schema = pa.schema({"row": pa.int64(), **{name: pa.float64() for name in score_columns(tasks)}})
     with pq.ParquetWriter(folder / f"part-{context.rank:05d}.parquet", schema) as writer:
         assembly, batches, shift = _assembled(job_folder, request, run, manifest, context)
-        for found in predictions_by_batch(assembly.task, batches, context.device, shift):
-            writer.write_table(pa.table([found.rows_N, sigmoid(found.logits_N)], schema=schema))
+        for found in predictions_by_batch(assembly.task, batches, context.device, shift, tasks):
+            writer.write_table(_scores(found))
     return "finished"
 
 
-def _predictions(
-    job_folder: Path, request: Request, run: RunConfig, manifest: Manifest, context: RankContext
-) -> tuple[Predictions | None, Figures]:
-    """Return the predictions on rank 0, and by table what was looked up of ids that come and go."""
-    assembly, batches, shift = _assembled(job_folder, request, run, manifest, context)
-    predictions = predict(assembly.task, batches, context.device, shift)
-    return predictions, assembly.ids.lookup_figures()
+def score_columns(tasks: Sequence[TaskLabel]) -> list[str]:
+    """Return the columns of scores: `probability` or `rating`; of several tasks `click_probability`."""
+    kinds = ["rating" if task.is_rating else "probability" for task in tasks]
+    if len(tasks) == 1:
+        return kinds
+    return [f"{task.name}_{kind}" for task, kind in zip(tasks, kinds, strict=True)]
+
+
+def _scores(found: Predictions) -> pa.Table:
+    all_tasks = (found, *found.others)
+    names = score_columns([one.task for one in all_tasks])
+    scores = {name: one.scores() for name, one in zip(names, all_tasks, strict=True)}
+    return pa.table({"row": found.rows_N, **scores})
 
 
 def _assembled(
@@ -147,6 +165,7 @@ def _assembled(
     trained_on.require_spec(manifest.spec, request.dataset)
     reader = open_split(run, manifest, as_place(request.dataset), request.split, context, training=False)
     assembly = assemble(run, trained_on, Plan.load(job_folder / PLAN_FILE), context)
+    load_item_features(assembly.task, folder.dataset(), context.device)
     assembly.load(folder.checkpoints / request.checkpoint, weights_only=True)
     pin = context.device.type == "cuda"
     batches = prefetched(reader.batches(0), run.data.prefetch_batches, pin)

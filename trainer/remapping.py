@@ -188,7 +188,7 @@ def _table_of(place: tuple[Any, ...], tables: Mapping[str, TablePair]) -> str | 
     """Return the table that a tensor belongs to; None for the dense part and what is one for all tables."""
     if place[0] == "ids":
         return place[1] if place[1] in tables and len(place) == 3 else None
-    parameter = place[1] if place[0] == "model" else place[2]
+    parameter = place[2] if place[0] == "optimizer" else place[1]
     return parameter.split(".")[-2] if _is_table(parameter) else None
 
 

@@ -14,10 +14,21 @@ def _models(_: Namespace) -> Outcome:
     from trainer.registry import models
 
     entries = [
-        {"name": entry.name, "task": entry.task, "source": entry.source, "summary": entry.summary}
+        {
+            "name": entry.name,
+            "task": entry.task,
+            "several_tasks": entry.several_tasks,
+            "needs": entry.needs,
+            "source": entry.source,
+            "summary": entry.summary,
+        }
         for entry in models().values()
     ]
-    text = "\n".join(f"{e['name']:<12} {e['task']:<8} {e['summary']} ({e['source']})" for e in entries)
+    lines = [
+        f"{e['name']:<10} {e['task']:<10} {e['summary']}\n{'':<22}needs {e['needs']}; {e['source']}"
+        for e in entries
+    ]
+    text = "\n".join(lines)
     return Outcome(text, {"models": entries})
 
 

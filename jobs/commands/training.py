@@ -14,9 +14,9 @@ from jobs.commands.base import (
     config_arguments,
     launch_arguments,
     load_config,
-    number_text,
     run_of,
 )
+from jobs.commands.metric_text import metric_lines, segment_lines
 from trainer.errors import PlanError, UserError
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def _say_where_it_starts(arguments: Namespace, run: RunConfig) -> None:
 
 def _result_text(value: dict[str, Any]) -> str:
     lines = [f"run: {value['run']}  ({value['stopped']} after {value['steps']} steps)"]
-    lines += [f"valid {name}: {number_text(number)}" for name, number in value["metrics"].items()]
+    lines += metric_lines(value["metrics"], {}, "valid ")
     lines.append(f"samples/s: {value['samples_per_second']:,.0f}")
     return "\n".join(lines)
 
@@ -106,6 +106,12 @@ def _evaluate_arguments(parser: ArgumentParser) -> None:
         choices=["fail", "skip"],
         help="at damaged part files (default: the run's data.on_corrupt)",
     )
+    parser.add_argument(
+        "--confidence",
+        type=float,
+        metavar="LEVEL",
+        help="give confidence intervals by bootstrap, such as 0.95 (default: the run's metrics.confidence)",
+    )
 
 
 def _evaluate(arguments: Namespace) -> Outcome:
@@ -119,19 +125,16 @@ def _evaluate(arguments: Namespace) -> Outcome:
         cluster=cluster_of(arguments, run_of(arguments)),
         checkpoint=arguments.checkpoint,
         on_corrupt=arguments.on_corrupt,
+        confidence=arguments.confidence,
     )
     skipped = f" ({found.rows_skipped:,} in damaged row groups skipped)" if found.rows_skipped else ""
     lines = [f"{found.split}: {found.rows:,} rows{skipped}"]
-    lines += [f"{name}: {number_text(value)}" for name, value in found.metrics.items() if name != "rows"]
+    lines += metric_lines({n: v for n, v in found.metrics.items() if n != "rows"}, found.intervals)
     for table, told in found.ids.items():
         share = 100 * told["oov_share"]
         lines.append(f"ids of table {table}: {share:.2f} % of {told['lookups']:,} lookups without a row")
     for column, groups in found.by.items():
-        lines.append(f"by {column}:")
-        for group in groups:
-            auc, ne = (number_text(group["metrics"][name]) for name in ("auc", "ne"))
-            value = "(missing)" if group["value"] is None else str(group["value"])
-            lines.append(f"  {value:<24} {group['rows']:>9,} rows  auc {auc}  ne {ne}")
+        lines += [f"by {column}:", *segment_lines(groups)]
     return Outcome("\n".join(lines), found.as_json())
 
 

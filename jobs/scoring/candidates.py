@@ -49,10 +49,18 @@ class Events:
         """Read the rows that were prepared, or take a frame in their place.
 
         Raises:
-            ConfigError: the config has no `recommend` section or no source.
+            ConfigError: the config has no `recommend` section or no source, or asks for rows of users.
             DataError: a column that it names is missing.
         """
         columns = section(run)
+        if run.data.user_rows is not None:
+            raise ConfigError(
+                "the rows are those of users, and no row holds a user and a candidate item",
+                where="data.user_rows",
+                fixes=[
+                    "evaluate ranks all items for the users of a split: shardrec evaluate RUN --split test"
+                ],
+            )
         given = frame
         if frame is None:
             if run.data.source is None:
@@ -104,12 +112,22 @@ class Events:
         return self.rows.select(column(self.columns.user), column(self.columns.item))
 
     def training_positives(self) -> DataFrame:
-        """Return user and item of the positives in train, dealt as `prepare` deals them."""
+        """Return user and item of the positives in train, dealt as `prepare` deals them.
+
+        Raises:
+            ConfigError: the label is a rating.
+        """
         run = self.run
+        if run.data.first_task.label.kind == "rating":
+            raise ConfigError(
+                "ratings say of no item that it is a positive",
+                where=f"{run.data.first_task.key}.kind: rating",
+                fixes=["exclude the items of all rows of a user"],
+            )
         rows, own = rows_and_columns(run, self.spark, self.frame)
         rows = with_row_hashes(rows.where(F.col(BAD_LINE).isNull()), own, run.data.split.seed)
         rows = with_split(clean(rows, run.data.clean)[0], run.data.split)
-        trained = rows.where((F.col(SPLIT) == "train") & (label_value(rows, run.data.label) == 1))
+        trained = rows.where((F.col(SPLIT) == "train") & (label_value(rows, run.data.first_task) == 1))
         return trained.select(column(self.columns.user), column(self.columns.item))
 
     def candidates(self, users: DataFrame, features: Sequence[Feature]) -> DataFrame:
@@ -134,13 +152,19 @@ class Events:
                 rows = rows.withColumn(field.name, F.lit(None).cast(field.dataType))
         joined = raw_rows(self.run, self.spark, rows)
         events = cleaned_events(self.run, self.spark, self.rows)
-        return with_values_of_now(joined, events, features, label_value(events, self.run.data.label))
+        return with_values_of_now(joined, events, features, label_value(events, self.run.data.first_task))
 
     def liked(self, users: DataFrame) -> dict[str, list[str]]:
-        """Return for each user (as text) titles of the newest items with label 1."""
+        """Return by user (as text) titles of the newest liked items: label 1, or rated above their mean."""
         columns = self.columns
         rows = raw_rows(self.run, self.spark, self.rows.join(users, columns.user, "left_semi"))
-        rows = rows.where(label_value(rows, self.run.data.label) == 1)
+        task = self.run.data.first_task
+        label, least = label_value(rows, task), F.lit(1.0)
+        if task.label.kind == "rating":
+            least = F.avg(F.col("__label")).over(Window.partitionBy(columns.user))
+        # A window stands in a column of its own.
+        rows = rows.withColumn("__label", label).withColumn("__least", least)
+        rows = rows.where(F.col("__label") >= F.col("__least"))
         order = column(columns.time).desc() if columns.time else column(columns.item).asc()
         place = F.row_number().over(Window.partitionBy(columns.user).orderBy(order, column(columns.item)))
         title = column(columns.title or columns.item).cast("string")

@@ -22,7 +22,7 @@ class RankedItem:
         item: id.
         title: shown name; the id as text where there is none.
         subtitle: second line, such as genres; may be empty.
-        score: predicted probability.
+        score: predicted probability or rating.
     """
 
     rank: int

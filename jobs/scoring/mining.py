@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from jobs.cluster import Cluster
 from jobs.rank_requests import chosen_checkpoint, job_folder, run_request
 from jobs.results import Dataset, TrainResult
-from jobs.scoring.recommendation import raw_rows_of, user_ids, with_vocabularies
+from jobs.scoring.recommendation import ranking_column, raw_rows_of, user_ids, with_vocabularies
 from trainer.config import RecommendConfig
 from trainer.errors import DataError, UserError
 from trainer.rank_jobs import SCORES_FOLDER
@@ -119,7 +119,12 @@ def mine_negatives(
             checkpoint=checkpoint,
         )  # fmt: skip
         best = _best(
-            place / "rows" / "test", place / "job" / SCORES_FOLDER, columns, (skip_top, skip_top + k), spark
+            place / "rows" / "test",
+            place / "job" / SCORES_FOLDER,
+            columns,
+            ranking_column(columns, folder.manifest().spec),
+            (skip_top, skip_top + k),
+            spark,
         )
         _in_order(best, columns, named, spark).write.parquet(spark_path(place / "best"))
         return _written(place / "best", Path(out), skip_top)
@@ -164,7 +169,12 @@ def _inputs(folder: RunFolder, met: Events, pairs: DataFrame, place: Path) -> Da
 
 
 def _best(
-    pairs: Path, scores: Path, columns: RecommendConfig, ranks: tuple[int, int], spark: SparkSession
+    pairs: Path,
+    scores: Path,
+    columns: RecommendConfig,
+    by: str,
+    ranks: tuple[int, int],
+    spark: SparkSession,
 ) -> DataFrame:
     """Return user, item, rank and score of the ranks above the first number, up to the second."""
     from pyspark.sql import Window
@@ -178,9 +188,9 @@ def _best(
     names = [column(KEEP_PREFIX + name).alias(name) for name in (columns.user, columns.item)]
     scored = spark.read.parquet(spark_path(scores)).withColumnRenamed("row", _ROW)
     rows = found.select(*names, _ROW).join(scored, _ROW)
-    order = [F.col("probability").desc(), column(columns.item)]
+    order = [F.col(by).desc(), column(columns.item)]
     rank = F.row_number().over(Window.partitionBy(column(columns.user)).orderBy(*order)).cast("bigint")
-    score = F.round("probability", 6)
+    score = F.round(by, 6)
     ranked = rows.select(column(columns.user), column(columns.item), rank.alias("rank"), score.alias("score"))
     return ranked.where(F.col("rank").between(ranks[0] + 1, ranks[1]))
 

@@ -8,8 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from jobs.cluster import Cluster
 from jobs.rank_requests import chosen_checkpoint, job_folder, run_request
@@ -18,7 +20,7 @@ from jobs.scoring.lists import RankedItem, Recommendations, UserList, top_k
 from jobs.verbs import with_input
 from trainer.config import RecommendConfig, RunConfig
 from trainer.errors import DataError
-from trainer.rank_jobs import SCORES_FILE
+from trainer.rank_jobs import SCORES_FILE, score_columns
 from trainer.run_folder import RunFolder
 from trainer.schema import KEEP_PREFIX, FeatureSpec
 from trainer.storage import Place, local_copy
@@ -37,7 +39,7 @@ def recommend(
     spark: SparkSession | None = None,
     checkpoint: str | None = None,
 ) -> DataFrame:
-    """Rank all items that a user has not met yet, by predicted probability.
+    """Rank all items that a user has not met yet, by predicted probability or rating.
 
     Args:
         result: run or run folder; its config needs a `recommend` section.
@@ -123,7 +125,8 @@ def _recommended(
                     place / "job", "score_rank", folder, data, "test", cluster or Cluster.local(),
                     checkpoint=checkpoint,
                 )  # fmt: skip
-                ranked = _lists(data, place / "job" / SCORES_FILE, columns, k)
+                scores = pq.read_table(place / "job" / SCORES_FILE)[ranking_column(columns, spec)]
+                ranked = _lists(data, scores.to_numpy(), columns, k)
         liked = met.liked(known)
         ids = {str(row[0]): row[0] for row in known.collect()}
     lists = [
@@ -154,8 +157,15 @@ def with_vocabularies(dataset: Place, spec: FeatureSpec, place: Path) -> Path:
     return place
 
 
-def _lists(data: Dataset, scores_file: Path, columns: RecommendConfig, k: int) -> dict[str, UserList]:
-    scores = pq.read_table(scores_file)["probability"].to_numpy()
+def ranking_column(columns: RecommendConfig, spec: FeatureSpec) -> str:
+    """Return the column of scores that items are ranked by."""
+    names = [task.name for task in spec.tasks]
+    return score_columns(spec.tasks)[0 if columns.task is None else names.index(columns.task)]
+
+
+def _lists(
+    data: Dataset, scores: NDArray[np.float64], columns: RecommendConfig, k: int
+) -> dict[str, UserList]:
     kept = [columns.user, columns.item, columns.title or columns.item, columns.subtitle]
     names = [KEEP_PREFIX + name for name in dict.fromkeys(kept) if name is not None]
     files = [str(data.path / part.path) for part in data.manifest.split("test").files]

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-import yaml
 
 from jobs.cli import build_parser
 from tests.docs.pages import ROOT, SHELL, Block, blocks, commands, pages
@@ -112,8 +112,11 @@ CONFIG_BLOCKS = [b for b in ALL_BLOCKS if b.language == "yaml" and re.search(r"^
 
 
 @pytest.mark.parametrize("block", CONFIG_BLOCKS, ids=_where)
-def test_configs_on_pages_are_valid(block: Block) -> None:
-    RunConfig.from_dict(yaml.safe_load(block.text), where=block.where)
+def test_configs_on_pages_are_valid(block: Block, tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "jobs" / "configs", tmp_path / "configs")  # which they may extend
+    page = tmp_path / "configs" / "page.yaml"
+    page.write_text(block.text, encoding="utf-8")
+    RunConfig.load(page)
 
 
 def test_the_pip_lines_of_the_installation_page_name_what_pyproject_asks_for() -> None:

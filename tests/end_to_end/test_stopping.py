@@ -12,6 +12,7 @@ from jobs import Dataset, RunConfig, train
 from jobs.ranks.interrupts import StopRequest
 from trainer import loop
 from trainer.checkpoint import latest_checkpoint, read_progress
+from trainer.measuring import SplitMeasure
 from trainer.recording import Recorder
 from trainer.run_folder import RunFolder
 
@@ -83,11 +84,11 @@ def test_samples_per_second_leave_out_set_up_evaluations_and_checkpoints(
             time.sleep(slow)
             super().__init__(*arguments, **options)
 
-    predict, save = loop.predict, loop.save_checkpoint
+    evaluate, save = SplitMeasure.of, loop.save_checkpoint
 
-    def slow_predict(*arguments: Any) -> Any:
+    def slow_evaluate(*arguments: Any) -> Any:
         time.sleep(slow)
-        return predict(*arguments)
+        return evaluate(*arguments)
 
     def slow_save(*arguments: Any) -> Any:
         time.sleep(slow)
@@ -95,7 +96,7 @@ def test_samples_per_second_leave_out_set_up_evaluations_and_checkpoints(
 
     train(run, data, out=tmp_path / "warm", show_progress=False)  # What is loaded once is loaded here.
     monkeypatch.setattr(loop, "Recorder", SlowRecorder)
-    monkeypatch.setattr(loop, "predict", slow_predict)
+    monkeypatch.setattr(SplitMeasure, "of", slow_evaluate)
     monkeypatch.setattr(loop, "save_checkpoint", slow_save)
     run = run.override("train.checkpoint_every_steps=12")
     result = train(run, data, out=tmp_path / "run", show_progress=False).result

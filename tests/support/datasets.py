@@ -24,6 +24,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from trainer.records import TaskLabel
 from trainer.schema import (
     NUMBERS,
     Feature,
@@ -218,6 +219,35 @@ def plain_columns(written: WrittenDataset, folder: Path) -> WrittenDataset:
     first = next(iter(written.manifest.splits.values())).files[0]
     splits = {s: write_split(folder, s, t, first.row_groups[0], first.rows) for s, t in tables.items()}
     spec = written.manifest.spec.model_copy(update={"features": tuple(features)})
+    manifest = written.manifest.model_copy(update={"spec": spec, "splits": splits})
+    manifest.save(folder)
+    return WrittenDataset(folder, manifest, tables)
+
+
+def with_tasks(written: WrittenDataset, folder: Path, seed: int = 0) -> WrittenDataset:
+    """Write the same rows with three tasks: `first` has the label, `second` its opposite in 2 of 3 rows.
+
+    The rating `third` is 3 + `d0` in half of the rows; the others do not count for their task.
+    """
+    tables: dict[str, pa.Table] = {}
+    for number, (split, table) in enumerate(written.tables.items()):
+        rng = np.random.default_rng([seed, number, 7])
+        label, rows = table.column("label").to_numpy(), table.num_rows
+        second = pa.array((1 - label).astype(np.float32), mask=rng.random(rows) < 1 / 3)
+        rating = (3 + table.column("d0").to_numpy()).astype(np.float32)
+        third = pa.array(rating, mask=rng.random(rows) < 0.5)
+        tables[split] = table.append_column("label__second", second).append_column("label__third", third)
+    rated = tables["train"].column("label__third").drop_null().to_numpy()
+    moments = {"mean": float(rated.mean()), "std": float(rated.std())}
+    spec = written.manifest.spec
+    labels = (
+        TaskLabel(name="first", params=spec.label.params),
+        TaskLabel(name="second", params={"column": "second", "known_where": "a = 1"}),
+        TaskLabel(name="third", params={"column": "third", "kind": "rating", "missing": "skip", **moments}),
+    )
+    first = next(iter(written.manifest.splits.values())).files[0]
+    splits = {s: write_split(folder, s, t, first.row_groups[0], first.rows) for s, t in tables.items()}
+    spec = spec.model_copy(update={"labels": labels})
     manifest = written.manifest.model_copy(update={"spec": spec, "splits": splits})
     manifest.save(folder)
     return WrittenDataset(folder, manifest, tables)

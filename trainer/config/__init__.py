@@ -3,7 +3,10 @@
 from trainer.config.data import DataConfig
 from trainer.config.derived import EarlierConfig, HistoryConfig, TargetEncodingConfig
 from trainer.config.features import FeatureGroup, FeaturesConfig, OpConfig
+from trainer.config.guard import GuardConfig
 from trainer.config.hardware import GpuConfig, HardwareConfig, MachineConfig, MeasuredConfig
+from trainer.config.labels import LabelConfig, Task, TaskLabelConfig
+from trainer.config.metrics import MetricsConfig
 from trainer.config.negatives import (
     InBatchConfig,
     NegativesConfig,
@@ -12,15 +15,15 @@ from trainer.config.negatives import (
     TrainSamplingConfig,
 )
 from trainer.config.plan import DeclaredTables, PlanConfig, RowsRange, TableConfig
+from trainer.config.recommend import RecommendConfig
 from trainer.config.rows import (
     CleanConfig,
     DownsampleConfig,
-    LabelConfig,
     LeaveLastConfig,
     SplitConfig,
     WeightsByConfig,
 )
-from trainer.config.run import ModelConfig, RecommendConfig, RunConfig
+from trainer.config.run import ModelConfig, RunConfig
 from trainer.config.source import JoinConfig, SourceConfig, VectorsConfig
 from trainer.config.train import (
     DenseOptimizerConfig,
@@ -30,8 +33,10 @@ from trainer.config.train import (
     PlateauConfig,
     ScheduleConfig,
     TableCommunicationConfig,
+    TaskConfig,
     TrainConfig,
 )
+from trainer.config.user_rows import HoldOutConfig, UserRowsConfig
 
 __all__ = [
     "CleanConfig",
@@ -45,8 +50,10 @@ __all__ = [
     "FeatureGroup",
     "FeaturesConfig",
     "GpuConfig",
+    "GuardConfig",
     "HardwareConfig",
     "HistoryConfig",
+    "HoldOutConfig",
     "InBatchConfig",
     "JoinConfig",
     "LabelConfig",
@@ -54,6 +61,7 @@ __all__ = [
     "LossConfig",
     "MachineConfig",
     "MeasuredConfig",
+    "MetricsConfig",
     "ModelConfig",
     "NegativesConfig",
     "NegativesFile",
@@ -70,8 +78,12 @@ __all__ = [
     "TableCommunicationConfig",
     "TableConfig",
     "TargetEncodingConfig",
+    "Task",
+    "TaskConfig",
+    "TaskLabelConfig",
     "TrainConfig",
     "TrainSamplingConfig",
+    "UserRowsConfig",
     "VectorsConfig",
     "WeightsByConfig",
 ]

@@ -100,7 +100,7 @@ def _finding(item: Any, keys: list[Any], root: type[BaseModel], section: str) ->
     message = message[:1].lower() + message[1:]
     context = item.get("ctx", {})
     if "fixes" in context:  # a rule of ours that knows more than what is wrong
-        return _Finding(message, key, context["got"], None, tuple(context["fixes"]))
+        return _Finding(message, key, context["got"], context.get("allowed"), tuple(context["fixes"]))
     got, expected = item.get("input"), context.get("expected")
     if item["type"].endswith("_type"):
         message = message.replace("tuple", "list")  # YAML has no other word

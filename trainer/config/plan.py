@@ -9,6 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from trainer.config.base import Section
 from trainer.config.hardware import HardwareConfig
+from trainer.config.source import absolute_path
 
 # `sharding.sharders` offers these; it imports torch, so the names stand here once more.
 ShardingType = Literal[
@@ -46,6 +47,35 @@ class IdsConfig(Section):
             raise ValueError("`evict: ttl` needs `ttl_steps`")
         if self.decay_exponent is not None and self.evict != "distance_lfu":
             raise ValueError("`decay_exponent` goes with `evict: distance_lfu`")
+        return self
+
+
+class PretrainedConfig(Section):
+    """Vectors made elsewhere that the rows of a table start from, by the ids of the raw rows."""
+
+    path: str
+    """Parquet file, or a folder of such, or a NumPy array `.npy` whose row numbers are the ids; relative to
+    `data.root`, or a URL."""
+    id_column: str | None = None
+    """Column of a Parquet file with the ids, as the raw rows have them."""
+    vector_column: str | None = None
+    """Column of a Parquet file with the vectors: lists of as many numbers as the table is wide."""
+    min_found_share: float = Field(default=0.0, ge=0, le=1)
+    """Share of the table's ids that must have a vector; the others start as without vectors. None at all is
+    always an error."""
+
+    @property
+    def by_row_number(self) -> bool:
+        """Return whether the file is an array without ids."""
+        return self.path.endswith(".npy")
+
+    @model_validator(mode="after")
+    def _columns_of_the_format(self) -> PretrainedConfig:
+        named = [name for name in ("id_column", "vector_column") if getattr(self, name) is not None]
+        if self.by_row_number and named:
+            raise ValueError(f"an array has no columns: leave `{named[0]}` out")
+        if not self.by_row_number and len(named) < 2:
+            raise ValueError("a Parquet file needs `id_column` and `vector_column`")
         return self
 
 
@@ -88,6 +118,8 @@ class TableConfig(Section):
     kernel, data type, learning rate and pooled or not are equal too. Tables without a name are a group."""
     ids: IdsConfig | None = None
     """Gives ids that come and go rows of their own, for features with `hash: unbounded`."""
+    pretrained: PretrainedConfig | None = None
+    """What rows start from in place of random numbers. With `learning_rate: 0` they stay so."""
 
     @field_validator("ranks")
     @classmethod
@@ -95,6 +127,13 @@ class TableConfig(Section):
         if isinstance(ranks, str):
             _numbers(ranks)
         return ranks
+
+    def under(self, root: str) -> TableConfig:
+        """Return the settings with the path of the vectors under `data.root`."""
+        if self.pretrained is None:
+            return self
+        path = absolute_path(self.pretrained.path, root)
+        return self.model_copy(update={"pretrained": self.pretrained.model_copy(update={"path": path})})
 
     def rank_numbers(self) -> tuple[int, ...] | None:
         """Return the ranks that the table may live on, sorted, each once; None for all."""

@@ -2,33 +2,28 @@
 
 from __future__ import annotations
 
-import difflib
 import fnmatch
-import hashlib
-import json
-import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ConfigDict, Field, ValidationError, model_validator
 
 from trainer.config.base import LARGEST_SEED, Section
 from trainer.config.data import DataConfig
 from trainer.config.features import FeaturesConfig
+from trainer.config.files import ReadConfig, parsed, read_config
 from trainer.config.messages import config_error, placed
+from trainer.config.metrics import MetricsConfig, check_metrics
 from trainer.config.plan import PlanConfig, TableConfig
+from trainer.config.preparation import preparation_settings, settings_hash
+from trainer.config.recommend import RecommendConfig
 from trainer.config.source import absolute_path, is_absolute
+from trainer.config.tasks import check_name, check_tasks
 from trainer.config.train import TrainConfig
-from trainer.config.yaml_text import DuplicateKeyError, dump_yaml, parse_yaml
+from trainer.config.yaml_text import dump_yaml
 from trainer.errors import ConfigError
-
-# Keys of `data` that decide which rows a data set holds, and their labels and weights.
-_ROW_KEYS = {"clean", "label", "weight", "weights_by", "downsample_negatives", "split", "negatives"}
-# Keys of a feature group that shape its table but not the prepared data, and where its vectors lie.
-_OTHER_KEYS: dict[str, Any] = {"__all__": {"embedding_dim": True, "pooling": True, "vectors": {"source"}}}
 
 
 class ModelConfig(Section):
@@ -44,27 +39,6 @@ class ModelConfig(Section):
         return dict(self.model_extra or {})
 
 
-class RecommendConfig(Section):
-    """Which columns `recommend` ranks."""
-
-    user: str
-    """Column of the user id."""
-    item: str
-    """Column of the item id."""
-    title: str | None = None
-    """Column with the item's title, from the rows or a joined side table."""
-    subtitle: str | None = None
-    """Column shown beside the title, such as a genre list."""
-    time: str | None = None
-    """Column of the event time, to show what a user liked last; else the liked items come in id order."""
-    user_columns: list[str] = Field(default_factory=list)
-    """Columns of the rows (not of a side table) that belong to the user; the newest value counts."""
-    item_columns: list[str] = Field(default_factory=list)
-    """Columns of the rows (not of a side table) that belong to the item."""
-    exclude_seen: bool = True
-    """Leave out items that the user already has in the raw rows."""
-
-
 class RunConfig(Section):
     """One run: data, features, model, tables, training, plan."""
 
@@ -78,6 +52,7 @@ class RunConfig(Section):
     tables: dict[str, TableConfig] = Field(default_factory=dict)
     """Table settings by glob over table names."""
     train: TrainConfig = TrainConfig()
+    metrics: MetricsConfig = MetricsConfig()
     plan: PlanConfig = PlanConfig()
     recommend: RecommendConfig | None = None
 
@@ -88,7 +63,9 @@ class RunConfig(Section):
         plan = raw.get("plan") if isinstance(raw, dict) else None
         if isinstance(plan, dict) and plan.get("tables"):
             data = raw.get("data", {})
-            rest = {"label": {"column": "label"}, **data} if isinstance(data, dict) else data
+            rest = data
+            if isinstance(data, dict) and not data.get("labels"):
+                rest = {"label": {"column": "label"}, **data}
             return {"features": {}, **raw, "data": rest}
         return raw
 
@@ -106,21 +83,29 @@ class RunConfig(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _settings_of_labels_and_metrics(self) -> RunConfig:
+        check_tasks(self.data, self.train)
+        if self.recommend is not None and self.recommend.task is not None:
+            check_name(self.recommend.task, self.data, "recommend.task")
+        sections = {"early_stopping": self.train.early_stopping, "plateau": self.train.plateau}
+        compared = {f"train.{key}.metric": s.metric for key, s in sections.items() if s is not None}
+        check_metrics(self.metrics, compared, self.data)
+        return self
+
     @classmethod
     def load(cls, path: str | Path, overrides: Iterable[str] = ()) -> RunConfig:
-        """Read a YAML file, apply `--set` overrides, and check every key.
+        """Read a YAML file and those that it extends, apply `--set` overrides, and check every key.
 
         Args:
             path: the YAML file.
             overrides: strings `a.b=c`; the value is YAML, list items by number (`features.sparse.0.name=x`).
 
         Raises:
-            ConfigError: the file cannot be read, or a key or value is wrong.
+            ConfigError: a file cannot be read, or a key or value is wrong.
         """
-        path = Path(path)
-        raw = read_mapping(path, "the config", _near)
-        overrides = list(overrides)
-        return cls._checked(_with_overrides(raw, overrides), _Origins(str(path), raw, overrides))
+        read, overrides = read_config(Path(path)), list(overrides)
+        return cls._checked(_with_overrides(read.values, overrides), _Origins(read, overrides))
 
     @classmethod
     def from_dict(cls, raw: dict[str, Any], where: str = "config") -> RunConfig:
@@ -138,7 +123,8 @@ class RunConfig(Section):
             ConfigError: a key or value is wrong.
         """
         values = self.model_dump(mode="json")  # An op's parameters lie under `params` here.
-        return type(self)._checked(_with_overrides(values, overrides), _Origins("--set", values, overrides))
+        read = ReadConfig(values, (("--set", values),))
+        return type(self)._checked(_with_overrides(values, overrides), _Origins(read, overrides))
 
     def with_source(self, root: str, path: str | None = None) -> RunConfig:
         """Return a copy that reads its raw rows elsewhere; the values are taken as they are, not as YAML.
@@ -180,7 +166,7 @@ class RunConfig(Section):
 
     @classmethod
     def _checked(cls, raw: dict[str, Any], where: str | _Origins) -> RunConfig:
-        origins = _Origins(where, raw, ()) if isinstance(where, str) else where
+        origins = _Origins(ReadConfig(raw, ((where, raw),)), ()) if isinstance(where, str) else where
         try:
             return cls.model_validate(raw, context={"root": _root(raw)})
         except ValidationError as error:
@@ -208,30 +194,12 @@ class RunConfig(Section):
         return dump_yaml(self.as_dict())
 
     def preparation(self) -> dict[str, Any]:
-        """Return the settings that decide what the prepared rows hold, wherever the raw rows lie.
-
-        Keys of lists of numbers are left out where they are not set, as data sets made before them lack them.
-        """
-        kept: dict[str, Any] = self.model_dump(
-            mode="json",
-            include={"features": True, "data": _ROW_KEYS | self._time_formats()},
-            exclude={"features": dict.fromkeys(FeaturesConfig.model_fields, _OTHER_KEYS)},
-        )
-        for group in (group for groups in kept["features"].values() for group in groups):
-            for key in (key for key in ("dim", "delimiter") if group[key] is None):
-                del group[key]
-        return kept
-
-    def _time_formats(self) -> set[str]:
-        """Return the key where it says something: data sets made before it was there stay the same."""
-        return {"time_formats"} if self.data.time_formats else set()
+        """Return the settings that decide what the prepared rows hold, wherever the raw rows lie."""
+        return preparation_settings(self.data, self.features)
 
     def preparation_hash(self) -> str:
-        """Return 16 hex digits over `preparation()`; `fill: 0` and `fill: 0.0` give the same."""
-        values = self.preparation()
-        values["features"] = _plain_numbers(values["features"])
-        text = json.dumps(values, sort_keys=True, ensure_ascii=False)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        """Return 16 hex digits over `preparation()`."""
+        return settings_hash(self.preparation())
 
     def table_config(self, table: str) -> TableConfig:
         """Return the settings of one table: all matching globs merged, later ones winning."""
@@ -246,8 +214,7 @@ class RunConfig(Section):
 class _Origins:
     """Knows which file or override a key of the config came from."""
 
-    where: str
-    values: dict[str, Any]
+    read: ReadConfig
     overrides: Sequence[str]
 
     def place(self, key: str) -> str:
@@ -255,10 +222,10 @@ class _Origins:
         for override in reversed(self.overrides):
             path = override.partition("=")[0].strip()
             # A key above the override's is the override's own where nothing stood there before.
-            made = path.startswith(f"{key}.") and not _has(self.values, key)
+            made = path.startswith(f"{key}.") and not _has(self.read.values, key)
             if made or f"{key}.".startswith(f"{path}."):
                 return placed(f"--set {override}", key)
-        return placed(self.where, key)
+        return self.read.place(key)
 
 
 def _root(raw: Any) -> str:
@@ -292,69 +259,6 @@ def _short_op(op: dict[str, Any]) -> Any:
     return {name: params} if params else name
 
 
-def _plain_numbers(value: Any) -> Any:
-    """Return a copy in which whole numbers have no fraction."""
-    if isinstance(value, dict):
-        return {key: _plain_numbers(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_plain_numbers(inner) for inner in value]
-    return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-def read_mapping(path: Path, what: str, fixes: Callable[[Path], list[str]] = lambda _: []) -> dict[str, Any]:
-    """Read a YAML file that holds a mapping.
-
-    Args:
-        path: the file.
-        what: it is, for messages.
-        fixes: what to do where there is no such file.
-
-    Raises:
-        ConfigError: the file cannot be read, or holds something else.
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(
-            f"{what} cannot be read: {error.strerror}", where=str(path), fixes=fixes(path)
-        ) from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{what} is not UTF-8 text: {error}", where=str(path)) from error
-    raw = _parsed(text, str(path), what)
-    if not isinstance(raw, dict):
-        raise ConfigError(f"{what} must be a mapping of keys", where=str(path), got=type(raw).__name__)
-    return raw
-
-
-def _near(path: Path) -> list[str]:
-    """Name the configs like a missing one, beside it and among those that come along; else all of them."""
-    shipped = Path(__file__).parents[2] / "jobs" / "configs"
-    found = [p for folder in (path.parent, shipped) for p in sorted(folder.glob("*.y*ml"))]
-    shown: dict[Path, str] = {}
-    for file in found:  # The same file may be found by two paths.
-        shown.setdefault(file.resolve(), min(str(file), os.path.relpath(file), key=len))
-    like = difflib.get_close_matches(path.stem, {file.stem for file in shown}, n=3)
-    near = [text for stem in like for file, text in shown.items() if file.stem == stem]
-    if near:
-        return [f"did you mean `{text}`?" for text in near]
-    return [f"choose one of: {', '.join(shown.values())}"] if shown else []
-
-
-def _parsed(text: str, where: str, what: str) -> Any:
-    """Return the value of a YAML text."""
-    try:
-        return parse_yaml(text)
-    except DuplicateKeyError as error:
-        raise ConfigError(
-            "a key stands twice",
-            where=f"{where}:{error.line}: {error.key}",
-            got=f"lines {error.first_line} and {error.line}",
-            fixes=["remove one of the two"],
-        ) from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{what} is not valid YAML: {error}", where=where) from error
-
-
 def _copied(value: Any) -> Any:
     """Return a copy in which parts that YAML aliases share are apart."""
     if isinstance(value, dict):
@@ -368,7 +272,7 @@ def _with_overrides(raw: dict[str, Any], overrides: Iterable[str]) -> dict[str, 
         key, equals, text = override.partition("=")
         if not equals or not key.strip():
             raise ConfigError("an override must have the form key.path=value", where="--set", got=override)
-        value = _parsed(text, f"--set {override}", "the value of an override")
+        value = parsed(text, f"--set {override}", "the value of an override")
         _put(result, key.strip().split("."), value, override)
     return result
 

@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from trainer.config.base import Section
+from trainer.config.guard import GuardConfig
+from trainer.config.metrics import ComparedMetric
 from trainer.errors import ConfigError
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
@@ -16,16 +18,16 @@ Beta = Annotated[float, Field(ge=0, lt=1)]
 class DenseOptimizerConfig(Section):
     """Optimizer of the dense (non-embedding) parameters."""
 
-    name: Literal["adam", "adamw", "sgd", "adagrad"] = "adam"
-    """Torch optimizer."""
+    name: Literal["adam", "adamw", "sgd", "adagrad", "lamb"] = "adam"
+    """Torch's, and LAMB for very large batches."""
     learning_rate: float = Field(default=1e-3, gt=0)
     """Before the schedule's factor."""
     weight_decay: float = Field(default=0.0, ge=0)
-    """Decoupled from the gradient for `adamw`, an L2 term for the others."""
+    """Apart from the gradient for `adamw` and `lamb`, an L2 term for the others."""
     momentum: float = Field(default=0.0, ge=0)
     """Only for `sgd`."""
     betas: tuple[Beta, Beta] = Field(default=(0.9, 0.999), strict=False)
-    """Only for `adam` and `adamw`."""
+    """Only for `adam`, `adamw` and `lamb`."""
     eps: float = Field(default=1e-8, gt=0)
     """Added to the denominator; not for `sgd`."""
 
@@ -33,7 +35,7 @@ class DenseOptimizerConfig(Section):
 class EmbeddingOptimizerConfig(Section):
     """Optimizer fused into the backward pass of the embedding tables (FBGEMM)."""
 
-    name: Literal["rowwise_adagrad", "adagrad", "sgd", "adam", "partial_rowwise_adam", "lamb"] = (
+    name: Literal["rowwise_adagrad", "adagrad", "sgd", "adam", "adamw", "partial_rowwise_adam", "lamb"] = (
         "rowwise_adagrad"
     )
     """On CPU FBGEMM has `rowwise_adagrad`, `adagrad` and `sgd`."""
@@ -42,7 +44,8 @@ class EmbeddingOptimizerConfig(Section):
     eps: float = Field(default=1e-8, gt=0)
     """Added to the denominator; not for `sgd`."""
     weight_decay: float = Field(default=0.0, ge=0)
-    """L2 term on the rows that a step touches; only on GPU."""
+    """Only on GPU, on the rows that a step touches: an L2 term of `rowwise_adagrad`, apart from the gradient
+    for `adamw`, `partial_rowwise_adam` and `lamb`. `train.embedding_l2` is for every optimizer and device."""
     betas: tuple[Beta, Beta] = Field(default=(0.9, 0.999), strict=False)
     """Only for the Adam family and `lamb`."""
 
@@ -85,8 +88,9 @@ class ScheduleConfig(Section):
 class EarlyStoppingConfig(Section):
     """Stop when a metric of the validation split no longer improves; decided on rank 0 for all ranks."""
 
-    metric: Literal["auc", "log_loss", "ne", "accuracy"] = "auc"
-    """`auc` and `accuracy` should rise, the others fall."""
+    metric: ComparedMetric = "auc"
+    """Any of `metrics.names` but `calibration`, those of lists with their K: `ndcg@10`. With several tasks
+    the name of one stands before it: `click/auc`."""
     patience: int = Field(default=2, ge=1)
     """Evaluations without improvement before stopping."""
     min_delta: float = Field(default=0.0, ge=0)
@@ -96,8 +100,8 @@ class EarlyStoppingConfig(Section):
 class PlateauConfig(Section):
     """Lower the learning rates when a metric of the validation split no longer improves."""
 
-    metric: Literal["auc", "log_loss", "ne", "accuracy"] = "auc"
-    """`auc` and `accuracy` should rise, the others fall."""
+    metric: ComparedMetric = "auc"
+    """As in `early_stopping`."""
     patience: int = Field(default=1, ge=1)
     """Evaluations without improvement before the next fall."""
     min_delta: float = Field(default=0.0, ge=0)
@@ -108,8 +112,15 @@ class PlateauConfig(Section):
     """They fall no further than to this share."""
 
 
+class EmaConfig(Section):
+    """Average the dense part over the steps, for evaluation and scoring; checkpoints hold both."""
+
+    decay: float = Field(default=0.999, gt=0, lt=1)
+    """Share of the average that a step keeps: 0.999 averages over about 1,000 steps. Early ones keep less."""
+
+
 class LossConfig(Section):
-    """Binary cross-entropy, or a form of it."""
+    """Of binary labels cross-entropy, or a form of it; of ratings the squared error."""
 
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     """Share s by which labels are drawn to the middle: y becomes y (1 - s) + s / 2."""
@@ -118,6 +129,15 @@ class LossConfig(Section):
     already count less. Probabilities are no longer calibrated."""
     positive_weight: float = Field(default=1.0, gt=0)
     """Weight of rows with label 1 beside those with label 0."""
+    huber_delta: float | None = Field(default=None, gt=0)
+    """Of ratings: errors above this many standard deviations of the label count linearly, not squared."""
+
+
+class TaskConfig(Section):
+    """How much a task counts among several."""
+
+    weight: float = Field(default=1.0, ge=0)
+    """Factor of its loss; 0 evaluates a task without learning it."""
 
 
 class TrainConfig(Section):
@@ -139,7 +159,14 @@ class TrainConfig(Section):
     travel between ranks as they are, and so do their gradients; the model gets fp32. `bf16` is for GPUs."""
     schedule: ScheduleConfig = ScheduleConfig()
     plateau: PlateauConfig | None = None
+    ema: EmaConfig | None = None
     loss: LossConfig = LossConfig()
+    embedding_l2: float = Field(default=0.0, ge=0)
+    """L2 of embeddings under every optimizer: half of it times the sum of squares of the embeddings that a
+    row looks up is added to its loss (not in the log). Of a pooled list the pooled embedding counts. Dense
+    parameters have `dense_optimizer.weight_decay`."""
+    tasks: dict[str, TaskConfig] = Field(default_factory=dict, examples=[{"like": {"weight": 0.5}}])
+    """Weights of the tasks of `data.labels` by name; a task that is not named has weight 1."""
     frozen: list[str] = Field(default_factory=list)
     """Globs over names of dense parameters that stay as they are, such as `over_arch.*`; a table stays with
     `tables.<glob>.learning_rate: 0`."""
@@ -171,6 +198,7 @@ class TrainConfig(Section):
     """Save this often; default: at the end of each epoch. A save happens at the end of the run as well."""
     keep_checkpoints: int = Field(default=3, ge=1)
     """Newest checkpoints kept, besides the best one."""
+    guard: GuardConfig = GuardConfig()
     log_every_steps: int = Field(default=10, ge=1)
     """How often loss and samples/s are written, and a request to stop is looked at."""
     process_group_timeout_seconds: int = Field(default=120, ge=10)

@@ -7,10 +7,12 @@ from statistics import median
 
 from markupsafe import Markup
 
+from trainer.config.metrics import metric_of, telling_names
 from trainer.reporting import formats
 from trainer.reporting.charts import Line, line_chart, smoothed
 from trainer.reporting.figures import Chart, Key
 from trainer.reporting.history import Curve, History
+from trainer.reporting.metric_columns import names_of_rows, shown, title_of
 from trainer.reporting.tables import Table, limited, make_table
 
 MAX_EVALUATIONS = 200
@@ -20,8 +22,7 @@ def charts(history: History) -> tuple[Chart, ...]:
     """Return the charts for which there is at least one point."""
     drawn = (
         _loss_chart(history),
-        _metric_chart(history, "auc", "Validation AUC", max),
-        _metric_chart(history, "ne", "Validation NE", min),
+        *(_metric_chart(history, name) for name in _charted(history)),
         _calibration_chart(history),
         _learning_rate_chart(history),
         _speed_chart(history),
@@ -34,20 +35,20 @@ def evaluation_table(history: History, best_step: object) -> Table | None:
     if not history.evaluations:
         return None
     best = formats.finite_number(best_step)
+    names = [name for name in names_of_rows(history.evaluations) if name != "base_rate"]
+    names += [name for name in _charted(history) if name not in names]
     rows = [
         (
             f"{record['step']:,}" + (" (best)" if best is not None and record["step"] == best else ""),
             formats.count(record.get("epoch")),
-            *(formats.decimal(record.get(key)) for key in ("auc", "ne", "log_loss")),
-            formats.decimal(record.get("calibration"), 3),
-            formats.percent(record.get("accuracy"), 2),
+            *(shown(name, record.get(name)) for name in names),
         )
         for record in history.evaluations
     ]
     # The newest evaluations are the ones to keep.
-    shown, note = limited(rows[::-1], MAX_EVALUATIONS, "evaluations, newest first")
-    titles = ("Step", "Epochs done", "AUC", "NE", "Log loss", "Calibration", "Accuracy")
-    ordered = shown if note else shown[::-1]
+    kept, note = limited(rows[::-1], MAX_EVALUATIONS, "evaluations, newest first")
+    titles = ("Step", "Epochs done", *map(title_of, names))
+    ordered = kept if note else kept[::-1]
     return make_table("Evaluations of the validation split", titles, ordered, text=(), note=note)
 
 
@@ -76,19 +77,25 @@ def _loss_chart(history: History) -> Chart | None:
     name, last = ("training", smooth) if len(smooth) else ("validation", valid)
     lines = [Line(raw, 1, faint=len(raw) > 2), Line(smooth, 1), Line(valid, 2, marked=True)]
     svg = _drawn(history, lines, "loss")
-    return Chart("Log loss", f"{name} {formats.decimal(last.values[-1])}", svg, " ".join(words), tuple(keys))
+    title = "Log loss" if len(valid) or not history.evaluations else "Loss"
+    return Chart(title, f"{name} {formats.decimal(last.values[-1])}", svg, " ".join(words), tuple(keys))
 
 
-def _metric_chart(
-    history: History, key: str, title: str, best_of: Callable[[tuple[float, ...]], float]
-) -> Chart | None:
-    curve = history.evaluation_curve(key)
+def _charted(history: History) -> list[str]:
+    """Return the metrics that have a chart of their own beside log loss and calibration."""
+    evaluated = {name: value for record in history.evaluations for name, value in record.items()}
+    return [name for name in telling_names(evaluated) if name != "log_loss"]
+
+
+def _metric_chart(history: History, name: str) -> Chart | None:
+    curve = history.evaluation_curve(name)
     if not len(curve):
         return None
-    best = best_of(curve.values)
+    title = f"Validation {title_of(name)}"
+    best = (max if metric_of(name).better == "high" else min)(curve.values)
     step = curve.steps[curve.values.index(best)]
     words = f"{_in_words(title, curve, formats.decimal)} Best {formats.decimal(best)} at step {step:,}."
-    svg = _drawn(history, [Line(curve, 2, marked=True)], key)
+    svg = _drawn(history, [Line(curve, 2, marked=True)], name.partition("@")[0].replace("/", ""))
     return Chart(title, f"best {formats.decimal(best)}", svg, words)
 
 

@@ -10,33 +10,60 @@ MAX_FEATURES = 500
 
 
 def feature_tables(manifest: Manifest) -> tuple[Table, ...]:
-    """Return the tables of id features, dense features and vectors; empty ones are left out."""
-    made = (_id_features(manifest), _dense_features(manifest), _vector_features(manifest))
+    """Return the tables of labels, id features, dense features and vectors; empty ones are left out."""
+    labels = label_table(manifest)
+    made = (
+        *([labels] if labels else []),
+        _id_features(manifest),
+        _dense_features(manifest),
+        _vector_features(manifest),
+    )
     return tuple(table for table in made if table.rows)
 
 
 def base_rate(manifest: Manifest) -> float | None:
-    """Return the share of positives over all splits; None without rows."""
-    rows = sum(split.rows for split in manifest.splits.values())
+    """Return the share of positives of the first task over all splits; None without rows, or of ratings."""
+    rows = 0 if manifest.spec.tasks[0].is_rating else sum(x.labelled for x in manifest.splits.values())
     return sum(split.positives for split in manifest.splits.values()) / rows if rows else None
 
 
 def split_rows(manifest: Manifest) -> Table:
     """Return rows, positives and files of each split."""
-    rows = []
+    rows, rated = [], manifest.spec.tasks[0].is_rating
     for name, split in sorted(manifest.splits.items(), key=lambda item: SPLITS.index(item[0])):
         rows.append(
             (
                 name,
                 formats.count(split.rows),
-                formats.count(split.positives),
-                formats.percent(split.positives / split.rows, 2) if split.rows else formats.DASH,
+                formats.DASH if rated else formats.count(split.positives),
+                formats.DASH
+                if rated or not split.labelled
+                else formats.percent(split.positives / split.labelled, 2),
                 formats.count(len(split.files)),
                 formats.byte_size(sum(file.bytes for file in split.files)),
             )
         )
     titles = ("Split", "Rows", "Positives", "Base rate", "Part files", "On disk")
     return make_table("Splits", titles, rows)
+
+
+def label_table(manifest: Manifest) -> Table | None:
+    """Return what each task's label holds, a binary one's base rate as its mean; None of one binary label."""
+    rows = [
+        (
+            task.name,
+            task.kind,
+            name,
+            formats.count(found.rows),
+            formats.decimal(found.mean),
+            formats.decimal(found.std),
+        )
+        for task in manifest.spec.tasks
+        for name, split in sorted(manifest.splits.items(), key=lambda item: SPLITS.index(item[0]))
+        if (found := split.labels.get(task.name)) is not None
+    ]
+    titles = ("Task", "Kind", "Split", "Rows", "Mean", "Standard deviation")
+    return make_table("Labels", titles, rows, text=(0, 1, 2)) if rows else None
 
 
 def _id_features(manifest: Manifest) -> Table:

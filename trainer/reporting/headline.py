@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from trainer.config.metrics import telling_names
 from trainer.reporting import formats
+from trainer.reporting.metric_columns import shown, title_of
 from trainer.reporting.records import RunRecords
 from trainer.reporting.tables import Tile
 from trainer.run_folder import early_stop_text
@@ -18,7 +20,7 @@ _SPLIT_TITLES = {"train": "Training", "valid": "Validation", "test": "Test"}
 
 @dataclass(frozen=True)
 class Status:
-    """How far the run came: `kind` is `finished`, `interrupted` or `open`."""
+    """How far the run came: `kind` is `finished`, `interrupted` (by the guard too) or `open`."""
 
     kind: str
     label: str
@@ -47,6 +49,10 @@ def status(run: RunRecords) -> Status:
         if run.result.get("stopped") == "interrupted":
             return Status(
                 "interrupted", "Interrupted", f"Stopped on request at {of_total}; it can be resumed."
+            )
+        if run.result.get("stopped") == "guard":
+            return Status(
+                "interrupted", "Stopped by the guard", f"Stopped at {of_total}, as its findings below say."
             )
         told = early_stop_text(run.result, total)
         return Status("finished", "Finished", f"{told[0].upper()}{told[1:]}." if told else "")
@@ -77,23 +83,28 @@ def _quality_tiles(quality: Quality | None) -> tuple[Tile, ...]:
     if quality is None:
         return ()
     metrics = quality.metrics
-    rows = f"{formats.count(quality.rows)} rows" if quality.rows else ""
     base_rate = formats.finite_number(metrics.get("base_rate"))
     majority = "" if base_rate is None else f"larger class {formats.percent(max(base_rate, 1 - base_rate))}"
     entropy = _ratio(metrics.get("log_loss"), metrics.get("ne"))
-    return (
-        Tile(f"{quality.title} AUC", formats.decimal(metrics.get("auc")), rows),
-        Tile("NE", formats.decimal(metrics.get("ne")), "1 is the base rate alone, lower is better"),
-        Tile(
-            "Log loss",
-            formats.decimal(metrics.get("log_loss")),
-            "" if entropy is None else f"base rate alone {formats.decimal(entropy)}",
-        ),
-        Tile(
-            "Calibration", formats.decimal(metrics.get("calibration"), 3), "predicted over observed positives"
-        ),
-        Tile("Accuracy", formats.percent(metrics.get("accuracy")), majority),
-    )
+    notes = {
+        "ne": "1 is the base rate alone, lower is better",
+        "log_loss": "" if entropy is None else f"base rate alone {formats.decimal(entropy)}",
+        "calibration": "predicted over observed positives",
+        "accuracy": majority,
+        "gauc": f"{formats.count(metrics.get('groups'))} groups",
+    }
+    names = [name for name in ("auc", "ne", "log_loss", "calibration", "accuracy", "rmse") if name in metrics]
+    names += [name for name in telling_names(metrics) if name not in names]
+    rows = f"{formats.count(quality.rows)} rows" if quality.rows else ""
+    tiles: list[Tile] = []
+    for name in names:
+        value, note = shown(name, metrics.get(name)), notes.get(name, "")
+        if name == "accuracy":
+            value = formats.percent(metrics.get(name))
+        first = not tiles
+        note = "; ".join(filter(None, [rows, note])) if first else note
+        tiles.append(Tile(f"{quality.title} {title_of(name)}" if first else title_of(name), value, note))
+    return tuple(tiles)
 
 
 def _cost_tiles(run: RunRecords) -> tuple[Tile, ...]:

@@ -11,7 +11,7 @@ from trainer.reporting.formats import finite_number
 
 Record = dict[str, Any]
 
-_KINDS = ("train", "evaluation", "checkpoint", "ids")
+_KINDS = ("train", "evaluation", "checkpoint", "ids", "guard")
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,7 @@ class History:
         evaluations: evaluations of the validation split.
         checkpoints: saved checkpoints.
         ids: what became of ids that come and go, one record for each table and logged step; table by table.
+        guard: findings of the training guard, in the order in which they were told.
         unreadable_lines: lines that are no JSON object, such as the last one of a killed run.
     """
 
@@ -43,6 +44,7 @@ class History:
     evaluations: tuple[Record, ...] = ()
     checkpoints: tuple[Record, ...] = ()
     ids: tuple[Record, ...] = ()
+    guard: tuple[Record, ...] = ()
     unreadable_lines: int = 0
 
     @property
@@ -108,7 +110,7 @@ def read_history(path: Path) -> History:
             if step is None:
                 unreadable += 1
             else:
-                own = (str(record["kind"]), str(record.get("table", "")))
+                own = (str(record["kind"]), str(record.get("table", "") or record.get("what", "")))
                 kept.setdefault(own, {})[int(step)] = record
     return History(
         starts=tuple(starts),
@@ -116,6 +118,7 @@ def read_history(path: Path) -> History:
         evaluations=_in_order(kept["evaluation", ""]),
         checkpoints=_in_order(kept["checkpoint", ""]),
         ids=tuple(record for (kind, _), of in kept.items() if kind == "ids" for record in _in_order(of)),
+        guard=tuple(record for (kind, _), of in kept.items() if kind == "guard" for record in _in_order(of)),
         unreadable_lines=unreadable,
     )
 

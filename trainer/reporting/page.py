@@ -9,8 +9,9 @@ from pathlib import Path
 from trainer.reporting import formats
 from trainer.reporting.curves import charts, constant_learning_rate, evaluation_table
 from trainer.reporting.dataset import base_rate, feature_tables, split_rows
-from trainer.reporting.evaluation import segment_tables, split_table
+from trainer.reporting.evaluation import interval_tables, list_tables, segment_tables, split_table
 from trainer.reporting.figures import Chart
+from trainer.reporting.guard import GuardFinding, guard_findings
 from trainer.reporting.headline import Status, status, tiles
 from trainer.reporting.id_table import id_table
 from trainer.reporting.plan_view import PlanView, plan_view
@@ -19,6 +20,7 @@ from trainer.reporting.records import RunRecords, read_run
 from trainer.reporting.rendering import write_page
 from trainer.reporting.setting import Facts, environment_facts, setup_facts, version_table
 from trainer.reporting.tables import Table, Tile
+from trainer.reporting.task_metrics import of_tasks
 from trainer.schema import Manifest
 
 REPORT_FILE = "report.html"
@@ -35,6 +37,7 @@ class Page:
     tiles: tuple[Tile, ...]
     charts: tuple[Chart, ...]
     curves_note: str
+    guard: tuple[GuardFinding, ...]
     evaluations: Table | None
     quality: tuple[Table, ...]
     users: tuple[UserList, ...]
@@ -55,6 +58,7 @@ class Page:
     def contents(self) -> tuple[tuple[str, str], ...]:
         """Return anchor and title of the sections that are there."""
         sections = (
+            (bool(self.guard), "guard", "Training guard"),
             (bool(self.charts), "curves", "Curves"),
             (bool(self.quality), "evaluation", "Evaluation"),
             (bool(self.users), "recommendations", "Recommendations"),
@@ -88,7 +92,8 @@ def make_page(run: RunRecords) -> Page:
     """Return the page's contents."""
     manifest, history = run.manifest, run.history
     recommendations, environment = run.recommendations or {}, run.environment or {}
-    splits = split_table(run.evaluations)
+    found = of_tasks(run.evaluations)
+    splits = split_table(found)
     return Page(
         name=run.name,
         subtitle=_subtitle(run),
@@ -97,8 +102,11 @@ def make_page(run: RunRecords) -> Page:
         tiles=tiles(run),
         charts=charts(history),
         curves_note=_curves_note(run),
+        guard=guard_findings(history),
         evaluations=evaluation_table(history, (run.result or {}).get("best_step")),
-        quality=((splits, *segment_tables(run.evaluations)) if splits else ()),
+        quality=(splits, *list_tables(found), *interval_tables(found), *segment_tables(found))
+        if splits
+        else (),
         users=user_lists(recommendations),
         users_left_out=num_users_left_out(recommendations),
         data_facts=_data_facts(manifest) if manifest else (),

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from argparse import Namespace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -217,6 +218,33 @@ def test_rows_without_a_value_are_a_group_called_missing(
     assert main(["evaluate", "run", "--by", "gender"]) == 0
     lines = capsys.readouterr().out.splitlines()[-3:]
     assert [line.split()[0] for line in lines] == ["(missing)", "7", "x"]
+
+
+def test_metrics_of_lists_are_a_table_and_those_with_an_interval_a_line_each(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.undo()
+    lists = {"hr@5": 0.25, "ndcg@5": 0.125, "hr@10": 0.5, "ndcg@10": None}
+    segment = {"value": "x", "rows": 3, "metrics": {"gauc": 0.5, **lists}}
+    found = Evaluation("test", 9, {"auc": 0.75, **lists, "groups": 3}, {"gender": [segment]})
+    monkeypatch.setattr(verbs, "evaluate", lambda *_, **__: found)
+    assert main(["evaluate", "run"]) == 0
+    words = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert words[1:6] == [
+        ["auc:", "0.75"],
+        ["groups:", "3"],
+        ["at", "K", "5", "10"],
+        ["hr", "0.25", "0.5"],
+        ["ndcg", "0.125", "None"],
+    ]
+    assert words[-1][3:] == ["gauc", "0.5", "hr@10", "0.5", "ndcg@10", "None"]
+    drawn = replace(found, confidence=0.9, intervals={"hr@10": (0.375, 0.625)})
+    monkeypatch.setattr(verbs, "evaluate", lambda *_, **__: drawn)
+    assert main(["evaluate", "run", "--confidence", "0.9"]) == 0
+    assert "hr@10: 0.5  (0.375 to 0.625)" in capsys.readouterr().out
+    assert main(["evaluate", "run", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["confidence"], told["intervals"]) == (0.9, {"hr@10": [0.375, 0.625]})
 
 
 def test_lookups_of_unknown_ids_are_told_by_table(

@@ -16,7 +16,8 @@ from trainer.config.yaml_text import parse_yaml
 from trainer.features.ops import check_ops
 
 SCHEMA = run_config_schema()
-SHIPPED = sorted((Path(__file__).parents[3] / "jobs" / "configs").glob("*.yaml"))
+CONFIGS = Path(__file__).parents[3] / "jobs" / "configs"
+SHIPPED = [path for path in sorted(CONFIGS.glob("*.yaml")) if not path.stem.endswith("_base")]
 KINDS: dict[str, tuple[type, ...]] = {
     "object": (dict,),
     "array": (list,),
@@ -53,17 +54,23 @@ def keeps(rule: str, want: Any, value: Any, schema: dict[str, Any]) -> bool:
         "$ref": lambda: accepts(SCHEMA["$defs"][want.rsplit("/", 1)[1]], value),
         "anyOf": lambda: any(accepts(one, value) for one in want),
         "oneOf": lambda: sum(accepts(one, value) for one in want) == 1,
+        "not": lambda: not accepts(want, value),
         "allOf": lambda: all(accepts(one, value) for one in want),
         "const": lambda: same(want, value),
         "enum": lambda: any(same(one, value) for one in want),
         "type": lambda: is_a(value, want),
         "properties": lambda: not mapping or all(accepts(s, value[k]) for k, s in want.items() if k in value),
+        "patternProperties": lambda: (
+            not mapping
+            or all(accepts(s, v) for form, s in want.items() for k, v in value.items() if re.search(form, k))
+        ),
         "required": lambda: not mapping or set(want) <= value.keys(),
         "additionalProperties": lambda: (
             not mapping or all(accepts(want, inner) for key, inner in value.items() if key not in known)
         ),
         "items": lambda: not many or all(accepts(want, item) for item in value[first:]),
         "prefixItems": lambda: not many or all(map(accepts, want, value)),
+        "minProperties": lambda: not mapping or len(value) >= want,
         "minItems": lambda: not many or len(value) >= want,
         "maxItems": lambda: not many or len(value) <= want,
         "minLength": lambda: not text or len(value) >= want,
@@ -154,9 +161,44 @@ def test_a_label_may_be_missing_only_beside_declared_tables() -> None:
     assert accepts(SCHEMA, declared)
 
 
+def test_labels_of_several_tasks_stand_in_for_the_label() -> None:
+    raw = {
+        **with_ops([]),
+        "data": {"labels": {"click": {"column": "y"}, "stars": {"column": "z", "kind": "rating"}}},
+    }
+    assert loads(raw)
+    assert accepts(SCHEMA, raw)
+    assert accepts(SCHEMA, RunConfig.from_dict(raw).as_dict())
+    wrong = {**raw, "data": {"labels": {"click": {"column": "y", "kind": "grade"}}}}
+    assert not loads(wrong)
+    assert not accepts(SCHEMA, wrong)
+
+
 def test_a_misspelt_key_is_refused_by_the_schema() -> None:
     raw = yaml.safe_load(json.dumps(with_ops([])))
     assert accepts(SCHEMA, raw)
     assert not accepts(SCHEMA, {**raw, "trian": {}})
     assert not accepts(SCHEMA, {**raw, "model": {"name": "dlmr"}})
     assert not accepts(SCHEMA, {**raw, "model": {"name": "dlrm", "dropot": 0.1}})
+
+
+def test_a_file_that_extends_another_may_leave_out_keys_but_not_misspell_them() -> None:
+    part = {
+        "extends": "base.yaml",
+        "data": {"root": "elsewhere", "source": {"path": "a.csv"}},
+        "model": {"dropout": 0.1},
+        "tables": {"C*": {"ids": {"evict": "lru"}}},
+        "recommend": {"title": "t"},
+    }
+    assert accepts(SCHEMA, part)
+    assert accepts(SCHEMA, {"extends": "base.yaml"})
+    assert not accepts(SCHEMA, {key: value for key, value in part.items() if key != "extends"})
+    for wrong in (
+        {"data": {"rot": "elsewhere"}},
+        {"data": {"joins": [{"on": ["a"]}]}},
+        {"tables": {"C*": {"ids": {"evct": "lru"}}}},
+        {"recommend": {"titel": "t"}},
+        {"model": {"name": "dlrm", "dropot": 0.1}},
+        {"extends": ""},
+    ):
+        assert not accepts(SCHEMA, {**part, **wrong}), wrong

@@ -21,7 +21,7 @@ CONFIGS = CONFIG.parent
 
 def _run(folder: Path, config: Path = CONFIG) -> Path:
     folder.mkdir(parents=True)
-    (folder / "config.yaml").write_text(config.read_text(encoding="utf-8"), encoding="utf-8")
+    (folder / "config.yaml").write_text(RunConfig.load(config).to_yaml(), encoding="utf-8")
     return folder
 
 

@@ -49,8 +49,11 @@ def test_a_loss_that_is_no_number_leaves_the_line_readable() -> None:
 def test_lines_and_evaluations_are_shown_while_the_file_grows(tmp_path: Path) -> None:
     said = io.StringIO()
     with progress_bar(tmp_path, stream=said, line_every_seconds=0):
-        _append(tmp_path, _start(), _train(10, at=5.0))
+        vectors = {"kind": "pretrained", "table": "film", "ids": 1200, "found": 900, "unknown": 7}
+        _append(tmp_path, _start(), vectors, _train(10, at=5.0))
         _until(lambda: "step 10/100 (10%)" in said.getvalue())
+        told = "table film: 900 of 1,200 ids start from vectors, 7 of the file are unknown"
+        assert said.getvalue().splitlines()[0] == told
         _append(
             tmp_path, {"kind": "evaluation", "step": 10, "epoch": 1, "auc": 0.7512, "rows": 40, "time": 6.0}
         )

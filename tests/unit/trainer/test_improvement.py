@@ -26,12 +26,14 @@ def follow(values: list[float], stopping: EarlyStoppingConfig) -> Progress:
         ("auc", [0.6, 0.7, 0.69, 0.68, 0.9], 2, 4),
         ("ne", [0.9, 0.8, 0.85, 0.81, 0.1], 2, 4),
         ("auc", [0.6, 0.59, 0.7, 0.69, 0.8], 5, None),
+        ("ndcg@10", [0.3, 0.4, 0.39, 0.38, 0.9], 2, 4),
+        ("ece", [0.3, 0.2, 0.25, 0.21, 0.1], 2, 4),
     ],
 )
 def test_patience_counts_evaluations_since_the_best(
     metric: str, values: list[float], best: int, stopped_after: int | None
 ) -> None:
-    progress = follow(values, EarlyStoppingConfig(metric=metric, patience=2))  # type: ignore[arg-type]
+    progress = follow(values, EarlyStoppingConfig(metric=metric, patience=2))
     assert progress.best_step == best
     assert progress.finished == (stopped_after is not None)
     assert progress.step == (stopped_after or len(values))

@@ -266,3 +266,27 @@ def test_auto_follows_the_fourth_root_of_the_rows_up_to_the_models_width(rows: i
 def test_auto_of_a_table_wins_over_its_groups_number() -> None:
     run = _run({"sparse": [{"columns": "C1", "embedding_dim": 32}]}, tables={"C*": {"embedding_dim": "auto"}})
     assert _inputs(run, _feature("C1")).tables[0].embedding_dim == 12
+
+
+def test_no_model_looks_up_the_target_of_user_rows() -> None:
+    seen = _feature("seen", kind="sequence", table="item", num_embeddings=50)
+    target = seen.model_copy(update={"name": "targets", "column": "targets", "role": "target"})
+    features = {"sparse": [{"columns": "user"}], "sequence": [{"columns": "seen", "pooling": "none"}]}
+    spec = FeatureSpec(features=(_feature("user"), seen, target), label=FittedOp(name="label"))
+    inputs = model_inputs(_run(features), spec, {}, 16)
+    assert inputs == _inputs(_run(features), _feature("user"), seen)
+    assert [f.name for f in spec.sparse] == ["user", "seen", "targets"]  # a batch holds them all
+    assert (spec.target, spec.seen) == (target, (seen,))
+    with pytest.raises(ConfigError, match=r"cannot be ranked(.|\n)*tables\.item\.ids"):
+        _inputs(
+            _run(features, tables={"item": {"ids": {"num_embeddings": 9}}}), _feature("user"), seen, target
+        )
+
+
+def test_only_a_target_changes_the_hash_of_a_spec() -> None:
+    seen = _feature("seen", kind="sequence")
+    label = FittedOp(name="label")
+    # As it was before features had a role: checkpoints name it.
+    assert FeatureSpec(features=(seen,), label=label).hash == "ed1f935d5769ac37"
+    target = seen.model_copy(update={"role": "target"})
+    assert FeatureSpec(features=(target,), label=label).hash != "ed1f935d5769ac37"

@@ -32,6 +32,7 @@ def stored(tmp_path: Path) -> StoredTensors:
     }
     state = {
         "model": {WEIGHT: torch.arange(20.0).reshape(5, 4), "over.bias": torch.tensor([2.5])},
+        "average": {"over.bias": torch.tensor([1.5])},
         "optimizer": {"state": {WEIGHT: moments, "over.bias": {"step": torch.tensor(9.0)}}},
     }
     state_dict_saver.save(state, checkpoint_id=tmp_path / "old", no_dist=True)
@@ -64,6 +65,7 @@ def test_rows_take_their_weights_and_every_kind_of_state_along(
     assert new.read(f"{STATE}.user.exp_avg")[:, 3].tolist() == [103, 107, 119, 0, 111, 0, 115]
     assert new.read(f"{STATE}.user.iter").item() == 7
     assert new.read("model.over.bias").tolist() == [2.5]
+    assert new.read("average.over.bias").tolist() == [1.5]
     assert new.read("optimizer.state.over.bias.step").item() == 9
 
 

@@ -111,6 +111,45 @@ def test_evaluation_shows_segments_largest_first_with_their_distance(tmp_path: P
     assert rows[1][:5] == ["genres", "300", "55.40 %", "0.7812", "\u22120.0100"]
 
 
+def test_lists_intervals_and_groups_have_their_tables_and_tiles(tmp_path: Path) -> None:
+    metrics = {**METRICS, "pr_auc": 0.5, "gauc": 0.75, "groups": 30, "groups_left_out": 2}
+    metrics |= {"hr@5": 0.25, "ndcg@5": 0.125, "hr@10": 0.5, "ndcg@10": 0.375, "mrr": 0.2}
+    lines = records()
+    for line in lines:
+        if line["kind"] == "evaluation":
+            line |= {"ndcg@10": line["auc"] / 2, "gauc": line["auc"]}
+    folder = write_run(tmp_path / "run", lines=lines, metrics=metrics)
+    file = folder / "evaluation_test.json"
+    told = {"confidence": 0.95, "intervals": {"ndcg@10": [0.3, 0.4], "auc": [None, None]}}
+    file.write_text(json.dumps(json.loads(file.read_text()) | told))
+    page = parse(write_report(folder))
+    tiles = tile_values(page)
+    assert (tiles["GAUC"], tiles["HR@10"], tiles["NDCG@10"]) == ("0.7500", "0.5000", "0.3750")
+    found = section(page, "evaluation")
+    assert found is not None
+    assert table(found, "Candidate lists of the test split") == [
+        ["K", "HR@K", "NDCG@K"],
+        ["5", "0.2500", "0.1250"],
+        ["10", "0.5000", "0.3750"],
+    ]
+    assert "Over 30 lists, 2 with one class alone left out." in found.text
+    assert table(found, "Confidence intervals of the test split")[1:] == [
+        ["NDCG@10", "0.3750", "0.3000", "0.4000"],
+        ["AUC", "0.7912", formats.DASH, formats.DASH],
+    ]
+    titles = table(found, "Evaluated splits")[0]
+    assert titles[-4:] == ["PR-AUC", "GAUC", "MRR", "Checkpoint"]
+    assert table(found, "Test split by gender")[0][-2:] == ["HR@10", "NDCG@10"]
+    charts = [str(figure.attributes["aria-label"]) for figure in page.all("figure")]
+    assert charts[1:5] == ["Validation AUC", "Validation NE", "Validation GAUC", "Validation NDCG@10"]
+
+
+def test_a_run_measured_by_other_metrics_shows_those(tmp_path: Path) -> None:
+    page = report(tmp_path, metrics={"rmse": 0.9, "mae": 0.7, "rows": 1000}, without=("result",))
+    assert list(tile_values(page))[:2] == ["Test RMSE", "MAE"]
+    assert table(page, "Test split by gender")[0][-3:] == ["RMSE", "RMSE against all", "MAE"]
+
+
 def test_data_section_shows_splits_and_features(tmp_path: Path) -> None:
     found = section(report(tmp_path), "data")
     assert found is not None

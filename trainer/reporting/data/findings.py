@@ -139,7 +139,7 @@ class Finding:
 def findings(data: DataProfile) -> tuple[Finding, ...]:
     """Return what to look at, gravest first; within a kind the largest value first."""
     # A vector is no duplicate of the id that it is looked up by.
-    ids = tuple(profile for profile in data.ids if profile.feature.kind != "vector")
+    ids = tuple(p for p in data.ids if p.feature.kind != "vector" and p.feature.role == "input")
     found = [*_label(data), *_unmatched(data), *_duplicates(data.dense), *_duplicates(ids)]
     for profile in data.profiles:
         found += _feature(data, profile)
@@ -149,6 +149,9 @@ def findings(data: DataProfile) -> tuple[Finding, ...]:
 
 def _feature(data: DataProfile, profile: Profile) -> Iterator[Finding]:
     name, missing = (profile.feature.name,), data.missing(profile)
+    if isinstance(profile, IdProfile) and profile.feature.role == "target":  # empty in train
+        yield from _ids(data, profile)
+        return
     if missing >= 1.0:
         yield Finding("all_missing", name, missing, "")
         return
@@ -160,7 +163,8 @@ def _feature(data: DataProfile, profile: Profile) -> Iterator[Finding]:
     if profile.auc is not None and profile.auc >= SUSPICIOUS_AUC:
         kind = "leak" if profile.auc >= LEAK_AUC else "suspicious"
         yield Finding(kind, name, profile.auc, f"AUC {formats.decimal(profile.auc, 3)}")
-    yield from _drift(profile)
+    if data.manifest.spec.target is None:  # rows of users in valid and test list more, or other things
+        yield from _drift(profile)
     if isinstance(profile, IdProfile):
         yield from _ids(data, profile)
 
@@ -225,18 +229,21 @@ def _unmatched(data: DataProfile) -> Iterator[Finding]:
 
 
 def _label(data: DataProfile) -> Iterator[Finding]:
+    spec = data.manifest.spec
+    if spec.tasks[0].is_rating or spec.target is not None:  # each row of a user is a positive
+        return
     splits = {name: data.manifest.splits[name] for name in data.looked_at}  # type: ignore[index]
     for name, split in splits.items():
-        if split.positives in (0, split.rows):
+        if split.positives in (0, split.labelled):
             share = "no positive row" if split.positives == 0 else "no negative row"
-            yield Finding("one_class", (name,), None, f"{share} of {formats.count(split.rows)}")
+            yield Finding("one_class", (name,), None, f"{share} of {formats.count(split.labelled)}")
     base = splits.get(data.base)
-    if base is None or base.positives in (0, base.rows):
+    if base is None or base.positives in (0, base.labelled):
         return
-    rate = base.positives / base.rows
+    rate = base.positives / base.labelled
     for name, split in splits.items():
-        difference = split.positives / split.rows - rate
-        error = (rate * (1 - rate) * (1 / split.rows + 1 / base.rows)) ** 0.5
+        difference = split.positives / split.labelled - rate
+        error = (rate * (1 - rate) * (1 / split.labelled + 1 / base.labelled)) ** 0.5
         if abs(difference) >= max(RATE_DIFFERENCE * rate, _RATE_ERRORS * error):
             text = f"{formats.percent(rate + difference)}, {data.base} {formats.percent(rate)}"
             yield Finding("label_rate", (name,), abs(difference), text)

@@ -13,9 +13,10 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from trainer.label_times import point_count
+from trainer.records import LabelTimes
 from trainer.reporting.data.counted import Floats, Ints
 from trainer.reporting.data.sample import SplitSample
-from trainer.schema import KEEP_PREFIX, LabelTimes, Manifest
+from trainer.schema import KEEP_PREFIX, Manifest
 
 # Numbers from here to there are seconds since 1970 (1979 to 2100); thousandths and millionths likewise.
 _SECONDS = (3e8, 4.1e9)
@@ -41,7 +42,9 @@ class LabelRates:
 
 
 def label_rates(manifest: Manifest, samples: Mapping[str, SplitSample]) -> LabelRates | None:
-    """Return the label rate over time; None where nothing tells the time."""
+    """Return the label rate over time; None where nothing tells the time, or the label is a rating."""
+    if manifest.spec.tasks[0].is_rating:
+        return None
     if manifest.label_times is not None:
         return _counted_rates(manifest.label_times)
     columns = next(iter(samples.values())).columns

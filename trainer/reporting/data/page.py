@@ -11,7 +11,7 @@ from trainer.reporting.data import tables
 from trainer.reporting.data.cards import Bar, Card, dense_cards, id_cards, left_out
 from trainer.reporting.data.findings import KINDS, Finding, Kind, findings
 from trainer.reporting.data.profile import MAX_ROWS, DataProfile, profile_dataset
-from trainer.reporting.dataset import base_rate, split_rows
+from trainer.reporting.dataset import base_rate, label_table, split_rows
 from trainer.reporting.figures import Chart, Key
 from trainer.reporting.rendering import write_page
 from trainer.reporting.tables import Table, Tile, make_table
@@ -40,6 +40,7 @@ class DataPage:
     tiles: tuple[Tile, ...]
     groups: tuple[FindingGroup, ...]
     splits: Table
+    tasks: Table | None
     cleaning: Table
     remarks: tuple[str, ...]
     label_chart: Chart | None
@@ -110,6 +111,7 @@ def make_page(data: DataProfile, found: tuple[Finding, ...]) -> DataPage:
         tiles=_tiles(data, found),
         groups=_groups(found),
         splits=split_rows(manifest),
+        tasks=label_table(manifest),
         cleaning=_cleaning(manifest),
         remarks=manifest.remarks,
         label_chart=_label_chart(data),
@@ -187,6 +189,8 @@ def _label_chart(data: DataProfile) -> Chart | None:
 
 
 def _label_note(data: DataProfile) -> str:
+    if data.manifest.spec.tasks[0].is_rating:
+        return "The label is a rating. What tells it alone is judged by whether it is above its mean."
     if data.labels is None:
         return (
             "Nothing tells the time, so there is no label rate over time: name the time column under "

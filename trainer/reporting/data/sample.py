@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -34,12 +34,14 @@ class SplitSample:
         rows: rows that the split has.
         looked_at: rows of the sample.
         chunks: part files and row groups that hold them, in the order of reading.
+        threshold: a label above it is positive; of ratings their mean.
     """
 
     name: str
     rows: int
     looked_at: int
     chunks: tuple[tuple[pq.ParquetFile, tuple[int, ...]], ...]
+    threshold: float = 0.5
 
     def column(self, name: str, limit: int | None = None) -> pa.ChunkedArray:
         """Read a column of the sample, or its first `limit` rows."""
@@ -65,7 +67,7 @@ class SplitSample:
     @cached_property
     def labels(self) -> NDArray[np.bool_]:
         """Return whether each row of the sample is positive."""
-        return np.asarray(self.column(LABEL_COLUMN).to_numpy() > 0.5)
+        return np.asarray(self.column(LABEL_COLUMN).to_numpy() > self.threshold)
 
     def dense(self, feature: Feature) -> NDArray[np.float32]:
         """Return the values of a dense feature, NaN where there is none: [N], or [N, D] of lists."""
@@ -111,10 +113,14 @@ def take_samples(folder: Path, manifest: Manifest, max_rows: int, seed: int) -> 
         {name: split.rows for name, split in filled.items()},
         min(max_rows, MAX_CELLS // max(1, _cells_per_row(manifest.spec))),
     )
-    return {
+    samples = {
         name: _sample(folder, name, split, quotas[name], np.random.default_rng([seed, number]))
         for number, (name, split) in enumerate(filled.items())
     }
+    first = manifest.spec.tasks[0]
+    if first.is_rating:
+        samples = {name: replace(sample, threshold=first.mean) for name, sample in samples.items()}
+    return samples
 
 
 def _cells_per_row(spec: FeatureSpec) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -74,3 +75,18 @@ def test_rows_count_once_when_all_of_a_task_are_dealt(tmp_path):
     assert found is not None
     assert sorted(found[HASH].to_pylist()) == [0, 1]
     assert np.array_equal(np.sort(found[ORDER].to_numpy()), [-5, 5])
+
+
+@pytest.mark.parametrize("kind", [pa.int8(), pa.int64(), pa.float32(), pa.bool_(), pa.string()])
+def test_dealt_columns_keep_their_values_and_nulls(kind):
+    g = np.random.default_rng(0)
+    values = pa.array(g.integers(0, 2, 120)).cast(kind)
+    column = pc.if_else(pa.array(g.random(120) < 0.7), values, pa.scalar(None, kind)).slice(13, 100)
+    splits = pa.array(g.choice(SPLITS, 100))
+    table = pa.table({"x": column, ORDER: g.integers(-(2**63), 2**63 - 1, 100), HASH: np.arange(100)})
+    rows = 0
+    for _, piece in Layout((3, 2, 1)).dealt(table, splits):
+        piece.validate(full=True)
+        assert piece["x"].to_pylist() == [column[row].as_py() for row in piece[HASH].to_pylist()]
+        rows += piece.num_rows
+    assert rows == 100

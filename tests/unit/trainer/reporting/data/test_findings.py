@@ -163,3 +163,18 @@ def test_a_data_set_without_training_rows_is_compared_with_its_first_split(tmp_p
     columns = {"x": rng.normal(size=100), "label": np.zeros(100)}
     findings = found(write(tmp_path, [dense("x")], {"test": columns}))
     assert [(f.kind, f.subject) for f in findings] == [("one_class", ("test",))]
+
+
+def test_rows_of_users_raise_no_alarm_for_what_they_are(tmp_path: Path) -> None:
+    rng = np.random.default_rng(3)
+    seen = sparse("seen", 52, is_list=True)
+    target = seen.model_copy(update={"name": "targets", "column": "targets", "role": "target"})
+    splits = {}
+    for split, length, new in (("train", 3, 0), ("test", 9, 3)):
+        lists = [rng.integers(2, 52, length).tolist() for _ in range(200)]
+        splits[split] = {"seen": lists, "targets": [[1] * new] * 200, "label": np.ones(200)}
+    statistics = {"targets": FeatureStatistics(null_share=1.0, mean_length=0.0)}
+    folder = write(tmp_path, [seen, target], splits, statistics=statistics)  # type: ignore[arg-type]
+    # A target that no id stands for can never be found.
+    assert subjects(found(folder)) == {("targets",)}
+    assert subjects(found(folder, kind="oov")) == {("targets",)}
