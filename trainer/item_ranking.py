@@ -204,6 +204,7 @@ def _order_of_targets(place_R: Tensor, score_R: Tensor) -> Tensor:
     """
     by_score = torch.argsort(score_R, descending=True, stable=True)
     order = by_score[torch.argsort(place_R[by_score], stable=True)]
+    place_R = place_R.contiguous()
     first_R = torch.searchsorted(place_R, place_R)
     position_R = torch.empty_like(place_R)
     position_R[order] = torch.arange(len(order), device=order.device)

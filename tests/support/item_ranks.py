@@ -31,6 +31,14 @@ def train_items(rank: int, world_size: int, cases: dict[str, Case]) -> dict[str,
     }
 
 
+def genres_of(items: int) -> tuple[Any, Any]:
+    """Return how many genres each item has, 0 to 2, and those of one item after another."""
+    import torch
+
+    lengths = torch.arange(items) % 3
+    return lengths, 2 + torch.arange(int(lengths.sum())) % 7
+
+
 def _trained(
     rank: int, world_size: int, name: str, inputs: ModelInputs, keys: dict[str, Any], parallel: Any
 ) -> ItemRun:
@@ -50,6 +58,7 @@ def _trained(
     from tests.unit.trainer.models.examples import example_section
     from tests.unit.trainer.models.item_examples import item_batch, rows_of
     from trainer.item_ranking import rank_targets
+    from trainer.modules.item_catalogue import ItemCatalogue
     from trainer.modules.item_model import ItemModel
     from trainer.registry import build_model
     from trainer.tasks import TrainingTask
@@ -74,6 +83,8 @@ def _trained(
     for module in task.modules():
         if isinstance(module, ItemModel):
             module.sampler.set_counts(torch.arange(1, module.sampler.num_items + 1))
+        if isinstance(module, ItemCatalogue):
+            module.fill({name: genres_of(module.num_items) for name in module.features})
     mine = slice(rank * ROWS // world_size, (rank + 1) * ROWS // world_size)
     losses = []
     for step in range(STEPS):

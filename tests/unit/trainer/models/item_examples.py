@@ -26,6 +26,17 @@ def user_inputs(dim: int = 8, batch_size: int = 12) -> ModelInputs:
     return ModelInputs(0, ("user", "seen"), tables, frozenset({"seen"}), global_batch_size=batch_size)
 
 
+def genre_inputs() -> ModelInputs:
+    """Return those of events, and the genres of the item."""
+    events = event_inputs()
+    return replace(
+        events,
+        features=(*events.features, "genres"),
+        tables=(*events.tables, table("genres", ["genres"])),
+        lists=events.lists | {"genres"},
+    )
+
+
 def item_batch(
     inputs: ModelInputs, rows: int, seed: int = 0, targets: int = 0, *, planted: bool = False
 ) -> Batch:
@@ -58,6 +69,7 @@ def item_batch(
             "item": item,
             "seen": order[:length],
             "targets": order[length : length + wanted],
+            "genres": order[:2],
         }
         for name, ids in lists.items():
             ids.append(of_row[name])

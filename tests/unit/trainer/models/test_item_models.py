@@ -15,6 +15,7 @@ from tests.unit.trainer.models.examples import NUM_EMBEDDINGS, example_model, ex
 from tests.unit.trainer.models.item_examples import (
     ITEMS,
     event_inputs,
+    genre_inputs,
     item_batch,
     user_inputs,
 )
@@ -266,6 +267,11 @@ TRAINED = {
     "ncf": ("ncf", event_inputs(), {"negatives": {"per_query": 2}}),
     "cdae": ("cdae", user_inputs(), {}),
     "mult_vae": ("mult_vae", user_inputs(), {"hidden_layer_sizes": [16], "latent_dim": 8}),
+    "two_tower": (
+        "two_tower",
+        genre_inputs(),
+        {"item_features": ["genres"], "negatives": {"in_batch": True, "shared": 3, "log_q": True}},
+    ),
 }
 TRAINED |= {f"{name} fsdp": TRAINED[name] for name in ("ncf", "mult_vae", "sasrec")}
 
