@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+
+import torch
 from torch import Tensor
 
 # Constants of splitmix64 (Steele et al. 2014) as signed 64-bit numbers; int64 products wrap around.
@@ -28,3 +31,21 @@ def splitmix64_(value: Tensor) -> Tensor:
 def signed64(number: int) -> int:
     """Return a whole number modulo 2^64 as the signed 64-bit number that torch takes."""
     return (number + (1 << 63)) % (1 << 64) - (1 << 63)
+
+
+def hashed_seed(device: torch.device, step: int) -> Tensor:
+    """Return a hash of the seed of the training step and a constant, int64 [1].
+
+    Steps have consecutive seeds, and what is drawn has consecutive numbers: added up unhashed, the draws of a
+    step would be those of the last one shifted by a place.
+
+    Args:
+        device: of the draws.
+        step: a constant that tells uses apart.
+    """
+    return splitmix64_(torch.tensor([signed64(torch.initial_seed() + step)], device=device))
+
+
+def unit_interval(bits: Tensor) -> Tensor:
+    """Return float64 numbers in [0, 1) of int64 hashes of any shape: their upper 53 bits."""
+    return ((bits >> 11) & ((1 << 53) - 1)).double() * math.ldexp(1.0, -53)

@@ -128,21 +128,34 @@ def evaluation_settings(
 
 
 def target_settings(
-    run: RunConfig, *, by: str | None = None, confidence: float | None = None
+    run: RunConfig, items: int, *, by: str | None = None, confidence: float | None = None
 ) -> EvaluationSettings:
     """Return what to compute of the targets of user rows.
 
     Args:
         run: the config.
+        items: that there are to be ranked.
         by: kept raw column to break metrics down by.
         confidence: level of confidence intervals, if any.
+
+    Raises:
+        ConfigError: a K is no smaller than the ranking, where every target would be found.
     """
     metrics = run.metrics
+    ranked = items if metrics.candidates is None else min(items, 1 + metrics.candidates)
+    if metrics.at is not None and max(metrics.at) >= ranked:
+        raise ConfigError(
+            "every target is among the first K items where no more than K are ranked",
+            where="metrics.at",
+            got=metrics.at,
+            allowed=f"numbers below {ranked:,}"
+            + (", the items" if metrics.candidates is None else ": a target and its metrics.candidates"),
+        )
     of_lists = [name for name, metric in METRICS.items() if metric.at_k or metric.recommended]
     chosen = metrics.names or [name for name in of_lists if METRICS[name].shown]
     return EvaluationSettings(
         names=frozenset([*chosen, *(split_name(name)[0] for name in _compared(run))]),
-        at=tuple(sorted({*(metrics.at or DEFAULT_AT)})),
+        at=tuple(sorted({*(metrics.at or [k for k in DEFAULT_AT if k < ranked])})),
         at_given=metrics.at is not None,
         by=by,
         confidence=confidence,

@@ -14,6 +14,7 @@ from trainer.config import FeatureGroup, RunConfig, TableConfig
 from trainer.config.messages import did_you_mean
 from trainer.config.plan import IdsConfig
 from trainer.errors import ConfigError
+from trainer.features.ids import first_id
 from trainer.registry import ModelInputs
 from trainer.schema import OUT_OF_VOCABULARY_ID, Feature, FeatureSpec, FeatureStatistics
 
@@ -68,17 +69,15 @@ def model_inputs(
         tuple(tables),
         lists,
         tuple(task.name for task in spec.tasks),
-        {name: min(map(_first_id, features)) for name, features in by_table.items()},
+        {name: min(map(known_from, features)) for name, features in by_table.items()},
         run.train.global_batch_size,
     )
 
 
-def _first_id(feature: Feature) -> int:
+def known_from(feature: Feature) -> int:
     """Return the first id that stands for one known value: those before are padding and unknown values."""
-    for op in feature.ops:
-        if op.name == "vocabulary":
-            return OUT_OF_VOCABULARY_ID + int(op.params.get("oov_buckets", 1))
-    return OUT_OF_VOCABULARY_ID
+    made = (first_id(op) for op in feature.ops if op.name == "vocabulary")
+    return next(made, OUT_OF_VOCABULARY_ID)
 
 
 def _table(

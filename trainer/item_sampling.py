@@ -6,14 +6,13 @@ same at every world size, and after a run was taken up again.
 
 from __future__ import annotations
 
-import math
 from typing import Literal
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from sharding.hashing import signed64, splitmix64_
+from sharding.hashing import hashed_seed, signed64, splitmix64_, unit_interval
 from trainer.config.base import Section
 
 _DRAW_STEP = 0x9FB21C651E98DF25  # Odd constants: streams of draws never share a key.
@@ -40,6 +39,11 @@ class ItemNegatives(Section):
     log_q: bool = False
     """Take from each score the logarithm of how often its item is expected among what a query is scored
     against: popular ones are not held down for being there often. For `sampled_softmax`."""
+
+    @property
+    def some(self) -> bool:
+        """Return whether there are any."""
+        return bool(self.per_query or self.shared or self.in_batch)
 
     @property
     def needs_counts(self) -> bool:
@@ -146,10 +150,7 @@ class ItemSampler(nn.Module):
 
     def _items(self, keys: Tensor, stream: int) -> Tensor:
         """Return items drawn by the hash of keys; the keys are overwritten."""
-        seed_1 = torch.tensor([signed64(torch.initial_seed() + stream * _DRAW_STEP)], device=keys.device)
-        # Hashed first: steps have consecutive seeds, and keys are consecutive too.
-        bits = splitmix64_(keys.add_(splitmix64_(seed_1)))
-        uniform = ((bits >> 11) & ((1 << 53) - 1)).double() * math.ldexp(1.0, -53)
+        uniform = unit_interval(splitmix64_(keys.add_(hashed_seed(keys.device, stream * _DRAW_STEP))))
         if self.config.distribution == "popularity":
             self._popularity()
             place = torch.searchsorted(self._cumulative_N, uniform, right=True)

@@ -17,6 +17,7 @@ from trainer.errors import DataError
 from trainer.evaluation import prediction_columns
 from trainer.evaluation_settings import EvaluationSettings, evaluation_settings, target_settings
 from trainer.evaluator import Evaluated, Evaluator
+from trainer.inputs import known_from
 from trainer.item_counts import item_counts
 from trainer.item_ranking import rank_targets
 from trainer.records import TaskLabel
@@ -70,14 +71,15 @@ class SplitMeasure:
             confidence: level of confidence intervals, if any.
 
         Raises:
-            ConfigError: a metric of the config does not belong to such rows.
+            ConfigError: a K of `metrics.at` is no smaller than the items that are ranked.
             DataError: the data set lacks a column that is needed, or a part file is missing or damaged.
             StoreError: the store cannot be read.
         """
         spec = manifest.spec
         target = spec.target if split in manifest.user_row_splits else None
         if target is not None:
-            settings = [target_settings(run, by=by, confidence=confidence)]
+            items = (target.num_embeddings or 0) - known_from(target)
+            settings = [target_settings(run, items, by=by, confidence=confidence)]
         else:
             settings = [
                 evaluation_settings(
@@ -119,7 +121,7 @@ class SplitMeasure:
                 device,
                 self.target.name,
                 candidates=settings.candidates,
-                top=max(settings.at) if settings.of_recommended else 0,
+                top=max(settings.at, default=0) if settings.of_recommended else 0,
                 seed=settings.seed,
             )
             return target_metrics(ranks, settings, self.kept, self.counts_N)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 from torchrec.sparse.jagged_tensor import JaggedTensor
 
-from sharding.hashing import signed64, splitmix64_
+from sharding.hashing import hashed_seed, splitmix64_, unit_interval
 from trainer.batch import Batch
 from trainer.losses.ranking import Objective
 from trainer.modules.field_arch import WEIGHT_COLUMNS
@@ -113,18 +111,12 @@ class BERT4Rec(SequenceModel):
     def _masked(self, ids: JaggedTensor, rows_B: Tensor) -> Tensor:
         """Return which of the N items are masked: by a hash of the step's seed, the row and the place."""
         row_N, last_N = segment_rows(ids), ages(ids) == 0
-        seed_1 = torch.tensor([signed64(torch.initial_seed() + _MASK_STEP)], device=rows_B.device)
-        key_B = splitmix64_(row_numbers(rows_B) + splitmix64_(seed_1))
-        masked_N = _uniform(key_B[row_N] + places(ids) + 1) < self.mask_share
+        key_B = splitmix64_(row_numbers(rows_B) + hashed_seed(rows_B.device, _MASK_STEP))
+        masked_N = unit_interval(splitmix64_(key_B[row_N] + places(ids) + 1)) < self.mask_share
         none_B = torch.ones_like(key_B, dtype=torch.bool)
         none_B[row_N[masked_N]] = False
-        only_last_B = none_B | (_uniform(key_B.clone()) < self.last_share)
+        only_last_B = none_B | (unit_interval(splitmix64_(key_B.clone())) < self.last_share)
         return torch.where(only_last_B[row_N], last_N, masked_N)
-
-
-def _uniform(keys: Tensor) -> Tensor:
-    """Return a number in [0, 1) for each key; the keys are overwritten."""
-    return ((splitmix64_(keys) >> 11) & ((1 << 53) - 1)).double() * math.ldexp(1.0, -53)
 
 
 class Encoder(nn.Module):

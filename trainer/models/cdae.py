@@ -10,21 +10,19 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from trainer.batch import Batch
-from trainer.errors import ConfigError
 from trainer.item_sampling import ItemNegatives
 from trainer.losses.ranking import Objective
 from trainer.modules.item_autoencoder import AutoencoderSection, ItemAutoencoder, with_one
 from trainer.modules.item_model import Examples
 from trainer.modules.lookup import Found
+from trainer.modules.user_item import UserItemSection
 from trainer.registry import ModelInputs, register_model
 
 
-class CdaeConfig(AutoencoderSection):
+class CdaeConfig(AutoencoderSection, UserItemSection):
     """Config keys of `cdae`; its hidden layer has `embedding_dim` units."""
 
     needs: ClassVar[str] = "the user's id and a list of its items"
-    user: str | None = None
-    """Feature with the user's id. Default: the only feature of one id."""
     hidden_activation: bool = True
     """Whether hidden units pass a sigmoid."""
     objective: Objective = "pointwise"
@@ -37,23 +35,6 @@ class CdaeConfig(AutoencoderSection):
     def hidden_columns(self) -> tuple[int, int]:
         """Return the hidden units twice."""
         return self.embedding_dim, self.embedding_dim
-
-    def user_feature(self, inputs: ModelInputs) -> str:
-        """Return the feature of the users.
-
-        Raises:
-            ConfigError: there is none, or more than one.
-        """
-        single = [name for name in inputs.features if name not in inputs.lists]
-        if self.user in single or (self.user is None and len(single) == 1):
-            return self.user or single[0]
-        raise ConfigError(
-            "the model needs to know which feature is the user",
-            where="model.user",
-            got=self.user,
-            allowed=single or None,
-            fixes=[f"model.user: {name}" for name in single[:3]] or ["features.sparse: the user's id"],
-        )
 
     def completed(self, inputs: ModelInputs) -> ModelInputs:
         """Return the inputs with users as wide as the hidden layer, and a table for the output."""

@@ -32,18 +32,16 @@ class ItemModelSection(ModelSection):
     @property
     def own_loss(self) -> bool:
         """Return whether the model makes queries and targets itself, instead of taking the rows' labels."""
-        drawn = self.negatives
-        return self.objective != "pointwise" or bool(drawn.per_query or drawn.shared or drawn.in_batch)
+        return self.objective != "pointwise" or self.negatives.some
 
     @model_validator(mode="after")
     def _negatives_of_the_objective(self) -> ItemModelSection:
         drawn = self.negatives
-        some = bool(drawn.per_query or drawn.shared or drawn.in_batch)
-        if self.objective in ("bpr", "sampled_softmax") and not some:
+        if self.objective in ("bpr", "sampled_softmax") and not drawn.some:
             raise ValueError(
                 f"`objective: {self.objective}` needs negatives, such as `negatives: {{per_query: 1}}`"
             )
-        if self.objective == "softmax" and some:
+        if self.objective == "softmax" and drawn.some:
             raise ValueError("`objective: softmax` is over all items: leave `negatives` out")
         if drawn.log_q and self.objective != "sampled_softmax":
             raise ValueError("`negatives.log_q` is for `objective: sampled_softmax`")

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from sharding.hashing import signed64, splitmix64_
+from sharding.hashing import hashed_seed, splitmix64_, unit_interval
 from trainer.modules.row_dropout import row_numbers
 
 _STREAM_STEP = 0xA0761D6478BD642F
@@ -22,10 +22,10 @@ def row_uniform(rows_B: Tensor, count: int, stream: int) -> Tensor:
         count: numbers of each row.
         stream: tells uses of one model apart.
     """
-    key = signed64(torch.initial_seed() + stream * _STREAM_STEP)
-    row_B1 = splitmix64_(row_numbers(rows_B) + key).unsqueeze(1)
+    key_1 = hashed_seed(rows_B.device, stream * _STREAM_STEP)
+    row_B1 = splitmix64_(row_numbers(rows_B) + key_1).unsqueeze(1)
     bits_BN = splitmix64_(row_B1 + torch.arange(count, device=rows_B.device))
-    return ((bits_BN >> 11) & ((1 << 53) - 1)).double() * math.ldexp(1.0, -53)
+    return unit_interval(bits_BN)
 
 
 def row_normal(rows_B: Tensor, count: int, stream: int) -> Tensor:

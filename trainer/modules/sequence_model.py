@@ -38,6 +38,13 @@ class SequenceModelSection(ItemModelSection):
         Raises:
             ConfigError: there is none, or more than one.
         """
+        if not any(table.pooling == "none" and inputs.lists & {*table.features} for table in inputs.tables):
+            raise ConfigError(
+                "the model needs a list of each row's items, kept in their order",
+                where="features.sequence",
+                got="no sequence with `pooling: none`",
+                fixes=["rows of users: data.user_rows", "a sequence with `history` and `pooling: none`"],
+            )
         if self.item is None and self.history in inputs.lists:
             table = inputs.table_of(self.history)
             single = [name for name in table.features if name in inputs.features and name not in inputs.lists]

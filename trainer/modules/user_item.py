@@ -1,4 +1,4 @@
-"""What models share that know a row's user and item by one id each."""
+"""What models share that know a row's user by one id."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from trainer.registry import ModelInputs
 
 
 class UserItemSection(ItemModelSection):
-    """Config keys of models of one user and one item."""
+    """Config keys of models of a user and items."""
 
     needs: ClassVar[str] = "ids of user and item"
     user: str | None = None
-    """Feature with the user's id. Default: the only feature of one id besides the item."""
+    """Feature with the user's id. Default: the only feature of one id that is no item."""
 
     def user_feature(self, inputs: ModelInputs) -> str:
         """Return the feature of the users.
@@ -30,6 +30,6 @@ class UserItemSection(ItemModelSection):
             "the model needs to know which feature is the user",
             where="model.user",
             got=self.user,
-            allowed=single,
-            fixes=[f"model.user: {name}" for name in single[:3]],
+            allowed=single or None,
+            fixes=[f"model.user: {name}" for name in single[:3]] or ["features.sparse: the user's id"],
         )

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from tests.support.predicted import predicted, write_kept
+from trainer.config import RunConfig
 from trainer.data import ReadPolicy
 from trainer.data.kept import KeptColumns
-from trainer.evaluation_settings import EvaluationSettings
+from trainer.errors import ConfigError
+from trainer.evaluation_settings import EvaluationSettings, target_settings
 from trainer.item_ranking import TargetRanks
 from trainer.schema import Manifest
 from trainer.target_metrics import target_metrics
@@ -48,3 +51,43 @@ def test_segments_are_those_of_the_rows_and_make_up_the_whole(tmp_path: Path) ->
         assert segment["rows"] == here.sum()
         expected = np.average(hit[here & counted], weights=weights[here & counted])
         assert segment["metrics"]["hr@5"] == pytest.approx(expected)
+
+
+def _run(**metrics: Any) -> RunConfig:
+    return RunConfig.from_dict(
+        {
+            "name": "songs",
+            "data": {
+                "source": {"path": "plays.parquet"},
+                "label": {"implicit": True},
+                "split": {"method": "leave_last", "leave_last": {"user": "user", "time": "time"}},
+                "user_rows": {
+                    "by": "user",
+                    "order_by": "time",
+                    "lists": {"seen": "song"},
+                    "targets": "song",
+                },
+            },
+            "features": {"sequence": [{"columns": "seen", "ops": ["vocabulary"], "pooling": "none"}]},
+            "model": {"name": "sasrec"},
+            "metrics": metrics,
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    ("metrics", "items", "allowed"),
+    [({"at": [5, 50]}, 50, "below 50"), ({"at": [11], "candidates": 10}, 50, "below 11")],
+)
+def test_a_k_at_which_every_target_is_found_is_an_error(
+    metrics: dict[str, Any], items: int, allowed: str
+) -> None:
+    with pytest.raises(ConfigError, match=rf"metrics\.at(.|\n)*{allowed}"):
+        target_settings(_run(**metrics), items)
+
+
+def test_usual_ks_are_those_below_the_number_of_items() -> None:
+    assert target_settings(_run(), 50).at == (5, 10, 20)
+    assert target_settings(_run(), 20).at == (5, 10)
+    assert target_settings(_run(candidates=7), 50).at == (5,)
+    assert target_settings(_run(), 3).at == ()

@@ -315,7 +315,7 @@ def test_a_model_without_one_history_says_what_to_name() -> None:
     with pytest.raises(ConfigError, match="same number of the item vectors' columns"):
         example_model("bert4rec", inputs, num_heads=3)
     alone = ModelInputs(0, ("user",), (replace(inputs.tables[0], pooling="none"),))
-    with pytest.raises(ConfigError, match="which feature is the item"):
+    with pytest.raises(ConfigError, match=r"needs a list of each row's items(.|\n)*data\.user_rows"):
         example_model("sasrec", alone)
 
 
