@@ -43,6 +43,9 @@ logger.writer.name = org.apache.spark.sql.execution.datasources
 logger.writer.level = off
 logger.task.name = org.apache.spark.util.Utils
 logger.task.level = off
+# Executors that still report to a driver which has ended.
+logger.late.name = org.apache.spark.network.server.TransportRequestHandler
+logger.late.level = off
 """
 
 

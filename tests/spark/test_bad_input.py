@@ -72,7 +72,7 @@ BAD_ROWS: list[tuple[str, dict[str, Any], dict[str, Any], list[str]]] = [
         "label is text",
         {"label": {"column": "text", "positive_at_least": 2}},
         DENSE,
-        ["no number", "text", "many"],
+        ["no finite number", "text", "many"],
     ),
     ("label missing", {"label": {"column": "gap"}}, DENSE, ["10 row(s) have no label", "gap"]),
     ("negative weight", {"weight": "weight"}, DENSE, ["negative", "data.weight: weight", "-2.0"]),
