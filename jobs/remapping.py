@@ -184,12 +184,10 @@ class _Remapping:
         target.mkdir(parents=True)
         told = write_remapped(self._stored, target, self._tables, self._origins, run.seed)
         shutil.copy(folder.config_file, target)
-        source = {
-            "checkpoint": str(self._checkpoint.absolute()),
-            "step": read_progress(self._checkpoint).step,
-        }
+        before = read_progress(self._checkpoint)
+        source = {"checkpoint": str(self._checkpoint.absolute()), "step": before.step}
         state = {
-            "progress": asdict(Progress()),
+            "progress": asdict(Progress(earlier_steps=before.step + before.earlier_steps)),
             "spec_hash": dataset.manifest.spec.hash,
             "config": run.as_dict(),
             "remapped_from": source,

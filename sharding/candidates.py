@@ -79,7 +79,7 @@ def candidate_types(
     """
     possible = [
         kind
-        for kind in sharding_types_of(table, optimizer)
+        for kind in sharding_types_of(table, optimizer, cluster.device)
         if _has_kernel(kind, table, cluster)
         and keeps_to_ranks(kind, table, cluster)
         and fills_every_rank(kind, table.num_embeddings, cluster)

@@ -75,7 +75,7 @@ def _check_ranks(table: TableSpec, cluster: Cluster, optimizer: str) -> None:
         )
     offered = [
         kind
-        for kind in sharding_types_of(table, optimizer)
+        for kind in sharding_types_of(table, optimizer, cluster.device)
         if set(kernels_of([kind], cluster.device)) & set(table.compute_kernels or ("fused", "dense"))
     ]
     asked = [kind for kind in offered if table.sharding_types is None or kind in table.sharding_types]

@@ -70,7 +70,14 @@ class FreshRows:
             for block in self._weights[table]:
                 rows, places = block.places(rows_R.to(block.values.device))
                 columns = range(block.first_column, block.first_column + block.values.shape[1])
-                fresh = uniform_rows(self._seed, table, rows, columns, table_shape=shape)
+                fresh = uniform_rows(
+                    self._seed,
+                    table,
+                    rows,
+                    columns,
+                    table_shape=shape,
+                    weight_init_max=spec.weight_init_max,
+                )
                 block.values[places] = fresh.to(block.values.dtype)
             for block in self._states.get(table, []):
                 _, places = block.places(rows_R.to(block.values.device))

@@ -43,7 +43,8 @@ def hashed_seed(device: torch.device, step: int) -> Tensor:
         device: of the draws.
         step: a constant that tells uses apart.
     """
-    return splitmix64_(torch.tensor([signed64(torch.initial_seed() + step)], device=device))
+    # Not `torch.tensor`, which would copy from the host to a GPU and wait for it.
+    return splitmix64_(torch.full((1,), signed64(torch.initial_seed() + step), device=device))
 
 
 def unit_interval(bits: Tensor) -> Tensor:

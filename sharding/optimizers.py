@@ -7,14 +7,18 @@ so that a checkpoint moves between sharding types.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from fbgemm_gpu.split_table_batched_embeddings_ops_training import WeightDecayMode
+from fbgemm_gpu.split_table_batched_embeddings_ops_training import (
+    SplitTableBatchedEmbeddingBagsCodegen,
+    WeightDecayMode,
+)
 from torch import Tensor
 from torchrec.optim import keyed, optimizers, rowwise_adagrad
+from torchrec.optim.keyed import CombinedOptimizer
 
 from sharding.tables import TableSpec
 
@@ -27,6 +31,7 @@ _CLASSES: dict[str, type[torch.optim.Optimizer]] = {
     "partial_rowwise_adam": optimizers.PartialRowWiseAdam,
     "lamb": optimizers.LAMB,
 }
+_ADAM = ("adam", "adamw", "partial_rowwise_adam")
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,11 @@ class FusedOptimizer:
         """Return the learning rate of a table: its own, else the optimizer's."""
         return self.learning_rate if table.learning_rate is None else table.learning_rate
 
+    @property
+    def counts_steps(self) -> bool:
+        """Return whether its steps depend on how many were done."""
+        return self.name in (*_ADAM, "lamb")
+
 
 def optimizer_class(optimizer: FusedOptimizer) -> type[torch.optim.Optimizer]:
     """Return the class by which TorchRec knows the fused optimizer."""
@@ -74,26 +84,77 @@ def fused_arguments(optimizer: FusedOptimizer, table: TableSpec) -> dict[str, An
     return arguments
 
 
-class ReplicatedTableOptimizer(torch.optim.Optimizer):
-    """SGD, Adagrad or row-wise Adagrad on dense gradients, equal to the fused kernels.
+class TableOptimizer(CombinedOptimizer):  # type: ignore[misc]
+    """The optimizers of all tables.
 
-    Rows whose gradient is zero everywhere stay as they are, as rows that no id touched do in the kernel.
+    The correction of Adam's moments needs the number of steps done. FBGEMM counts the forward passes of a
+    process instead: evaluations would count, and a run that was taken up again would begin at 0.
+
+    Args:
+        parts: the fused optimizer, and that of the data-parallel tables if there are any.
+        kernels: whose optimizers count.
+    """
+
+    def __init__(
+        self,
+        parts: list[keyed.KeyedOptimizer],
+        kernels: Sequence[SplitTableBatchedEmbeddingBagsCodegen] = (),
+    ) -> None:
+        super().__init__(parts)
+        self._kernels = kernels
+        wrapped = [part._optimizer for part in parts if isinstance(part, keyed.KeyedOptimizerWrapper)]
+        self._replicated = [part for part in wrapped if isinstance(part, ReplicatedTableOptimizer)]
+
+    def count(self, steps: int, parts: int = 1) -> None:
+        """Take the number of steps done before the next one.
+
+        Args:
+            steps: that number.
+            parts: backward passes of a step; at each the fused kernels update.
+        """
+        for part in self._replicated:
+            part.steps = steps
+        for kernel in self._kernels:
+            kernel.iter.fill_(steps * parts)
+            kernel.iter_cpu.fill_(steps * parts)
+
+
+_ROW_MOMENTS = {"rowwise_adagrad": "momentum1", "partial_rowwise_adam": "exp_avg_sq"}
+"""The moment that has one number a row, and not one for each element."""
+
+
+class ReplicatedTableOptimizer(torch.optim.Optimizer):
+    """SGD, Adagrad and Adam, element-wise or row-wise, on dense gradients, by the rules of the fused kernels.
+
+    Rows whose gradient is zero everywhere stay as they are, moments too, as rows that no id touched do in the
+    kernel; under Adam the kernel moves a row that was looked up by its moments, though its gradient be zero.
     State exists from the start, so that a checkpoint can be loaded before the first step.
 
     Args:
         groups: one param group for each table: `params` (one parameter [rows, columns]), `name`, `lr`.
         optimizer: the rule and its numbers.
+
+    Attributes:
+        steps: done before the next one; Adam's correction of its moments needs it.
     """
 
     def __init__(self, groups: Iterable[dict[str, Any]], optimizer: FusedOptimizer) -> None:
         super().__init__(groups, {"lr": optimizer.learning_rate})
-        self._rule = optimizer
-        for group in self.param_groups:
+        self._rule, self.steps = optimizer, 0
+        moments = [] if optimizer.name == "sgd" else ["momentum1"]
+        if optimizer.name in _ADAM:
+            moments.append("exp_avg_sq")
+        by_row = _ROW_MOMENTS.get(optimizer.name)
+        for group in self.param_groups if moments else ():
             (weight,) = group["params"]
-            if optimizer.name != "sgd":
-                shape = weight.shape[:1] if optimizer.name == "rowwise_adagrad" else weight.shape
-                moment = torch.zeros(shape, dtype=torch.float32, device=weight.device)
-                self.state[weight] = {f"{group['name']}.momentum1": moment}
+            self.state[weight] = {
+                f"{group['name']}.{moment}": torch.zeros(
+                    weight.shape[:1] if moment == by_row else weight.shape,
+                    dtype=torch.float32,
+                    device=weight.device,
+                )
+                for moment in moments
+            }
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
@@ -102,31 +163,59 @@ class ReplicatedTableOptimizer(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        self.steps += 1
         for group in self.param_groups:
             (weight,) = group["params"]
             if weight.grad is not None:
                 moments = list(self.state[weight].values()) if weight in self.state else []
-                _update(weight, weight.grad, moments, group["lr"], self._rule)
+                _update(weight, weight.grad, moments, group["lr"], self._rule, self.steps)
         return loss
 
 
 def _update(
-    weight_ED: Tensor, gradient_ED: Tensor, moments: list[Tensor], rate: float, rule: FusedOptimizer
+    weight_ED: Tensor,
+    gradient_ED: Tensor,
+    moments: list[Tensor],
+    rate: float,
+    rule: FusedOptimizer,
+    step: int,
 ) -> None:
     """Update the touched rows in place: E rows, D columns."""
     touched_R = gradient_ED.ne(0).any(dim=1).nonzero().squeeze(1)
     gradient_RD = gradient_ED[touched_R].float()
-    if rule.weight_decay:
-        gradient_RD = gradient_RD + rule.weight_decay * weight_ED[touched_R].float()
-    if rule.name == "sgd":
-        step_RD = gradient_RD
+    if rule.name in _ADAM:
+        first_RD, second = (
+            _averaged(moment, touched_R, added, beta) / (1 - beta**step)
+            for moment, added, beta in zip(
+                moments, (gradient_RD, _squared(gradient_RD, rule)), rule.betas, strict=True
+            )
+        )
+        step_RD = first_RD / (second.sqrt() + rule.eps)
+        if rule.weight_decay:
+            step_RD = step_RD + rule.weight_decay * weight_ED[touched_R].float()
     else:
-        square_RD = gradient_RD.square()
-        added = square_RD.mean(dim=1) if rule.name == "rowwise_adagrad" else square_RD
-        moments[0].index_add_(0, touched_R, added)
-        root = moments[0][touched_R].sqrt() + rule.eps
-        step_RD = gradient_RD / (root[:, None] if rule.name == "rowwise_adagrad" else root)
+        if rule.weight_decay:
+            gradient_RD = gradient_RD + rule.weight_decay * weight_ED[touched_R].float()
+        step_RD = gradient_RD
+        if rule.name != "sgd":
+            squared = _squared(gradient_RD, rule)
+            moments[0].index_add_(0, touched_R, squared.reshape(-1, *moments[0].shape[1:]))
+            root = moments[0][touched_R].sqrt() + rule.eps
+            step_RD = gradient_RD / root.reshape(squared.shape)
     weight_ED.index_add_(0, touched_R, (-rate * step_RD).to(weight_ED.dtype))
+
+
+def _squared(gradient_RD: Tensor, rule: FusedOptimizer) -> Tensor:
+    """Return [R, D], or the mean of each row, [R, 1]."""
+    square_RD = gradient_RD.square()
+    return square_RD.mean(dim=1, keepdim=True) if rule.name in _ROW_MOMENTS else square_RD
+
+
+def _averaged(moment: Tensor, touched_R: Tensor, added: Tensor, beta: float) -> Tensor:
+    """Move the touched rows of a moment on, and return them in the shape of what was added."""
+    rows = moment[touched_R].reshape(added.shape).lerp_(added, 1 - beta)
+    moment[touched_R] = rows.reshape(-1, *moment.shape[1:])
+    return rows
 
 
 def replicated_table_optimizer(

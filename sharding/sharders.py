@@ -42,13 +42,17 @@ _FUSED_KERNELS: dict[Device, tuple[str, ...]] = {
     "cuda": ("fused", "fused_uvm", "fused_uvm_caching", "key_value"),
 }
 _DATA_TYPES: dict[Device, tuple[str, ...]] = {"cpu": ("fp32", "fp16"), "cuda": ("fp32", "fp16", "bf16")}
-_OPTIMIZERS: dict[Device, tuple[str, ...]] = {
+_ADAM = ("adam", "adamw", "partial_rowwise_adam")
+_FUSED_OPTIMIZERS: dict[Device, tuple[str, ...]] = {
     "cpu": ("rowwise_adagrad", "adagrad", "sgd"),
-    "cuda": ("rowwise_adagrad", "adagrad", "sgd", "adam", "adamw", "partial_rowwise_adam", "lamb"),
+    "cuda": ("rowwise_adagrad", "adagrad", "sgd", *_ADAM, "lamb"),
 }
-# The fused kernels leave rows alone that no id of the batch touched. With dense gradients only an
-# optimizer without momentum can do the same.
-_DATA_PARALLEL_OPTIMIZERS = ("rowwise_adagrad", "adagrad", "sgd")
+# Rows without a gradient stay as they are, as those that no id of the batch touched do in the fused kernels.
+_DATA_PARALLEL_OPTIMIZERS = ("rowwise_adagrad", "adagrad", "sgd", *_ADAM)
+_OPTIMIZERS: dict[Device, tuple[str, ...]] = {
+    device: tuple(dict.fromkeys((*fused, *_DATA_PARALLEL_OPTIMIZERS)))
+    for device, fused in _FUSED_OPTIMIZERS.items()
+}
 
 
 class PooledSharder(EmbeddingBagCollectionSharder):
@@ -118,12 +122,14 @@ def sharders(communication: TableCommunication = FULL_PRECISION) -> list[ModuleS
     return [PooledSharder(qcomm_codecs_registry=codecs), SequenceSharder(qcomm_codecs_registry=codecs)]
 
 
-def sharding_types_of(table: TableSpec, optimizer: str) -> tuple[str, ...]:
-    """Return the sharding types that a table can have with an embedding optimizer, on any device."""
+def sharding_types_of(table: TableSpec, optimizer: str, device: Device) -> tuple[str, ...]:
+    """Return the sharding types that a table can have with an embedding optimizer on a device.
+
+    Where the device has no fused kernel of the optimizer, every rank keeps a copy: `data_parallel`.
+    """
     types: tuple[str, ...] = SEQUENCE_TYPES if table.pooling == "none" else SHARDING_TYPES
-    if optimizer not in _DATA_PARALLEL_OPTIMIZERS:
-        types = tuple(kind for kind in types if kind != "data_parallel")
-    return types
+    fused, copied = optimizer in _FUSED_OPTIMIZERS[device], optimizer in _DATA_PARALLEL_OPTIMIZERS
+    return tuple(kind for kind in types if (copied if kind == "data_parallel" else fused))
 
 
 def kernels_of(sharding_types: Sequence[str], device: Device) -> tuple[str, ...]:
@@ -154,9 +160,9 @@ def check_optimizer(name: str, device: Device, weight_decay: float = 0.0) -> Non
     # FBGEMM's SGD and Adagrad ignore it; its CPU row-wise Adagrad applies it to some tables only. Its Adam
     # keeps it apart from the gradient.
     what, instead = f"the fused {name} kernel on {device} has no weight decay", "rowwise_adagrad"
-    if device == "cuda" and name == "adam":
+    if name == "adam":
         what, instead = "weight decay that is no part of the gradient makes adam an adamw", "adamw"
-    elif device == "cuda" and name not in ("sgd", "adagrad"):
+    elif name in (*_ADAM, "lamb") or (device == "cuda" and name == "rowwise_adagrad"):
         return
     raise PlanError(
         what,
@@ -165,7 +171,9 @@ def check_optimizer(name: str, device: Device, weight_decay: float = 0.0) -> Non
         allowed=0,
         fixes=[
             f"--set {where}.weight_decay=0 and --set train.embedding_l2={weight_decay}",
-            f"--set {where}.name={instead}" if device == "cuda" else "train on GPUs",
+            "train on GPUs"
+            if device == "cpu" and name == "rowwise_adagrad"
+            else f"--set {where}.name={'adamw' if device == 'cpu' else instead}",
         ],
     )
 
@@ -178,7 +186,7 @@ def check_tables(tables: Sequence[TableSpec], device: Device, optimizer: str) ->
     """
     check_optimizer(optimizer, device)
     for table in tables:
-        offered = sharding_types_of(table, optimizer)
+        offered = sharding_types_of(table, optimizer, device)
         kind = "sequence" if table.pooling == "none" else "pooled"
         place = f"{kind} tables on {device} with {optimizer}"
         _check_known(table, "sharding_types", table.sharding_types, offered, place)

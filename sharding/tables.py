@@ -43,6 +43,7 @@ class TableSpec:
         enforce_hbm: whether the UVM kernels keep weights and the first moment in HBM all the same.
         stochastic_rounding: whether GPU kernels round fp16 and bf16 by chance; None for FBGEMM's default.
         bounds_check_mode: what the kernels do about ids beyond the table; None for FBGEMM's default.
+        weight_init_max: initial weights are uniform in (-m, m); None for 1 / sqrt(num_embeddings).
     """
 
     name: str
@@ -63,6 +64,7 @@ class TableSpec:
     enforce_hbm: bool | None = None
     stochastic_rounding: bool | None = None
     bounds_check_mode: str | None = None
+    weight_init_max: float | None = None
 
     @property
     def weight_bytes(self) -> int:

@@ -32,6 +32,7 @@ def uniform_block(
     columns: range,
     *,
     table_shape: tuple[int, int],
+    weight_init_max: float | None = None,
     device: torch.device | str = "cpu",
 ) -> Tensor:
     """Return a block of a table's initial weights.
@@ -42,18 +43,26 @@ def uniform_block(
         rows: rows of the whole table, step 1.
         columns: columns of the whole table, step 1.
         table_shape: rows and columns of the whole table.
+        weight_init_max: end of the interval, m; default 1 / sqrt(num_embeddings).
         device: where the block is made.
 
     Returns:
-        float32 [len(rows), len(columns)], uniform in (-1/sqrt(num_embeddings), 1/sqrt(num_embeddings)).
+        float32 [len(rows), len(columns)], uniform in (-m, m).
     """
+    rows_R = torch.arange(rows.start, rows.stop, device=device)
     return uniform_rows(
-        seed, table, torch.arange(rows.start, rows.stop, device=device), columns, table_shape=table_shape
+        seed, table, rows_R, columns, table_shape=table_shape, weight_init_max=weight_init_max
     )
 
 
 def uniform_rows(
-    seed: int, table: str, rows_R: Tensor, columns: range, *, table_shape: tuple[int, int]
+    seed: int,
+    table: str,
+    rows_R: Tensor,
+    columns: range,
+    *,
+    table_shape: tuple[int, int],
+    weight_init_max: float | None = None,
 ) -> Tensor:
     """Return chosen rows of a table's initial weights: float32 [R, len(columns)]; see `uniform_block`.
 
@@ -63,25 +72,30 @@ def uniform_rows(
         rows_R: int64, rows of the whole table; the result is on their device.
         columns: columns of the whole table, step 1.
         table_shape: rows and columns of the whole table.
+        weight_init_max: see `uniform_block`.
     """
     num_embeddings, dim = table_shape
+    end = 1.0 / math.sqrt(num_embeddings) if weight_init_max is None else weight_init_max
     row_R1, device = rows_R[:, None], rows_R.device
     column_1C = torch.arange(columns.start, columns.stop, device=device)[None, :]
     bits_RC = row_R1 * dim + column_1C + _key(seed, table)
     splitmix64_(bits_RC)
     bits_RC.bitwise_right_shift_(64 - _BITS)
     # The arithmetic shift leaves -2^23 .. 2^23 - 1; the half puts the values evenly around zero.
-    scale = 1.0 / ((1 << (_BITS - 1)) * math.sqrt(num_embeddings))
+    scale = end / (1 << (_BITS - 1))
     return bits_RC.to(torch.float32).add_(0.5).mul_(scale)
 
 
-def fill_table(weight: Tensor | ShardedTensor, seed: int, table: str) -> None:
+def fill_table(
+    weight: Tensor | ShardedTensor, seed: int, table: str, weight_init_max: float | None = None
+) -> None:
     """Write the initial weights into this rank's shards, a small block at a time.
 
     Args:
         weight: of a table as `state_dict` gives it: sharded, or whole on every rank.
         seed: of the run.
         table: its name.
+        weight_init_max: see `uniform_block`.
     """
     shape = (int(weight.shape[0]), int(weight.shape[1]))
     with torch.no_grad():
@@ -91,7 +105,15 @@ def fill_table(weight: Tensor | ShardedTensor, seed: int, table: str) -> None:
             for start in range(0, tensor.shape[0], step):
                 stop = min(start + step, tensor.shape[0])
                 rows = range(row + start, row + stop)
-                block = uniform_block(seed, table, rows, columns, table_shape=shape, device=tensor.device)
+                block = uniform_block(
+                    seed,
+                    table,
+                    rows,
+                    columns,
+                    table_shape=shape,
+                    weight_init_max=weight_init_max,
+                    device=tensor.device,
+                )
                 tensor[start:stop].copy_(block)
 
 

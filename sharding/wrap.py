@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 import torch
 import torch.distributed as dist
+from fbgemm_gpu.split_table_batched_embeddings_ops_training import SplitTableBatchedEmbeddingBagsCodegen
 from torch import nn
 from torch.distributed._shard.sharded_tensor.api import ShardedTensor
 from torch.distributed.optim.apply_optimizer_in_backward import _apply_optimizer_in_backward
@@ -22,7 +23,6 @@ from torchrec.distributed.comm import get_local_size
 from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.distributed.types import ShardingEnv
 from torchrec.modules.embedding_configs import data_type_to_dtype
-from torchrec.optim.keyed import CombinedOptimizer
 
 from sharding.dense import REPLICATED, DenseLayout, shard_dense
 from sharding.errors import PlanError
@@ -30,6 +30,7 @@ from sharding.grouped_model import GroupedModelParallel
 from sharding.locate import locate_tables
 from sharding.optimizers import (
     FusedOptimizer,
+    TableOptimizer,
     fused_arguments,
     optimizer_class,
     replicated_table_optimizer,
@@ -187,12 +188,12 @@ def _is_table_name(name: str) -> bool:
 def initialise_tables(dmp: DistributedModelParallel, tables: Sequence[TableSpec], seed: int) -> None:
     """Fill every table with weights that depend on seed, table name, row and column alone.
 
-    So they are the same at any number of ranks and under any sharding: uniform in
-    (-1/sqrt(num_embeddings), 1/sqrt(num_embeddings)).
+    So they are the same at any number of ranks and under any sharding: uniform in (-m, m), m being
+    `weight_init_max` of the table or 1 / sqrt(num_embeddings).
     """
     weights = table_weights(dmp)
     for table in tables:
-        fill_table(weights[table.name], seed, table.name)
+        fill_table(weights[table.name], seed, table.name, table.weight_init_max)
 
 
 def table_weights(dmp: DistributedModelParallel) -> dict[str, torch.Tensor | ShardedTensor]:
@@ -233,14 +234,22 @@ def _sharding_types_by_parameter(dmp: DistributedModelParallel) -> dict[str, str
 
 def build_table_optimizer(
     dmp: DistributedModelParallel, tables: Sequence[TableSpec], optimizer: FusedOptimizer
-) -> CombinedOptimizer:
+) -> TableOptimizer:
     """Return the optimizer of all tables: the fused ones, and that of the data-parallel tables.
 
-    Call `zero_grad` before and `step` after each backward pass: the fused kernels take their learning rate
-    from the param groups there, the data-parallel tables their update.
+    Call `zero_grad` and `count` before, and `step` after each backward pass: the fused kernels take their
+    learning rate from the param groups there, the data-parallel tables their update.
     """
     parts = [dmp.fused_optimizer]
     replicated = dict(data_parallel_table_parameters(dmp))
     if replicated:
         parts.append(replicated_table_optimizer(replicated, {t.name: t for t in tables}, optimizer))
-    return CombinedOptimizer(parts)
+    # TorchRec keeps its lookups in plain lists, which `modules` does not enter.
+    lookups = [lookup for module in dmp.modules() for lookup in getattr(module, "_lookups", ())]
+    kernels = [
+        one
+        for lookup in lookups
+        for one in lookup.modules()
+        if isinstance(one, SplitTableBatchedEmbeddingBagsCodegen)
+    ]
+    return TableOptimizer(parts, kernels if optimizer.counts_steps else [])

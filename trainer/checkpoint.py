@@ -50,6 +50,7 @@ class Progress:
         plateau_evaluations: evaluations without improvement since then or since the last fall.
         plateau_factor: what the falls have multiplied the learning rates by.
         guard: `Guard.state`.
+        earlier_steps: of the runs that this one was remapped from; Adam's moments, taken over, count them.
     """
 
     step: int = 0
@@ -68,6 +69,7 @@ class Progress:
     plateau_evaluations: int = 0
     plateau_factor: float = 1.0
     guard: dict[str, Any] = field(default_factory=dict)
+    earlier_steps: int = 0
 
 
 def checkpoint_path(folder: RunFolder, step: int) -> Path:

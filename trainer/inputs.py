@@ -173,6 +173,7 @@ def table_spec(
         enforce_hbm=config.enforce_hbm,
         stochastic_rounding=config.stochastic_rounding,
         bounds_check_mode=config.bounds_check_mode,
+        weight_init_max=config.weight_init_max,
     )
 
 

@@ -30,9 +30,11 @@ from trainer.item_counts import load_item_counts
 from trainer.item_features import load_item_features
 from trainer.measuring import SplitMeasure, rows_skipped
 from trainer.pretrained import load_pretrained
+from trainer.pretrained_parts import load_pretrained_parts
 from trainer.recording import Recorder
 from trainer.run_folder import RunFolder, read_json, write_json
 from trainer.schedule import learning_rate_factor, steps_of_run
+from trainer.seen_pairs import load_seen_pairs
 from trainer.usage import Meter, all_finite, peak_memory_gib
 
 
@@ -64,8 +66,10 @@ class _Training:
         self.assembly: Assembly = assemble(self.config, self.manifest, self.plan, context)
         load_item_features(self.assembly.task, folder.dataset(), context.device)
         load_item_counts(self.assembly.task, folder.dataset(), self.manifest, context.device)
+        load_seen_pairs(self.assembly.task, self.config, self.manifest, folder.dataset(), context)
         self.pretrained: dict[str, dict[str, int]] = {}
         self.progress = self._restore()
+        self.assembly.optimizers.steps = self.progress.step + self.progress.earlier_steps
         self.total_steps = steps_of_run(self.config.train, self.reader.steps_per_epoch)
         self.guard = Guard(
             self.config,
@@ -152,7 +156,7 @@ class _Training:
         self.factor = learning_rate_factor(train.schedule, step, self.total_steps)
         self.factor *= self.progress.plateau_factor
         optimizers = self.assembly.optimizers
-        optimizers.begin_step(self.factor)
+        optimizers.begin_step(self.factor, train.micro_batches)
         labels_BT, weights_B, rows_B = batch.labels_BT, batch.weights_B, batch.rows_B
         self.guard.see(batch, step)
         batch = self.assembly.ids.train(batch.to(self.context.device, non_blocking=True))
@@ -373,6 +377,7 @@ class _Training:
         if found is None:
             model = self.assembly.task
             self.pretrained = load_pretrained(self.config, self.manifest, self.folder, model)
+            load_pretrained_parts(self.config, self.manifest, self.folder, self.assembly)
             return Progress()
         checkpoint, progress = found
         self.assembly.load(checkpoint)

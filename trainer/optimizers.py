@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizer, KeyedOptimizerWrapper
 
+from sharding.optimizers import TableOptimizer
 from trainer.config import DenseOptimizerConfig
 from trainer.lamb import Lamb
 
@@ -18,11 +19,16 @@ class Optimizers:
 
     Fused table optimizers update inside the backward pass with the learning rate they hold then, and take a
     new rate from their param groups in `zero_grad`; data-parallel tables update in `step`.
+
+    Attributes:
+        steps: done so far; given where a run is taken up again.
     """
 
     def __init__(
         self, tables: KeyedOptimizer, dense: dict[str, nn.Parameter], config: DenseOptimizerConfig
     ) -> None:
+        self.steps = 0
+        self._tables = tables
         self._dense_parameters = list(dense.values())
         # All of matrix factorization may be tables.
         self._dense = (
@@ -33,11 +39,19 @@ class Optimizers:
         self._combined = CombinedOptimizer([tables] if self._dense is None else [tables, self._dense])
         self._base = [float(group["lr"]) for group in self._combined.param_groups]
 
-    def begin_step(self, factor: float) -> None:
-        """Clear gradients and set every learning rate to its base times the factor."""
+    def begin_step(self, factor: float, parts: int = 1) -> None:
+        """Clear gradients and set every learning rate to its base times the factor.
+
+        Args:
+            factor: of the learning rates.
+            parts: backward passes of a step.
+        """
         for group, base in zip(self._combined.param_groups, self._base, strict=True):
             group["lr"] = base * factor
         self._combined.zero_grad()
+        if isinstance(self._tables, TableOptimizer):
+            self._tables.count(self.steps, parts)
+        self.steps += 1
 
     def end_step(self, max_gradient_norm: float | None) -> None:
         """Clip the dense gradients and update the dense parameters.

@@ -244,7 +244,8 @@ def _fresh(
     if kind != "model":
         return torch.zeros(len(row_R), *shape[1:], dtype=dtype)
     size = (shape[0], shape[1])
-    return uniform_rows(seed, table.name, row_R, range(shape[1]), table_shape=size).to(dtype)
+    columns, end = range(shape[1]), table.weight_init_max
+    return uniform_rows(seed, table.name, row_R, columns, table_shape=size, weight_init_max=end).to(dtype)
 
 
 def _entries(origins: _OneAtATime, table: str, key: str) -> Rows:

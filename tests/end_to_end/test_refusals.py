@@ -245,7 +245,7 @@ def test_a_run_with_settings_of_gpus_is_evaluated_on_cpu(
     assert evaluate(result, "test").metrics == pytest.approx(before, abs=1e-9)
 
 
-@pytest.mark.parametrize("optimizer", ["{name: adam}", "{name: rowwise_adagrad, weight_decay: 0.1}"])
+@pytest.mark.parametrize("optimizer", ["{name: lamb}", "{name: rowwise_adagrad, weight_decay: 0.1}"])
 def test_an_optimizer_that_cpu_lacks_is_refused_before_the_run_folder_is_made(
     tmp_path: Path, run: RunConfig, data: Dataset, optimizer: str
 ) -> None:

@@ -19,6 +19,7 @@ from jobs.rank_requests import run_request
 from sharding.id_buckets import BucketShape
 from sharding.weights import uniform_rows
 from tests.support.run_folders import losses
+from trainer.checkpoint import read_progress
 from trainer.errors import CheckpointError, ConfigError, DataError, SpecMismatchError
 from trainer.rank_jobs import SCORES_FILE
 from trainer.run_folder import RunFolder
@@ -197,6 +198,9 @@ def scores(run: Path, checkpoint: str, data: Path, place: Path) -> dict[str, flo
 def test_old_rows_score_as_before(folder: Path, remapped: Remapped, tmp_path: Path) -> None:
     start = RunFolder(remapped.path).saved_checkpoints()
     assert start == ["step_00000000"]
+    progress = read_progress(remapped.path / "checkpoints" / start[0])
+    steps = int(remapped.checkpoint.removeprefix("step_"))
+    assert (progress.step, progress.earlier_steps) == (0, steps)
     before = scores(folder / "day1_run", remapped.checkpoint, folder / "day1_data", tmp_path / "1")
     after = scores(remapped.path, start[0], folder / "day2_data", tmp_path / "2")
     known = [

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from jobs import Cluster, Dataset, RunConfig, evaluate, train
+from jobs import Cluster, Dataset, RunConfig, evaluate, plan, train
 from sharding.weights import uniform_block
 from tests.support.run_folders import losses
 from trainer.errors import UserError
@@ -51,6 +51,29 @@ def test_rates_fall_where_a_metric_stands_still_and_stay_so_when_a_run_goes_on(
     first = changed.train.dense_optimizer.learning_rate
     # The first evaluation is a gain, the others are not.
     assert rates == pytest.approx([first] * 4 + [first / 2] * 2 + [first / 4] * 2)
+
+
+def test_adam_of_tables_counts_steps_whatever_is_evaluated_and_when_a_run_goes_on(
+    run: RunConfig, data: Dataset, tmp_path: Path
+) -> None:
+    changed = run.override(
+        "train.embedding_optimizer={name: adam, learning_rate: 0.01}",
+        "train.log_every_steps=1",
+        "train.evaluate_every_steps=2",
+        "train.early_stopping=null",
+    )
+    assert {table.sharding_type for table in plan(changed, data).tables} == {"data_parallel"}
+    for folder, lengths, settings in (
+        ("whole", (8,), ()),
+        ("broken", (3, 8), ()),
+        ("not_evaluated", (8,), ("train.evaluate_every_steps=100",)),
+    ):
+        for steps in lengths:
+            one = changed.override(f"train.max_steps={steps}", *settings)
+            train(one, data, out=tmp_path / folder, resume=True, show_progress=False)
+    whole = losses(tmp_path / "whole")
+    assert len(whole) == 8
+    assert losses(tmp_path / "broken") == losses(tmp_path / "not_evaluated") == whole
 
 
 @pytest.mark.parametrize("ranks", [1, 2])

@@ -111,6 +111,9 @@ class TableConfig(Section):
     bounds_check_mode: Literal["fatal", "warning", "ignore"] | None = None
     """What the kernels do about an id beyond the table: stop, or take the first row of the shard that is
     asked, with or without a word; default `warning`, FBGEMM's. `data_parallel` tables are not checked."""
+    weight_init_max: float | None = Field(default=None, gt=0)
+    """Initial weights are uniform between this and its negative; default 1 / sqrt(rows), which is large for
+    tables of few rows. Models of dot products may rank better from 0.001."""
     learning_rate: float | None = Field(default=None, ge=0)
     """Learning rate of the table; default `train.embedding_optimizer.learning_rate`. 0 freezes the table."""
     lookup_group: str | None = Field(default=None, min_length=1)

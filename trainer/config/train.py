@@ -33,18 +33,21 @@ class DenseOptimizerConfig(Section):
 
 
 class EmbeddingOptimizerConfig(Section):
-    """Optimizer fused into the backward pass of the embedding tables (FBGEMM)."""
+    """Optimizer of the embedding tables: FBGEMM's, fused into the backward pass, unless they are
+    `data_parallel`.
+    """
 
     name: Literal["rowwise_adagrad", "adagrad", "sgd", "adam", "adamw", "partial_rowwise_adam", "lamb"] = (
         "rowwise_adagrad"
     )
-    """On CPU FBGEMM has `rowwise_adagrad`, `adagrad` and `sgd`."""
+    """On CPU FBGEMM has `rowwise_adagrad`, `adagrad` and `sgd`: under the Adam family every rank keeps a copy
+    of each table there (`data_parallel`), and there is no `lamb`."""
     learning_rate: float = Field(default=0.02, gt=0)
     """Before the schedule's factor; `tables.<glob>.learning_rate` wins."""
     eps: float = Field(default=1e-8, gt=0)
     """Added to the denominator; not for `sgd`."""
     weight_decay: float = Field(default=0.0, ge=0)
-    """Only on GPU, on the rows that a step touches: an L2 term of `rowwise_adagrad`, apart from the gradient
+    """On the rows that a step touches: an L2 term of `rowwise_adagrad` (only on GPU), apart from the gradient
     for `adamw`, `partial_rowwise_adam` and `lamb`. `train.embedding_l2` is for every optimizer and device."""
     betas: tuple[Beta, Beta] = Field(default=(0.9, 0.999), strict=False)
     """Only for the Adam family and `lamb`."""
@@ -131,6 +134,11 @@ class LossConfig(Section):
     """Weight of rows with label 1 beside those with label 0."""
     huber_delta: float | None = Field(default=None, gt=0)
     """Of ratings: errors above this many standard deviations of the label count linearly, not squared."""
+
+    @property
+    def calibrated(self) -> bool:
+        """Return whether the loss of binary labels is least where predictions are probabilities."""
+        return (self.label_smoothing, self.focal_gamma, self.positive_weight) == (0.0, 0.0, 1.0)
 
 
 class TaskConfig(Section):

@@ -52,6 +52,50 @@ def test_weight_decay_reaches_touched_rows_only() -> None:
     assert torch.equal(weight[[0, 2, 3, 5]], untouched)
 
 
+@pytest.mark.parametrize("name", ["adam", "adamw", "partial_rowwise_adam"])
+def test_replicated_tables_follow_adam(name: str) -> None:
+    """Row 1 is touched at all steps, row 4 at the last alone; counted from 10 steps done on."""
+    decay = 0.1 if name == "adamw" else 0.0
+    rule = FusedOptimizer(name, learning_rate=0.3, eps=1e-4, weight_decay=decay, betas=(0.8, 0.9))
+    start = torch.linspace(-1, 1, ROWS * DIM, dtype=torch.float64).view(ROWS, DIM)
+    weight = torch.nn.Parameter(start.float())
+    optimizer = ReplicatedTableOptimizer([{"params": [weight], "name": "t", "lr": 0.3}], rule)
+    optimizer.steps = 10
+    expected, first, second = start.clone(), torch.zeros_like(start), torch.zeros_like(start)
+    for step, rows in ((11, (1,)), (12, (1,)), (13, (1, 4))):
+        gradient = torch.zeros(ROWS, DIM)
+        for row in rows:
+            gradient[row] = torch.tensor([1.0, -2, 0, 3]) * (step - 9)
+        weight.grad = gradient.clone()
+        optimizer.step()
+        for row in rows:
+            g = gradient[row].double()
+            first[row] = 0.8 * first[row] + 0.2 * g
+            square = (g * g).mean() if name == "partial_rowwise_adam" else g * g
+            second[row] = 0.9 * second[row] + 0.1 * square
+            hat, root = first[row] / (1 - 0.8**step), (second[row] / (1 - 0.9**step)).sqrt()
+            expected[row] -= 0.3 * (hat / (root + 1e-4) + decay * expected[row])
+    assert torch.allclose(weight.detach().double(), expected, atol=1e-5)
+    shapes = {key: tuple(moment.shape) for key, moment in optimizer.state[weight].items()}
+    rowwise = name == "partial_rowwise_adam"
+    assert shapes == {"t.momentum1": (ROWS, DIM), "t.exp_avg_sq": (ROWS,) if rowwise else (ROWS, DIM)}
+
+
+def test_replicated_adam_is_torchs_where_every_row_has_a_gradient() -> None:
+    generator = torch.Generator().manual_seed(3)
+    start = torch.randn(ROWS, DIM, generator=generator)
+    ours, theirs = torch.nn.Parameter(start.clone()), torch.nn.Parameter(start.clone())
+    rule = FusedOptimizer("adam", learning_rate=0.1, eps=1e-6, betas=(0.7, 0.95))
+    optimizer = ReplicatedTableOptimizer([{"params": [ours], "name": "t", "lr": 0.1}], rule)
+    reference = torch.optim.Adam([theirs], lr=0.1, eps=1e-6, betas=(0.7, 0.95))
+    for _ in range(7):
+        ours.grad = torch.randn(ROWS, DIM, generator=generator)
+        theirs.grad = ours.grad.clone()
+        optimizer.step()
+        reference.step()
+    torch.testing.assert_close(ours, theirs)
+
+
 def test_half_precision_tables_keep_their_state_in_full_precision() -> None:
     weight = torch.nn.Parameter(torch.ones(ROWS, DIM, dtype=torch.float16))
     optimizer = ReplicatedTableOptimizer(

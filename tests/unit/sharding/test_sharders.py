@@ -25,15 +25,25 @@ def table(**settings: object) -> TableSpec:
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_all_types_are_offered_for_pooled_tables_and_four_for_sequences(device: Device) -> None:
     four = ("data_parallel", "table_wise", "row_wise", "column_wise")
-    assert sharding_types_of(POOLED, "adagrad") == SHARDING_TYPES
-    assert sharding_types_of(SEQUENCE, "adagrad") == four
+    assert sharding_types_of(POOLED, "adagrad", device) == SHARDING_TYPES
+    assert sharding_types_of(SEQUENCE, "adagrad", device) == four
     assert tuple(PooledSharder().sharding_types(device)) == SHARDING_TYPES
     assert tuple(SequenceSharder().sharding_types(device)) == four
 
 
-def test_optimizers_with_momentum_have_no_data_parallel_tables() -> None:
-    assert "data_parallel" in sharding_types_of(POOLED, "rowwise_adagrad")
-    assert "data_parallel" not in sharding_types_of(POOLED, "adam")
+def test_what_the_kernels_of_a_device_lack_is_offered_for_copies_on_every_rank() -> None:
+    assert sharding_types_of(POOLED, "adam", "cuda") == SHARDING_TYPES
+    assert sharding_types_of(POOLED, "adam", "cpu") == ("data_parallel",)
+    assert sharding_types_of(SEQUENCE, "adamw", "cpu") == ("data_parallel",)
+    assert "data_parallel" not in sharding_types_of(POOLED, "lamb", "cuda")
+
+
+def test_a_table_that_may_not_be_copied_is_refused_where_the_optimizer_needs_that() -> None:
+    with pytest.raises(PlanError) as error:
+        check_tables([table(sharding_types=("row_wise",))], "cpu", "adam")
+    assert error.value.where == "tables.user_id.sharding_types"
+    assert error.value.allowed == ("data_parallel",)
+    assert "on cpu with adam" in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -78,10 +88,17 @@ def test_an_embedding_dim_that_the_kernels_cannot_hold_is_refused(device: Device
 
 def test_an_optimizer_that_cpu_lacks_is_refused_before_anything_starts() -> None:
     with pytest.raises(PlanError) as error:
-        check_optimizer("adam", "cpu")
+        check_optimizer("lamb", "cpu")
     assert error.value.where == "train.embedding_optimizer.name"
-    assert error.value.allowed == ("rowwise_adagrad", "adagrad", "sgd")
-    check_optimizer("adam", "cuda")
+    assert error.value.allowed == (
+        "rowwise_adagrad",
+        "adagrad",
+        "sgd",
+        "adam",
+        "adamw",
+        "partial_rowwise_adam",
+    )
+    check_optimizer("lamb", "cuda")
 
 
 @pytest.mark.parametrize(
@@ -91,6 +108,7 @@ def test_an_optimizer_that_cpu_lacks_is_refused_before_anything_starts() -> None
         ("sgd", "cuda", "no weight decay"),
         ("adagrad", "cuda", "no weight decay"),
         ("adam", "cuda", "an adamw"),
+        ("adam", "cpu", "an adamw"),
     ],
 )
 def test_weight_decay_that_a_kernel_ignores_or_takes_for_another_is_refused(
@@ -102,3 +120,4 @@ def test_weight_decay_that_a_kernel_ignores_or_takes_for_another_is_refused(
     assert "train.embedding_l2=0.1" in error.value.fixes[0]
     for other in ("rowwise_adagrad", "adamw", "lamb"):
         check_optimizer(other, "cuda", 0.1)
+    check_optimizer("adamw", "cpu", 0.1)

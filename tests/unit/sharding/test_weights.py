@@ -62,3 +62,11 @@ def test_a_whole_table_is_filled_in_chunks(dtype: torch.dtype) -> None:
     fill_table(table, 3, "t")
     expected = uniform_block(3, "t", range(5000), range(16), table_shape=shape)
     assert torch.equal(table, expected.to(dtype))
+
+
+def test_the_interval_is_that_of_the_table() -> None:
+    shape = (400, 8)
+    usual = uniform_block(3, "t", range(400), range(8), table_shape=shape)
+    table = torch.empty(shape)
+    fill_table(table, 3, "t", weight_init_max=0.5)
+    torch.testing.assert_close(table, usual * math.sqrt(400) * 0.5)

@@ -242,12 +242,14 @@ def test_the_constraints_of_a_table_reach_the_planner(ranks: Any, expected: Any)
         "enforce_hbm": True,
         "stochastic_rounding": False,
         "bounds_check_mode": "fatal",
+        "weight_init_max": 0.001,
     }
     run = _run({"sparse": [{"columns": "C*"}]}, tables={"C*": settings})
     assert RunConfig.from_dict(run.as_dict()) == run
     (table,) = _inputs(run, _feature("C1")).tables
     assert table.ranks == expected
     assert (table.enforce_hbm, table.stochastic_rounding, table.bounds_check_mode) == (True, False, "fatal")
+    assert table.weight_init_max == 0.001
 
 
 @pytest.mark.parametrize("ranks", ["0-7", "7..0", "", [], [-1], "0..", "a"])
