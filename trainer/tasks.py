@@ -14,7 +14,7 @@ from trainer.losses.pointwise import PointwiseLoss, TaskHead
 from trainer.modules.item_model import ItemModel
 from trainer.modules.lookup_penalty import LookupPenalty
 from trainer.modules.over_ranks import summed, world
-from trainer.modules.row_dropout import row_dropouts
+from trainer.modules.row_dropout import row_dropouts, row_numbers
 
 Wanted = Literal["loss", "queries", "items"]
 TaskOutput = tuple[Tensor, tuple[Tensor, Tensor, Tensor, Tensor]]
@@ -64,8 +64,9 @@ class TrainingTask(nn.Module):
         if self.wanted != "loss":
             assert isinstance(model, ItemModel)
             return model.row_queries(batch) if self.wanted == "queries" else model.item_share(batch)
+        rows_B = row_numbers(batch.rows_B) if self.training and self._dropouts else None
         for dropout in self._dropouts:
-            dropout.rows_B = batch.rows_B
+            dropout.rows_B = rows_B
         logits_BT = model(batch)
         own_loss = self.training and isinstance(model, ItemModel) and model.has_own_loss
         if own_loss:

@@ -10,12 +10,13 @@ from torchrec.sparse.jagged_tensor import JaggedTensor
 from sharding.hashing import hashed_seed, splitmix64_, unit_interval
 from trainer.batch import Batch
 from trainer.losses.ranking import Objective
+from trainer.modules.by_length import encoded
 from trainer.modules.field_arch import WEIGHT_COLUMNS
-from trainer.modules.item_lists import ages, chosen, newest, padded, places, with_last
+from trainer.modules.item_lists import ages, chosen, newest, places, with_last
 from trainer.modules.item_model import Examples
 from trainer.modules.lookup import Found
 from trainer.modules.row_dropout import RowDropout, row_numbers
-from trainer.modules.sequence_model import SequenceModel, SequenceModelSection, at_places
+from trainer.modules.sequence_model import SequenceModel, SequenceModelSection, at_places, ends
 from trainer.modules.sequence_pooling import segment_rows
 from trainer.modules.transformer import TransformerBlock, check_heads, start_normal
 from trainer.registry import ModelInputs, register_model
@@ -93,14 +94,13 @@ class BERT4Rec(SequenceModel):
             vectors = newest(vectors, self.max_length - 1)
             vectors = with_last(vectors, vectors.values().new_zeros(len(vectors.lengths()), width))
             masked = JaggedTensor(ages(vectors) == 0, lengths=vectors.lengths())
-            row_Q = torch.arange(len(vectors.lengths()), device=vectors.values().device)
-            place_Q = vectors.lengths() - 1
         else:
-            masked, place_Q = examples.extra
-            row_Q = segment_rows(examples.targets)
-        masked_BL1 = padded(JaggedTensor(masked.values().unsqueeze(1), lengths=masked.lengths()))
-        hidden_BLD = self.encoder(padded(vectors), vectors.lengths(), masked_BL1)
-        query_QD = at_places(hidden_BLD, row_Q, place_Q)
+            masked, _ = examples.extra
+        hidden_ND = encoded(self.encoder, vectors, masked.values().unsqueeze(1))
+        if examples is None:
+            query_QD = ends(hidden_ND, vectors)
+        else:
+            query_QD = at_places(hidden_ND, vectors, segment_rows(examples.targets), examples.extra[1])
         return torch.cat([query_QD, torch.ones_like(query_QD[:, :1])], dim=1)
 
     def items(self, vectors_ND: Tensor) -> Tensor:

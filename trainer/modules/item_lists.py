@@ -48,11 +48,16 @@ def with_last(lists: JaggedTensor, last: Tensor) -> JaggedTensor:
     return JaggedTensor(torch.cat([values, last.to(values.dtype)])[order], lengths=lists.lengths() + 1)
 
 
-def padded(lists: JaggedTensor) -> Tensor:
-    """Return [B, L, D]: L is the length of the longest list, at least 1; zeros follow the shorter ones."""
+def padded(lists: JaggedTensor, longest: int | None = None) -> Tensor:
+    """Return [B, L, D]: L is the length of the longest list, at least 1; zeros follow the shorter ones.
+
+    Args:
+        lists: vectors [N, D] in B lists.
+        longest: L where it is known; else a GPU is waited for.
+    """
     values_ND: Tensor = lists.values()
     lengths_B = lists.lengths()
-    rows, longest = lengths_B.shape[0], max(1, int(lengths_B.max()))
+    rows, longest = lengths_B.shape[0], max(1, int(lengths_B.max()) if longest is None else longest)
     slot_N = segment_rows(lists) * longest + places(lists)
     flat = values_ND.new_zeros(rows * longest, values_ND.shape[1])
     return flat.index_copy(0, slot_N, values_ND).reshape(rows, longest, -1)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from sharding.hashing import signed64, splitmix64_
+from sharding.hashing import hashed_seed, splitmix64_
 
-_BITS = 24
 _LAYER_STEP = 0xD1B54A32D192ED03  # Odd, so that layers never share a key.
 
 
@@ -19,15 +21,14 @@ class RowDropout(nn.Module):
     unit. `nn.Dropout` draws from a generator instead, so its masks change with the number of ranks and the
     place of a row in the batch, and so would the losses.
 
-    The seed is `torch.initial_seed()`: the training loop sets it anew at each step, alike on all ranks. Rows
-    without a number (padding, or a reader that knows none) follow their place in the batch and the rank.
+    The seed is `torch.initial_seed()`: the training loop sets it anew at each step, alike on all ranks.
 
     Args:
-        p: share of the units dropped.
+        p: share of the units dropped, to the nearest of 65,536 steps.
 
     Attributes:
         layer: number among the model's dropouts, given by `row_dropouts`.
-        rows_B: numbers of the rows in the batch, given before each step; None counts from 0.
+        rows_B: `row_numbers` of the batch, given before each step; None counts from 0.
     """
 
     def __init__(self, p: float) -> None:
@@ -46,14 +47,32 @@ class RowDropout(nn.Module):
     def keep(self, x_BN: Tensor) -> Tensor:
         """Return the mask: bool, shape of `x_BN`."""
         rows, units = x_BN.shape[0], x_BN[0].numel() if x_BN.shape[0] else 0
-        key = signed64(torch.initial_seed() + (self.layer + 1) * _LAYER_STEP)
-        rows_B = torch.arange(rows, device=x_BN.device) if self.rows_B is None else row_numbers(self.rows_B)
+        key = hashed_seed(x_BN.device, (self.layer + 1) * _LAYER_STEP)
+        rows_B = torch.arange(rows, device=x_BN.device) if self.rows_B is None else self.rows_B
         row_B1 = splitmix64_(rows_B + key).unsqueeze(1)
-        bits_BN = splitmix64_(row_B1 + torch.arange(units, device=x_BN.device))
-        # The arithmetic shift leaves -2^23 .. 2^23 - 1, each equally likely.
-        bits_BN.bitwise_right_shift_(64 - _BITS)
-        limit = round(self.p * (1 << _BITS)) - (1 << (_BITS - 1))
-        return (bits_BN >= limit).reshape(x_BN.shape)
+        hashes = splitmix64_(row_B1 + torch.arange(-(-units // 4), device=x_BN.device))
+        # Each hash serves four units: 16 bits of it are -2^15 .. 2^15 - 1, each equally likely.
+        bits_BN = hashes.view(torch.int16)[:, :units]
+        return (bits_BN >= round(self.p * (1 << 16)) - (1 << 15)).reshape(x_BN.shape)
+
+
+@contextmanager
+def of_rows(model: nn.Module, place_G: Tensor) -> Iterator[None]:
+    """Let the dropouts of a model see some rows of the batch alone.
+
+    Args:
+        model: with any number of `RowDropout`.
+        place_G: places of those rows in the batch.
+    """
+    found = [module for module in model.modules() if isinstance(module, RowDropout)]
+    before = [dropout.rows_B for dropout in found]
+    for dropout, rows_B in zip(found, before, strict=True):
+        dropout.rows_B = place_G if rows_B is None else rows_B[place_G]
+    try:
+        yield
+    finally:
+        for dropout, rows_B in zip(found, before, strict=True):
+            dropout.rows_B = rows_B
 
 
 def row_numbers(rows_B: Tensor) -> Tensor:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torchrec.sparse.jagged_tensor import JaggedTensor
 
 from trainer.batch import Batch
 from trainer.errors import ConfigError
-from trainer.modules.item_lists import ages, chosen, newest, padded, places, with_last
+from trainer.modules.by_length import encoded
+from trainer.modules.item_lists import ages, chosen, newest, places, with_last
 from trainer.modules.item_model import Examples, ItemModel
 from trainer.modules.item_section import ItemModelSection
 from trainer.modules.lookup import Found
@@ -134,18 +134,22 @@ class SequenceModel(ItemModel):
         vectors = _lists(found[self.history])
         if examples is None:
             vectors = newest(vectors, self.max_length)
-        lengths_B = vectors.lengths()
-        hidden_BLX = self.encoder(padded(vectors), lengths_B)
-        if examples is not None:
-            return at_places(hidden_BLX, segment_rows(examples.targets), examples.extra)
-        rows_B = torch.arange(len(lengths_B), device=lengths_B.device)
-        last_BX = at_places(hidden_BLX, rows_B, (lengths_B - 1).clamp(min=0))
-        return last_BX.masked_fill((lengths_B == 0).unsqueeze(1), 0.0)
+        hidden_NX = encoded(self.encoder, vectors)
+        if examples is None:
+            return ends(hidden_NX, vectors)
+        return at_places(hidden_NX, vectors, segment_rows(examples.targets), examples.extra)
 
 
-def at_places(hidden_BLX: Tensor, row_Q: Tensor, place_Q: Tensor) -> Tensor:
-    """Return the vectors of places of rows, [Q, X]."""
-    return hidden_BLX.flatten(0, 1).index_select(0, row_Q * hidden_BLX.shape[1] + place_Q)
+def at_places(hidden_NX: Tensor, lists: JaggedTensor, row_Q: Tensor, place_Q: Tensor) -> Tensor:
+    """Return what was made of the elements at places of rows, [Q, X]."""
+    return hidden_NX.index_select(0, lists.offsets()[row_Q] + place_Q)
+
+
+def ends(hidden_NX: Tensor, lists: JaggedTensor) -> Tensor:
+    """Return what was made of each list's last element, [B, X]; zeros where it is empty."""
+    some_B = lists.lengths() > 0
+    out_BX = hidden_NX.new_zeros(len(some_B), hidden_NX.shape[1])
+    return out_BX.masked_scatter(some_B.unsqueeze(1), hidden_NX[lists.offsets()[1:][some_B] - 1])
 
 
 def _lists(found: Tensor | JaggedTensor) -> JaggedTensor:

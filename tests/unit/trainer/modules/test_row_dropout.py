@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from trainer.modules.row_dropout import RowDropout, row_dropouts
+from trainer.modules.row_dropout import RowDropout, of_rows, row_dropouts, row_numbers
 
 
 def mask(
@@ -46,8 +46,23 @@ def test_outputs_and_gradients_are_scaled_by_what_is_kept() -> None:
 
 
 def test_rows_without_a_number_get_masks_of_their_own() -> None:
-    kept = mask(torch.tensor([-1, -1, -1, 4]), (4, 256))
+    kept = mask(row_numbers(torch.tensor([-1, -1, -1, 4])), (4, 256))
     assert len({tuple(row.tolist()) for row in kept}) == 4
+
+
+def test_a_row_of_one_step_has_not_the_mask_of_the_next_row_of_the_last_one() -> None:
+    first, second = mask(torch.arange(50), (50, 64)), mask(torch.arange(50), (50, 64), seed=6)
+    assert (first[1:] == second[:-1]).double().mean() == pytest.approx(0.58, abs=0.03)
+
+
+@pytest.mark.parametrize("rows", [None, torch.tensor([7, 3, 100, 12])])
+def test_some_rows_of_a_batch_keep_their_masks(rows: Tensor | None) -> None:
+    whole, dropout = mask(rows, (4, 30)), RowDropout(0.3)
+    dropout.rows_B = rows
+    with of_rows(dropout, torch.tensor([2, 0])):
+        some = dropout(torch.ones(2, 30)) > 0
+    assert torch.equal(some, whole[[2, 0]])
+    assert torch.equal(dropout(torch.ones(4, 30)) > 0, whole)
 
 
 def test_nothing_is_dropped_in_evaluation_and_without_rows() -> None:
