@@ -71,6 +71,19 @@ def test_a_task_of_no_weight_is_evaluated_but_not_learnt(tmp_path: Path) -> None
     assert metrics["third/r2"] < 0.1
 
 
+def test_the_guard_judges_each_binary_task_that_is_to_be_learnt(tmp_path: Path) -> None:
+    run, data = tiny_tasks(tmp_path, tasks={"second": {"weight": 0}}, max_steps=20)
+    run = run.override(
+        "train.evaluate_every_steps=20",
+        "train.guard.learning_steps=10",
+        "train.dense_optimizer.learning_rate=3.0",  # kills the experts: one score for every row
+    )
+    trained = train(run, data, out=tmp_path / "run", show_progress=False)
+    (found,) = (one for one in trained.result["guard"] if one["code"].startswith("auc_"))
+    assert found["subjects"] == ["first"]
+    assert "validation rows of task 'first'" in found["what"]
+
+
 def test_a_model_of_one_task_is_refused_before_the_launch(tmp_path: Path) -> None:
     run, data = tiny_tasks(tmp_path)
     with pytest.raises(ConfigError, match="`deep_fm` learns one task"):

@@ -18,34 +18,39 @@ _ERRORS = 4.0
 _LEAST_RISE = 0.005
 
 
-def metric_findings(metrics: Mapping[str, Any], step: int, calibrated: bool) -> list[Finding]:
+def metric_findings(
+    metrics: Mapping[str, Any], step: int, calibrated: bool, task: str | None = None
+) -> list[Finding]:
     """Return what is wrong with the metrics of one evaluation of a binary task.
 
     Args:
         metrics: `auc`, `ne`, `calibration`, `base_rate` and `rows`; what is missing or NaN is not judged.
         step: steps done.
         calibrated: whether predictions should be probabilities of this split's labels.
+        task: its name, where there are several: it stands before the metrics, `<task>/auc`.
     """
+    before = "" if task is None else f"{task}/"
     auc, ne, calibration, rate, rows = (
-        _number(metrics, name) for name in ("auc", "ne", "calibration", "base_rate", "rows")
+        _number(metrics, before + name) for name in ("auc", "ne", "calibration", "base_rate", "rows")
     )
     if not (rows > 0 and 0 < rate < 1):
         return []
-    of = f"of {rows:,.0f} validation rows"
-    found = _auc(auc, auc_error(rate * rows, (1 - rate) * rows), of, step)
+    of = f"of {rows:,.0f} validation rows" + ("" if task is None else f" of task {task!r}")
+    subjects = ("valid",) if task is None else (task,)
+    found = _auc(auc, auc_error(rate * rows, (1 - rate) * rows), of, step, subjects)
     # Scores that tell nothing, or the contrary, need no second word on their size.
     if not calibrated or any(finding.code.endswith("_half") for finding in found):
         return found
     if ne >= 1:
         what = f"NE is {ne:.4f} {of}: worse than the base rate ({rate:.3%}) for every row"
-        found.append(Finding("ne_above_1", step, what, ("valid",)))
+        found.append(Finding("ne_above_1", step, what, subjects))
     off = abs(math.log(calibration)) if calibration > 0 else 0.0
     if off > max(math.log(CALIBRATION_RATIO), _ERRORS / math.sqrt(rate * rows)):
         predicted = calibration * rate
         what = f"calibration is {calibration:.3f} {of}: {predicted:.3%} predicted, {rate:.3%} have label 1"
         odds = predicted / max(1 - predicted, 1e-9) * (1 - rate) / rate
         kept = f"if training lost negatives before `prepare`, about {1 / odds:.2%} of them were kept"
-        found.append(Finding("calibration_off", step, what, ("valid",), (kept,) if odds > 1 else ()))
+        found.append(Finding("calibration_off", step, what, subjects, (kept,) if odds > 1 else ()))
     return found
 
 
@@ -57,18 +62,18 @@ def auc_error(positives: float, negatives: float) -> float:
     return math.sqrt((positives + negatives + 1) / (12 * positives * negatives))
 
 
-def _auc(auc: float, error: float, of: str, step: int) -> list[Finding]:
+def _auc(auc: float, error: float, of: str, step: int, subjects: tuple[str, ...]) -> list[Finding]:
     if auc == 0.5:
         what = f"AUC is exactly 0.5 {of}: every row gets the same score"
-        return [Finding("auc_near_half", step, what, ("valid",))]
+        return [Finding("auc_near_half", step, what, subjects)]
     if abs(auc - 0.5) <= min(max(_NEAR, 2 * error), _NEAR_AT_MOST):
         what = f"AUC is {auc:.4f} {of}; scores by chance give 0.5 within {2 * error:.4f}"
-        return [Finding("auc_near_half", step, what, ("valid",))]
+        return [Finding("auc_near_half", step, what, subjects)]
     if auc < 0.5 - max(_NEAR, _ERRORS * error):
         what = f"AUC is {auc:.4f} {of}: rows of label 0 get the higher scores"
-        return [Finding("auc_below_half", step, what, ("valid",))]
+        return [Finding("auc_below_half", step, what, subjects)]
     if auc >= LEAK_AUC:
-        return [Finding("auc_near_1", step, f"AUC is {auc:.4f} {of}: too good to be true?", ("valid",))]
+        return [Finding("auc_near_1", step, f"AUC is {auc:.4f} {of}: too good to be true?", subjects)]
     return []
 
 

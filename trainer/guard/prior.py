@@ -18,9 +18,6 @@ _GOLDEN = (math.sqrt(5) - 1) / 2
 class Prior(Protocol):
     """What the logged loss of a task is compared with; a task without one has no such comparison."""
 
-    calibrated: bool
-    """Whether the loss is least where predictions are probabilities: else NE and calibration mean little."""
-
     def best_constant(self, mean_labels_T: Sequence[float]) -> float:
         """Return the loss of the best score that is the same for every row."""
         ...
@@ -41,9 +38,6 @@ class BinaryPrior:
 
     def __init__(self, loss: PointwiseLoss) -> None:
         self._loss = loss
-        config = loss.config
-        plain = (config.label_smoothing, config.focal_gamma, config.positive_weight)
-        self.calibrated = plain == (0.0, 0.0, 1.0)
         # Asked for at every log.
         self._at_zero = (self._of_logit(0.0, 0.0), self._of_logit(0.0, 1.0))
 

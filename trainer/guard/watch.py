@@ -70,6 +70,12 @@ class Guard:
         self._judged_from = min(warmup + self._config.learning_steps, total_steps)
         task = assembly.task.module
         self._prior = None if getattr(task.model, "has_own_loss", False) else prior_of(task.loss)
+        # Else NE and calibration mean little.
+        self._calibrated = self._same_labels and run.train.loss.calibrated
+        self._judged: list[str | None] = [None] if self._prior is not None else []
+        if len(manifest.spec.tasks) > 1:
+            heads = zip(manifest.spec.tasks, task.loss.heads, strict=True)
+            self._judged = [one.name for one, head in heads if head.weight > 0 and not head.is_rating]
         self._losses = LossWatch(
             self._prior, warmup, self._config.learning_steps, total_steps, state.get("losses"), step
         )
@@ -158,9 +164,8 @@ class Guard:
         """Take the metrics of the validation split."""
         if not self._on:
             return
-        if self._prior is not None and step >= self._judged_from:
-            calibrated = self._prior.calibrated and self._same_labels
-            self._add(metric_findings(metrics, step, calibrated))
+        for name in self._judged if step >= self._judged_from else ():
+            self._add(metric_findings(metrics, step, self._calibrated, name))
         loss = metrics.get("log_loss")
         if loss is not None:
             self._add(self._gap.evaluated(step, self._losses.since_evaluation(), float(loss)))

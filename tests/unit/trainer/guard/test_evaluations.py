@@ -72,6 +72,16 @@ def test_metrics_that_rows_do_not_define_tell_nothing(values: dict[str, Any]) ->
     assert metric_findings(values, 500, True) == []
 
 
+def test_each_of_several_tasks_is_judged_by_its_own_metrics() -> None:
+    values = {f"like/{name}": value for name, value in metrics("learnt").items()}
+    values |= {f"share/{name}": value for name, value in metrics("turned").items()}
+    assert metric_findings(values, 500, True, "like") == []
+    (found,) = metric_findings(values, 500, True, "share")
+    assert (found.code, found.subjects) == ("auc_below_half", ("share",))
+    assert f"of {ROWS:,} validation rows of task 'share'" in found.what
+    assert metric_findings(values, 500, True) == []
+
+
 def test_the_error_of_an_auc_by_chance_is_that_of_many_draws() -> None:
     rng = np.random.default_rng(0)
     labels = np.arange(300) < 60
