@@ -19,7 +19,7 @@ import importlib
 import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from pydantic import Field, ValidationError
@@ -91,6 +91,26 @@ class ModelSection(Section):
             ConfigError: the model needs a feature that the inputs lack.
         """
         return inputs
+
+    def part_runs(self) -> Mapping[str, str]:
+        """Return the runs that the model starts from, by part, in the order of their columns; here none."""
+        return {}
+
+    def part_settings(self, part: str) -> dict[str, Any]:
+        """Return the `model` section of a run of a part."""
+        raise NotImplementedError
+
+    def part_tables(self, inputs: ModelInputs) -> tuple[str, ...]:
+        """Return the tables in which the columns of the parts stand side by side."""
+        raise NotImplementedError
+
+    def join_parts(self, parts: Mapping[str, Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+        """Return the model's weights outside the tables.
+
+        Args:
+            parts: those of the parts' models, by part and parameter.
+        """
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)

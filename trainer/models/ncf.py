@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-from pydantic import Field, PositiveInt, field_validator
+from pydantic import Field, PositiveInt, field_validator, model_validator
 from torch import Tensor, nn
 
 from trainer.batch import Batch
+from trainer.config.base import Section
 from trainer.item_sampling import ItemNegatives
 from trainer.losses.ranking import Objective
 from trainer.modules.arches import mlp
@@ -22,6 +23,20 @@ from trainer.registry import ModelInputs, register_model
 
 # Pairs of query and item whose hidden units are in memory at once, in evaluation.
 _PAIRS_AT_ONCE = 1 << 18
+
+
+class PretrainedParts(Section):
+    """Runs of GMF and of MLP that NeuMF starts from, trained on the same data set.
+
+    Source: He et al. 2017, arXiv:1708.05031, section 3.4.1.
+    """
+
+    gmf: str
+    """Run folder of a model with `parts: [gmf]`; relative to the folder that this run's own lies in."""
+    mlp: str
+    """Run folder of a model with `parts: [mlp]`."""
+    alpha: float = Field(default=0.5, ge=0, le=1)
+    """Share of GMF in the first scores: its output weights times this, those of MLP times the rest."""
 
 
 class NcfConfig(UserItemSection):
@@ -38,12 +53,45 @@ class NcfConfig(UserItemSection):
     negatives: ItemNegatives = ItemNegatives(per_query=4)
     """Where the items come from that a user's own is told from, besides rows with label 0."""
 
+    pretrained: PretrainedParts | None = None
+    """Start from trained parts instead of random numbers."""
+
     @field_validator("parts")
     @classmethod
     def _once(cls, parts: list[str]) -> list[str]:
         if len(set(parts)) < len(parts):
             raise ValueError("a part is named twice")
         return parts
+
+    @model_validator(mode="after")
+    def _both_parts(self) -> NcfConfig:
+        if self.pretrained is not None and len(self.parts) < 2:
+            raise ValueError("`pretrained` joins two parts: `parts: [gmf, mlp]`")
+        return self
+
+    def part_runs(self) -> Mapping[str, str]:
+        """Return the runs of GMF and MLP, if any."""
+        return {} if self.pretrained is None else {"gmf": self.pretrained.gmf, "mlp": self.pretrained.mlp}
+
+    def part_settings(self, part: str) -> dict[str, Any]:
+        """Return this section with the part alone."""
+        return {**self.model_dump(), "parts": [part], "pretrained": None}
+
+    def part_tables(self, inputs: ModelInputs) -> tuple[str, ...]:
+        """Return the tables of users and items."""
+        features = self.user_feature(inputs), self.item_feature(inputs)
+        return tuple(inputs.table_of(feature).name for feature in features)
+
+    def join_parts(self, parts: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
+        """Return the layers of MLP, and output weights by which the first scores are the weighted mean."""
+        assert self.pretrained is not None
+        gmf, mlp, alpha = parts["gmf"], parts["mlp"], self.pretrained.alpha
+        weight, bias = "network.score.weight", "network.score.bias"
+        return {
+            **mlp,
+            weight: torch.cat([alpha * gmf[weight], (1 - alpha) * mlp[weight]], dim=1),
+            bias: alpha * gmf[bias] + (1 - alpha) * mlp[bias],
+        }
 
     def widths(self, inputs: ModelInputs) -> tuple[int, int]:
         """Return the columns of a table that belong to GMF and to MLP."""

@@ -66,6 +66,8 @@ class ItemModel(nn.Module):
         item_features: names of those that the model adds.
         item_dim: columns of the items' table.
         holders: features of the data set whose ids are items.
+        seen_by: feature of the users whose items in all training rows are no negatives of theirs, if any.
+        first_user: first id of it that stands for one user.
         has_own_loss: whether it is trained by its own loss, and not by that of each row's label.
         row_queries_only: whether a row has one query, that all its targets share. Its loss is then their sum,
             and the batch's the mean over rows; else it is the mean over queries.
@@ -85,14 +87,24 @@ class ItemModel(nn.Module):
         self._keys, self._settings = inputs.features, config
         self.has_own_loss = config.own_loss
         self.lookup = Lookup(inputs)
+        self.seen_by = config.negatives.exclude_seen_by
+        self.first_user = 0
+        if self.seen_by is not None:
+            self.first_user = inputs.first_item(inputs.table_of(self.seen_by).name)
         self.sampler = ItemSampler(inputs.first_item(ids.name), table.num_embeddings, config.negatives)
 
     def examples(self, batch: Batch) -> Examples:
         """Return what to learn from a batch; here the item of each row with label 1."""
         self._check_rows()
+        wanted_B = self.is_positive(batch)
         ids_B = batch.sparse[self.item_feature].values()
-        wanted_B = (batch.labels_BT[:, 0] > 0.5) & (ids_B >= self.sampler.first) & (batch.weights_B > 0)
         return Examples(JaggedTensor(ids_B[wanted_B], lengths=wanted_B.long()))
+
+    def is_positive(self, batch: Batch) -> Tensor:
+        """Return which rows have label 1, an item that is known and a weight, bool [B]."""
+        known_B = batch.sparse[self.item_feature].values() >= self.sampler.first
+        positive_B: Tensor = (batch.labels_BT[:, 0] > 0.5) & known_B & (batch.weights_B > 0)
+        return positive_B
 
     def queries(self, found: Found, batch: Batch, examples: Examples | None) -> Tensor:
         """Return what is scored against items.
@@ -118,6 +130,11 @@ class ItemModel(nn.Module):
     def item_vectors(self, found: Found, name: str, ids: JaggedTensor) -> Tensor:  # noqa: ARG002
         """Return what queries are scored against, [N, X], of ids that were looked up under a name."""
         return self.items(vectors_of(found, name))
+
+    @property
+    def scores_are_products(self) -> bool:
+        """Return whether a score is the dot product of a query and an item, as an index needs it."""
+        return type(self).scores is ItemModel.scores
 
     def scores(self, queries_QX: Tensor, items: Tensor) -> Tensor:
         """Return [Q, N]; here dot products.
@@ -216,7 +233,8 @@ class ItemModel(nn.Module):
             holder_H = torch.cat([rows_B[segment_rows(ids)] for ids in held])
             first_B = examples.targets.offsets()[:-1]
             query_Q = torch.arange(len(place_Q), device=place_Q.device) - first_B[place_Q]
-            ids_QC = self.sampler.per_query(rows_B[place_Q], query_Q, ids_H, holder_H)
+            users_Q = None if self.seen_by is None else batch.sparse[self.seen_by].values()[place_Q]
+            ids_QC = self.sampler.per_query(rows_B[place_Q], query_Q, ids_H, holder_H, users_Q)
             lengths_B = examples.targets.lengths() * drawn.per_query
             given[self.item_features.negatives] = JaggedTensor(ids_QC.reshape(-1), lengths=lengths_B)
         return given
@@ -245,12 +263,14 @@ class ItemModel(nn.Module):
             queries = len(ids_C)
             pools.append((ids_C, gathered(vectors[names.target])[0]))
         ids_QC = torch.cat([ids.expand(len(targets_Q), ids.shape[-1]) for ids, _ in pools], dim=1)
-        negative_QC = torch.cat([self.scores(queries_QX, items).float() for _, items in pools], dim=1)
-        negative_QC = negative_QC / settings.temperature
+        parts = [self.scores(queries_QX, items).float() / settings.temperature for _, items in pools]
         counts_QC = (ids_QC != targets_Q.unsqueeze(1)) & (ids_QC >= self.sampler.first)
         if drawn.log_q:
             positive_Q = positive_Q - self.sampler.expected_log_count(targets_Q, queries)
-            negative_QC = negative_QC - self.sampler.expected_log_count(ids_QC, queries)
+            # Once for each item, and not again for each query that shares it.
+            logs = [self.sampler.expected_log_count(ids, queries) for ids, _ in pools]
+            parts = [part - log for part, log in zip(parts, logs, strict=True)]
+        negative_QC = torch.cat(parts, dim=1)
         if drawn.hard is not None:
             counts_QC = hardest(negative_QC, counts_QC, drawn.hard)
         return _PAIRWISE[settings.objective](positive_Q, negative_QC, counts_QC)

@@ -73,6 +73,31 @@ class ItemModelSection(ModelSection):
             fixes=[f"model.item: {name}" for name in inputs.features if name not in inputs.lists][:3],
         )
 
+    def _check_seen(self, inputs: ModelInputs) -> None:
+        """Refuse users that have no id of their own, and rows that are no events."""
+        user, where = self.negatives.exclude_seen_by, "model.negatives.exclude_seen_by"
+        if user is None:
+            return
+        item = self.item_feature(inputs)
+        if item in inputs.lists:
+            raise ConfigError(
+                "rows of users hold their items already, and none of these is drawn",
+                where=where,
+                got=user,
+                fixes=[f"leave out {where}"],
+            )
+        items = inputs.table_of(item).features
+        single = [name for name in inputs.features if name not in (*inputs.lists, *items)]
+        if user not in single:
+            raise ConfigError("no such feature with one id of a user", where=where, got=user, allowed=single)
+        if inputs.table_of(user).ids is not None:
+            raise ConfigError(
+                "ids that come and go are known by their rows, which are given away anew",
+                where=where,
+                got=f"{user}, with tables.{inputs.table_of(user).name}.ids",
+                fixes=[f"leave out {where}", "a vocabulary, or a hash of a fixed number of buckets"],
+            )
+
     def item_table(self, inputs: ModelInputs) -> TableSpec:
         """Return the table whose rows queries are scored against; here that of the item feature."""
         return inputs.table_of(self.item_feature(inputs))
@@ -94,6 +119,7 @@ class ItemModelSection(ModelSection):
                 where=f"tables.{table.name}.ids",
                 fixes=["a vocabulary, or a hash of a fixed number of buckets"],
             )
+        self._check_seen(inputs)
         names, drawn, rows = ItemFeatures.of(table.name), self.negatives, inputs.global_batch_size
         queries = self.queries_per_row(inputs)
         added = {names.every: table.num_embeddings / rows}
