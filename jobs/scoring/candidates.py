@@ -49,18 +49,10 @@ class Events:
         """Read the rows that were prepared, or take a frame in their place.
 
         Raises:
-            ConfigError: the config has no `recommend` section or no source, or asks for rows of users.
+            ConfigError: the config has no `recommend` section or no source.
             DataError: a column that it names is missing.
         """
         columns = section(run)
-        if run.data.user_rows is not None:
-            raise ConfigError(
-                "the rows are those of users, and no row holds a user and a candidate item",
-                where="data.user_rows",
-                fixes=[
-                    "evaluate ranks all items for the users of a split: shardrec evaluate RUN --split test"
-                ],
-            )
         given = frame
         if frame is None:
             if run.data.source is None:

@@ -102,6 +102,13 @@ def _plain(value: Any) -> Any:
     return value if value is None or isinstance(value, (str, int, float)) else str(value)
 
 
+def shown_text(value: Any) -> str:
+    """Return a subtitle as it is shown: lists, and text of them, with commas; empty where it is missing."""
+    if isinstance(value, list):
+        return ", ".join(str(item) for item in value)
+    return "" if value is None else str(value).replace("|", ", ")
+
+
 def top_k(users_N: NDArray[Any], scores_N: NDArray[np.float64], k: int) -> dict[Any, NDArray[np.int64]]:
     """Return for each user the rows of the k best scores, best first, ties in row order.
 

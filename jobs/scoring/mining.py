@@ -14,8 +14,9 @@ import pyarrow.parquet as pq
 from jobs.cluster import Cluster
 from jobs.rank_requests import chosen_checkpoint, job_folder, run_request
 from jobs.results import Dataset, TrainResult
-from jobs.scoring.recommendation import ranking_column, raw_rows_of, user_ids, with_vocabularies
-from trainer.config import RecommendConfig
+from jobs.scoring.recommendation import ranking_column, raw_rows_of, user_ids
+from jobs.scoring.vocabulary_copies import with_vocabularies
+from trainer.config import RecommendConfig, RunConfig
 from trainer.errors import DataError, UserError
 from trainer.rank_jobs import SCORES_FOLDER
 from trainer.run_folder import RunFolder
@@ -60,6 +61,7 @@ def mine_negatives(
     exclude: Literal["train", "known"] = "train",
     users: Iterable[Any] | None = None,
     events: DataFrame | str | Path | None = None,
+    split: str | None = None,
     cluster: Cluster | None = None,
     spark: SparkSession | None = None,
     checkpoint: str | None = None,
@@ -67,18 +69,20 @@ def mine_negatives(
     """Write each user's best scored items among candidates that are not excluded.
 
     Spark draws the candidates, the ranks score all of them in one launch, and Spark picks the best: neither
-    users nor scores are ever together in the memory of one process.
+    users nor scores are ever together in the memory of one process. For rows of users the ranks draw them.
 
     Args:
-        result: run or run folder; its config needs a `recommend` section.
+        result: run or run folder; its config needs a `recommend` section, but not for rows of users.
         out: Parquet file, usable as `data.negatives.train.file`.
         k: items per user.
         skip_top: best items left out: the likeliest to be liked, only not met yet.
         candidates_per_user: items that are drawn, each as likely; None takes all.
         exclude: what is no negative: items of the user's positives in train, dealt by the run's config, or
-            those of any of the user's raw rows (`known`).
-        users: ids; default all users of the raw rows.
-        events: raw rows in place of those that were prepared.
+            those of any of the user's raw rows (`known`). Of rows of users those that the row lists, in
+            train or else in valid; `known` those that the row of test lists or is to find.
+        users: ids; default all users of the raw rows, or all that have a row.
+        events: raw rows in place of those that were prepared; of rows of users with `exclude: known` alone.
+        split: of the rows of users; default as `exclude` says.
         cluster: ranks to score on; default one in this process.
         spark: session; default the active one, else a local one.
         checkpoint: name of a checkpoint; default the run's choice (best, else last).
@@ -90,44 +94,145 @@ def mine_negatives(
     """
     from jobs.preparation.raw_copies import raw_copies
     from jobs.preparation.spark_paths import spark_path
-    from jobs.scoring.candidates import Events
     from jobs.session import same_results, spark_session
 
     _check_numbers(k, skip_top, candidates_per_user)
     folder = RunFolder(result.path if isinstance(result, TrainResult) else Path(result))
     checkpoint = chosen_checkpoint(folder, checkpoint)
     run, frame = raw_rows_of(folder, events)
+    _check_rows(run, events is not None, exclude, split)
     spark = spark or spark_session("shardrec mine")
+    mining = _Mining(
+        folder,
+        run,
+        frame,
+        given=events is not None,
+        users=users,
+        ranks=(skip_top, skip_top + k),
+        candidates=candidates_per_user,
+        exclude=exclude,
+        cluster=cluster,
+        spark=spark,
+        checkpoint=checkpoint,
+    )
     with (
         raw_copies(folder.path / "jobs" / "raw"),
         same_results(spark, reads_files=frame is None),
         job_folder(folder, "mine") as place,
     ):
-        met = Events.read(run, spark, frame)
+        of_events = run.data.user_rows is None
+        ordered = mining.best_of_events(place) if of_events else mining.best_of_rows(place, split)
+        ordered.write.parquet(spark_path(place / "best"))
+        return _written(place / "best", Path(out), skip_top)
+
+
+@dataclass(frozen=True)
+class _Mining:
+    """What `mine` is asked for.
+
+    Attributes:
+        folder: of the run.
+        run: its config, which names the raw rows.
+        frame: the raw rows where they came as a frame.
+        given: whether the raw rows were named.
+        users: ids; None for all.
+        ranks: those above the first number, up to the second, are kept.
+        candidates: items that are drawn for each user; None takes all.
+        exclude: `train` or `known`.
+        cluster: ranks to score on.
+        spark: session.
+        checkpoint: of the run.
+    """
+
+    folder: RunFolder
+    run: RunConfig
+    frame: DataFrame | None
+    given: bool
+    users: Iterable[Any] | None
+    ranks: tuple[int, int]
+    candidates: int | None
+    exclude: str
+    cluster: Cluster | None
+    spark: SparkSession
+    checkpoint: str
+
+    def best_of_events(self, place: Path) -> DataFrame:
+        """Return user, item, rank and score for users of the raw rows."""
+        from jobs.scoring.candidates import Events
+
+        met = Events.read(self.run, self.spark, self.frame)
         columns = met.columns
-        named = None if users is None else user_ids(users, columns)
+        named = None if self.users is None else user_ids(self.users, columns)
         asked = met.users() if named is None else met.known_users(named)
-        excluded = met.training_positives() if exclude == "train" else met.pairs()
-        pairs = _pairs(met, asked, excluded, candidates_per_user, place)
-        data = _inputs(folder, met, pairs, place)
+        excluded = met.training_positives() if self.exclude == "train" else met.pairs()
+        pairs = _pairs(met, asked, excluded, self.candidates, place)
+        data = _inputs(self.folder, met, pairs, place)
         if data.manifest.splits["test"].rows == 0:
             raise DataError(
                 "no user has an item left to be a negative", where=f"recommend.user: {columns.user}"
             )
         run_request(
-            place / "job", "score_parts_rank", folder, data, "test", cluster or Cluster.local(),
-            checkpoint=checkpoint,
+            place / "job", "score_parts_rank", self.folder, data, "test", self.cluster or Cluster.local(),
+            checkpoint=self.checkpoint,
         )  # fmt: skip
         best = _best(
             place / "rows" / "test",
             place / "job" / SCORES_FOLDER,
             columns,
-            ranking_column(columns, folder.manifest().spec),
-            (skip_top, skip_top + k),
-            spark,
+            ranking_column(columns, self.folder.manifest().spec),
+            self.ranks,
+            self.spark,
         )
-        _in_order(best, columns, named, spark).write.parquet(spark_path(place / "best"))
-        return _written(place / "best", Path(out), skip_top)
+        return _in_order(best, columns, named, self.spark)
+
+    def best_of_rows(self, place: Path, split: str | None) -> DataFrame:
+        """Return the same for rows of users: of a split, or made of raw rows that were named."""
+        from pyspark.sql import functions as F
+
+        from jobs.scoring.row_items import Ranking
+        from jobs.scoring.user_recommendation import RowRequest, mined_split
+
+        request = RowRequest.open(
+            self.folder,
+            self.run,
+            self.frame,
+            checkpoint=self.checkpoint,
+            spark=self.spark,
+            cluster=self.cluster,
+            given=self.given,
+        )
+        named = None if self.users is None else user_ids(self.users, request.columns)
+        if self.given:
+            data, split = request.now(named, place / "now"), "test"
+        else:
+            split = split or mined_split(self.run, self.exclude)
+            data = request.of_split(named, split, place / "asked")
+        items = request.run.model.sampler.num_items
+        ranking = Ranking(
+            min(self.ranks[1], items),
+            known=self.exclude == "known",
+            candidates=self.candidates if self.candidates is not None and self.candidates < items else None,
+            seed=self.run.seed,
+        )
+        best = request.ranked(data, split, ranking, place).where(F.col("rank") > self.ranks[0])
+        return _in_order(best, request.columns, named, self.spark)
+
+
+def _check_rows(run: RunConfig, given: bool, exclude: str, split: str | None) -> None:
+    """Refuse what does not fit rows of users, or events."""
+    rows = run.data.user_rows
+    if rows is None and split is not None:
+        raise UserError(
+            "the data set has rows of events, of which all raw ones are taken",
+            where=f"--split {split}",
+            fixes=["leave --split out"],
+        )
+    if rows is not None and given and (exclude == "train" or split is not None):
+        raise UserError(
+            "rows made of raw rows list all events of a user, whatever their split",
+            where="--input",
+            fixes=["--exclude known, without --split", "leave --input out"],
+        )
 
 
 def _check_numbers(k: int, skip_top: int, candidates: int | None) -> None:

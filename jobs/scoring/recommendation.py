@@ -16,36 +16,45 @@ from numpy.typing import NDArray
 from jobs.cluster import Cluster
 from jobs.rank_requests import chosen_checkpoint, job_folder, run_request
 from jobs.results import Dataset, TrainResult
-from jobs.scoring.lists import RankedItem, Recommendations, UserList, top_k
+from jobs.scoring.lists import RankedItem, Recommendations, UserList, shown_text, top_k
+from jobs.scoring.vocabulary_copies import with_vocabularies
 from jobs.verbs import with_input
 from trainer.config import RecommendConfig, RunConfig
-from trainer.errors import DataError
+from trainer.errors import DataError, UserError
 from trainer.rank_jobs import SCORES_FILE, score_columns
 from trainer.run_folder import RunFolder
 from trainer.schema import KEEP_PREFIX, FeatureSpec
-from trainer.storage import Place, local_copy
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
+    from jobs.scoring.index_search import ItemIndex
+
 
 def recommend(
     result: TrainResult | str | Path,
-    users: DataFrame | Iterable[Any],
+    users: DataFrame | Iterable[Any] | None = None,
     k: int = 10,
     *,
     events: DataFrame | None = None,
+    split: str | None = None,
+    index: ItemIndex | str | Path | None = None,
     cluster: Cluster | None = None,
     spark: SparkSession | None = None,
     checkpoint: str | None = None,
 ) -> DataFrame:
     """Rank all items that a user has not met yet, by predicted probability or rating.
 
+    Where the data set has rows of users, the items are those that a row of `split` does not list, ranked by
+    the model's score, and `events` make rows that list all of them.
+
     Args:
-        result: run or run folder; its config needs a `recommend` section.
-        users: ids, or a DataFrame with the user column.
+        result: run or run folder; its config needs a `recommend` section, but not for rows of users.
+        users: ids, or a DataFrame with the user column; of rows of users default all.
         k: items per user.
         events: raw rows in place of those that were prepared; needed when those came as a DataFrame.
+        split: of the rows of users; default `test`.
+        index: of the run's items, from `index`, to ask in place of scoring every item for rows of users.
         cluster: ranks to score on; default one in this process.
         spark: session; default the active one, else a local one.
         checkpoint: name of a checkpoint; default the run's choice (best, else last).
@@ -55,17 +64,27 @@ def recommend(
     """
     spark = spark or _session()
     found = recommend_lists(
-        result, users, k, events=events, cluster=cluster, spark=spark, checkpoint=checkpoint
+        result,
+        users,
+        k,
+        events=events,
+        split=split,
+        index=index,
+        cluster=cluster,
+        spark=spark,
+        checkpoint=checkpoint,
     )
     return spark.createDataFrame(found.frame())
 
 
 def recommend_lists(
     result: TrainResult | str | Path,
-    users: DataFrame | Iterable[Any],
+    users: DataFrame | Iterable[Any] | None = None,
     k: int = 10,
     *,
     events: DataFrame | str | Path | None = None,
+    split: str | None = None,
+    index: ItemIndex | str | Path | None = None,
     cluster: Cluster | None = None,
     spark: SparkSession | None = None,
     checkpoint: str | None = None,
@@ -76,12 +95,59 @@ def recommend_lists(
         ConfigError: the config has no `recommend` section.
         DataError: no user is named, or one has no raw rows.
         CheckpointError: no complete checkpoint has that name.
+        UserError: an index is named that is of no use here.
     """
     from jobs.preparation.raw_copies import raw_copies
 
     folder = RunFolder(result.path if isinstance(result, TrainResult) else Path(result))
+    checkpoint = chosen_checkpoint(folder, checkpoint)
     with raw_copies(folder.path / "jobs" / "raw"):
-        return _recommended(folder, users, k, events, cluster, spark, chosen_checkpoint(folder, checkpoint))
+        if folder.config().data.user_rows is not None:
+            return _of_user_rows(folder, users, k, events, split, index, cluster, spark, checkpoint)
+        for option, given in (("--index", index), ("--split", split)):
+            if given is not None:
+                raise UserError(
+                    "this is for rows of users, and the data set has rows of events",
+                    where=option,
+                    got=str(given),
+                    fixes=[f"leave {option} out: every item is scored for each user", "data.user_rows"],
+                )
+        users = [] if users is None else users
+        return _recommended(folder, users, k, events, cluster, spark, checkpoint)
+
+
+def _of_user_rows(
+    folder: RunFolder,
+    users: DataFrame | Iterable[Any] | None,
+    k: int,
+    events: DataFrame | str | Path | None,
+    split: str | None,
+    index: ItemIndex | str | Path | None,
+    cluster: Cluster | None,
+    spark: SparkSession | None,
+    checkpoint: str,
+) -> Recommendations:
+    from jobs.scoring.asked_rows import user_row_section
+    from jobs.scoring.index_search import ItemIndex
+    from jobs.scoring.user_recommendation import RowRequest, recommended_rows
+    from jobs.session import same_results
+
+    if events is not None and split is not None:
+        raise UserError(
+            "rows made of raw rows are of no split",
+            where="--split",
+            got=split,
+            fixes=["leave --split out", "leave --input out"],
+        )
+    run, frame = raw_rows_of(folder, events)
+    asked = None if users is None else user_ids(users, user_row_section(run))
+    opened = ItemIndex.open(index) if isinstance(index, (str, Path)) else index
+    spark, given = spark or _session(), events is not None
+    with same_results(spark, reads_files=frame is None):
+        request = RowRequest.open(
+            folder, run, frame, checkpoint=checkpoint, spark=spark, cluster=cluster, given=given
+        )
+        return recommended_rows(request, asked, k, split=split or "test", now=given, index=opened)
 
 
 def _recommended(
@@ -148,15 +214,6 @@ def raw_rows_of(folder: RunFolder, events: DataFrame | str | Path | None) -> tup
     return run, events
 
 
-def with_vocabularies(dataset: Place, spec: FeatureSpec, place: Path) -> Path:
-    """Return a folder with the vocabularies; those of a store are copied, as Spark may not know it."""
-    if isinstance(dataset, Path):
-        return dataset
-    for name in {feature.vocabulary for feature in spec.features if feature.vocabulary is not None}:
-        local_copy(dataset / name, (place / name).parent)
-    return place
-
-
 def ranking_column(columns: RecommendConfig, spec: FeatureSpec) -> str:
     """Return the column of scores that items are ranked by."""
     names = [task.name for task in spec.tasks]
@@ -186,7 +243,9 @@ def _item(rank: int, row: dict[str, Any], columns: RecommendConfig, score: float
     item = row[KEEP_PREFIX + columns.item]
     title = row[KEEP_PREFIX + (columns.title or columns.item)]
     subtitle = row.get(f"{KEEP_PREFIX}{columns.subtitle}")
-    return RankedItem(rank, item, str(item if title is None else title), _text(subtitle), round(score, 6))
+    return RankedItem(
+        rank, item, str(item if title is None else title), shown_text(subtitle), round(score, 6)
+    )
 
 
 def user_ids(users: DataFrame | Iterable[Any], columns: RecommendConfig) -> list[Any]:
@@ -202,12 +261,6 @@ def user_ids(users: DataFrame | Iterable[Any], columns: RecommendConfig) -> list
     if not ids:
         raise DataError("no user is named", where="--users", got="no ids", fixes=["name some: --users 1,42"])
     return ids
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, list):
-        return ", ".join(str(item) for item in value)
-    return "" if value is None else str(value).replace("|", ", ")
 
 
 def _session() -> SparkSession:

@@ -20,7 +20,6 @@ from jobs.preparation.staging import stage
 from jobs.preparation.transform import apply_spec
 from jobs.preparation.user_events import check_events, check_one_split
 from jobs.preparation.user_rows import with_user_rows
-from jobs.scoring.candidates import Events
 from tests.spark.prepared import read_split, read_vocabulary
 from trainer.config import RunConfig
 from trainer.errors import ConfigError, DataError
@@ -229,14 +228,12 @@ def test_rows_to_be_scored_need_no_targets(spark: SparkSession, prepared: Prepar
     assert single["seen"].to_pylist()[0][1] == 1
 
 
-def test_a_new_day_and_lists_for_users_are_refused(spark: SparkSession, prepared: Prepared) -> None:
+def test_a_new_day_is_refused(spark: SparkSession, prepared: Prepared) -> None:
     raw = {**prepared.manifest.preparation["data"], "root": str(prepared.path.parent)}
     run = run_of(raw["user_rows"], **{key: raw[key] for key in ("label", "clean", "split")})
     frame = spark.createDataFrame([("a", 1)], "user string, item int")
     with pytest.raises(ConfigError, match=r"cannot be added(.|\n)*data\.user_rows"):
         append_rows(run, prepared.path, "frozen", frame=frame, spark=spark)
-    with pytest.raises(ConfigError, match="rows are those of users"):
-        Events.read(run.override("recommend={user: user, item: item}"), spark, frame)
 
 
 def test_training_events_stay_where_only_valid_and_test_are_rows_of_users(
