@@ -11,6 +11,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from jobs.baselines import BaselineResult as BaselineResult
+    from jobs.baselines import baseline as baseline
     from jobs.cluster import Cluster as Cluster
     from jobs.copying import copy_dataset as copy_dataset
     from jobs.planning import plan as plan
@@ -19,6 +21,9 @@ if TYPE_CHECKING:
     from jobs.results import Dataset as Dataset
     from jobs.results import Evaluation as Evaluation
     from jobs.results import TrainResult as TrainResult
+    from jobs.scoring.index_search import ItemIndex as ItemIndex
+    from jobs.scoring.index_search import search as search
+    from jobs.scoring.item_index import index as index
     from jobs.scoring.mining import mine_negatives as mine_negatives
     from jobs.scoring.recommendation import recommend as recommend
     from jobs.synthesis.pipeline import Synthesis as Synthesis
@@ -31,41 +36,51 @@ if TYPE_CHECKING:
 
 # Loaded on first use: Spark executors import this package, and they must not load torch.
 _PLACES = {
+    "BaselineResult": "jobs.baselines",
     "Cluster": "jobs.cluster",
     "Dataset": "jobs.results",
     "Evaluation": "jobs.results",
+    "ItemIndex": "jobs.scoring.index_search",
     "Plan": "sharding.plan",
     "Remapped": "jobs.remapping",
     "RunConfig": "trainer.config",
     "Synthesis": "jobs.synthesis.pipeline",
     "TrainResult": "jobs.results",
+    "baseline": "jobs.baselines",
     "copy_dataset": "jobs.copying",
     "evaluate": "jobs.verbs",
+    "index": "jobs.scoring.item_index",
     "mine_negatives": "jobs.scoring.mining",
     "plan": "jobs.planning",
     "prepare": "jobs.verbs",
     "recommend": "jobs.scoring.recommendation",
     "remap": "jobs.remapping",
+    "search": "jobs.scoring.index_search",
     "synthesize": "jobs.synthesis.pipeline",
     "train": "jobs.verbs",
 }
 
 __all__ = [
+    "BaselineResult",
     "Cluster",
     "Dataset",
     "Evaluation",
+    "ItemIndex",
     "Plan",
     "Remapped",
     "RunConfig",
     "Synthesis",
     "TrainResult",
+    "baseline",
     "copy_dataset",
     "evaluate",
+    "index",
     "mine_negatives",
     "plan",
     "prepare",
     "recommend",
     "remap",
+    "search",
     "synthesize",
     "train",
 ]

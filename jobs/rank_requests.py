@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from jobs.cluster import Cluster
 from jobs.ranks.verdict import RankError
@@ -67,8 +67,9 @@ def run_request(
     by: str | None = None,
     on_corrupt: Literal["fail", "skip"] | None = None,
     confidence: float | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> None:
-    """Run `evaluate_rank` or `score_rank` on a split and leave its files in `place`.
+    """Run a function of `trainer.rank_jobs`, or a `module:function`, on a split; its files are in `place`.
 
     Raises:
         SpecMismatchError: the data set was prepared with another feature spec.
@@ -86,11 +87,11 @@ def run_request(
     dataset.manifest.split(split)
     check_layout_of(run, dataset, cluster, split)
     paths = (str(folder.path.absolute()), checkpoint, str(dataset.path.absolute()))
-    Request(*paths, split, by, on_corrupt, confidence).save(place)
+    Request(*paths, split, by, on_corrupt, confidence, dict(options or {})).save(place)
     layout = plan(scoring_config(run, cluster.device), Dataset(folder.dataset(), manifest), cluster)
     layout.save(place / PLAN_FILE)
     launch(
-        f"trainer.rank_jobs:{job}",
+        job if ":" in job else f"trainer.rank_jobs:{job}",
         place,
         on=cluster.on,
         ranks=cluster.world_size,

@@ -164,6 +164,8 @@ def train(
     """
     from jobs.launch import torchrun_rank
     from trainer.pretrained import check_pretrained
+    from trainer.pretrained_parts import trained_parts
+    from trainer.seen_pairs import check_seen_pairs
 
     cluster, dataset = cluster or Cluster.local(), as_dataset(data)
     folder = run_folder(run, out)
@@ -180,6 +182,8 @@ def train(
     check_resumable(folder, run, dataset, resume)
     if not folder.saved_checkpoints():
         check_pretrained(run, dataset.manifest)
+        trained_parts(run, dataset.manifest, folder)
+    check_seen_pairs(run, dataset.manifest)
     if show_progress:
         warnings = [*told, *_step_warnings(run, dataset, cluster)]
         _say(*(f"plan: {text}" for text in layout.warnings), *(f"train: {text}" for text in warnings))

@@ -54,6 +54,12 @@ class EvaluationSettings:
         return any(METRICS[name].recommended for name in self.names)
 
     @property
+    def figures(self) -> tuple[str, ...]:
+        """Return the names in `ListFigures` of what the metrics of recommended lists need."""
+        of_metric = {"popularity_lift": "history_popularity", "serendipity": "serendipity"}
+        return tuple(figure for metric, figure in of_metric.items() if metric in self.names)
+
+    @property
     def columns(self) -> int:
         """Return the sets of weights: the rows' own, and one for each resample."""
         return 1 if self.confidence is None else 1 + self.resamples
@@ -92,14 +98,7 @@ def evaluation_settings(
     Raises:
         ConfigError: the level is not between 0 and 1.
     """
-    if confidence is not None and not 0 < confidence < 1:
-        raise ConfigError(
-            "a level of confidence is a share",
-            where="--confidence",
-            got=confidence,
-            allowed="numbers between 0 and 1",
-            fixes=[f"write {confidence / 100:g}"] if 1 < confidence < 100 else [],
-        )
+    _check_level(confidence)
     metrics, lists = run.metrics, _has_lists(manifest, split)
     rating = task is not None and task.is_rating
     usual_names = [name for name, metric in METRICS.items() if metric.shown]
@@ -139,8 +138,10 @@ def target_settings(
         confidence: level of confidence intervals, if any.
 
     Raises:
-        ConfigError: a K is no smaller than the ranking, where every target would be found.
+        ConfigError: a K is no smaller than the ranking, where every target would be found, or the level of
+            confidence is not between 0 and 1.
     """
+    _check_level(confidence)
     metrics = run.metrics
     ranked = items if metrics.candidates is None else min(items, 1 + metrics.candidates)
     if metrics.at is not None and max(metrics.at) >= ranked:
@@ -173,3 +174,14 @@ def _has_lists(manifest: Manifest, split: str) -> bool:
     """Return whether the rows of a split are positives with negatives that were added to them."""
     negatives = (manifest.preparation.get("data") or {}).get("negatives") or {}
     return negatives.get("train" if split == "train" else "evaluation") is not None
+
+
+def _check_level(confidence: float | None) -> None:
+    if confidence is not None and not 0 < confidence < 1:
+        raise ConfigError(
+            "a level of confidence is a share",
+            where="--confidence",
+            got=confidence,
+            allowed="numbers between 0 and 1",
+            fixes=[f"write {confidence / 100:g}"] if 1 < confidence < 100 else [],
+        )

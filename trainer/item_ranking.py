@@ -8,7 +8,7 @@ no targets come first: a model that gives all items one score has found nothing.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -18,14 +18,15 @@ from torchrec.sparse.jagged_tensor import JaggedTensor
 
 from trainer.batch import Batch
 from trainer.item_sampling import ItemNegatives, ItemSampler
-from trainer.modules.item_model import ItemModel
+from trainer.item_scoring import ItemScorer, ModelScorer
+from trainer.list_figures import ListFigures, Step
 from trainer.modules.over_ranks import gathered, largest, summed, world
 from trainer.modules.row_dropout import row_numbers
 from trainer.modules.sequence_pooling import segment_rows
-from trainer.tasks import asked
 
 # Comparisons of scores that are made at once.
 _AT_ONCE = 1 << 24
+_FIGURE = "figure "
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class TargetRanks:
         list_P: for each target that was ranked the place of its row in `rows_L`.
         rank_P: its rank, from 1.
         top_LK: ids of the best items of each row, best first, 0 where there are fewer; K may be 0.
+        figures: what `ListFigures` found for each row, [L] by name.
     """
 
     rows_L: NDArray[np.int64]
@@ -47,6 +49,7 @@ class TargetRanks:
     list_P: NDArray[np.int64]
     rank_P: NDArray[np.int64]
     top_LK: NDArray[np.int64]
+    figures: dict[str, NDArray[np.float64]] = field(default_factory=dict)
 
 
 def rank_targets(
@@ -57,54 +60,99 @@ def rank_targets(
     *,
     candidates: int | None = None,
     top: int = 0,
+    figures: ListFigures | None = None,
     seed: int = 1,
 ) -> TargetRanks:
     """Rank the targets of this rank's batches with the other ranks; every rank calls it.
 
-    Items that a row holds in its other lists of the items' table are not ranked for it.
-
     Args:
         task: the sharded `TrainingTask` of an `ItemModel`.
-        batches: as many on every rank, padded with rows of weight 0.
+        batches: see `rank_by`, like all that follows.
         device: where the model is.
         target: feature of the targets.
-        candidates: rank each target among so many drawn items, that the row does not hold, instead of all.
+        candidates: drawn items to rank each target among.
         top: K of `top_LK`.
-        seed: of the draws, which follow the row number.
+        figures: of the lists.
+        seed: of the draws.
     """
     was_training = task.training
     task.eval()
-    model = next(module for module in task.modules() if isinstance(module, ItemModel))
-    ranking = _Ranking(model, target, candidates, top, seed)
-    with torch.no_grad():
-        found = [ranking.step(task, batch.to(device, non_blocking=True)) for batch in batches]
+    found = rank_by(
+        ModelScorer(task),
+        batches,
+        device,
+        target,
+        candidates=candidates,
+        top=top,
+        figures=figures,
+        seed=seed,
+    )
     task.train(was_training)
-    return _in_row_order(found, top)
+    return found
+
+
+def rank_by(
+    scorer: ItemScorer,
+    batches: Iterable[Batch],
+    device: torch.device,
+    target: str,
+    *,
+    candidates: int | None = None,
+    top: int = 0,
+    figures: ListFigures | None = None,
+    seed: int = 1,
+) -> TargetRanks:
+    """Rank the targets of this rank's batches by any scores of items; every rank calls it.
+
+    Items that a row holds in its other lists of the items' table are not ranked for it.
+
+    Args:
+        scorer: gives the scores.
+        batches: as many on every rank, padded with rows of weight 0.
+        device: where the scorer computes.
+        target: feature of the targets.
+        candidates: rank each target among so many drawn items, that the row does not hold, instead of all.
+        top: K of `top_LK`.
+        figures: what to find out of the lists of best items; None for nothing.
+        seed: of the draws, which follow the row number.
+    """
+    ranking = _Ranking(scorer, target, candidates, top, figures, seed)
+    with torch.no_grad():
+        found = [ranking.step(batch.to(device, non_blocking=True)) for batch in batches]
+    return _in_row_order(found, top, () if figures is None else figures.names)
 
 
 class _Ranking:
     """One pass over a split; the items are looked up at its first batch."""
 
-    def __init__(self, model: ItemModel, target: str, candidates: int | None, top: int, seed: int) -> None:
-        self._model, self._target, self._top, self._seed = model, target, top, seed
+    def __init__(
+        self,
+        scorer: ItemScorer,
+        target: str,
+        candidates: int | None,
+        top: int,
+        figures: ListFigures | None,
+        seed: int,
+    ) -> None:
+        self._scorer, self._target, self._top, self._seed = scorer, target, top, seed
+        self._figures = figures
         self._draws: ItemSampler | None = None
         if candidates is not None:
-            sampler = model.sampler
-            rows = sampler.first + sampler.num_items
-            self._draws = ItemSampler(sampler.first, rows, ItemNegatives(per_query=candidates))
+            rows = scorer.first + scorer.num_items
+            self._draws = ItemSampler(scorer.first, rows, ItemNegatives(per_query=candidates))
         self._ids_N: Tensor | None = None
 
-    def step(self, task: nn.Module, batch: Batch) -> dict[str, NDArray[np.float64]]:
+    def step(self, batch: Batch) -> dict[str, NDArray[np.float64]]:
         """Return what a batch adds."""
         if self._ids_N is None:
-            self._ids_N, self._items_NX = asked(task, "items", batch)
-        queries_BX, _ = gathered(asked(task, "queries", batch).float())
+            self._ids_N, self._items_NX = self._scorer.items(batch)
+        queries_BX, _ = gathered(self._scorer.queries(batch).float())
         rows_B, _ = gathered(row_numbers(batch.rows_B))
         weights_B, _ = gathered(batch.weights_B)
-        held = [_gathered_lists(batch.sparse[name]) for name in self._model.holders]
+        held = [gathered_lists(batch.sparse[name]) for name in self._scorer.holders]
         seen_H, holder_H = (torch.cat(parts) for parts in zip(*held, strict=True))
-        targets_P, row_P = _gathered_lists(batch.sparse[self._target])
-        unknown_P = targets_P < self._model.sampler.first
+        targets_P, row_P = gathered_lists(batch.sparse[self._target])
+        unknown_P = targets_P < self._scorer.first
         unknown_B = torch.bincount(row_P[unknown_P], minlength=len(rows_B))
         # A known target twice in a row is one; unknown ones, which nothing can find, are as many as they are.
         row_P, targets_P = torch.unique(torch.stack([row_P, targets_P])[:, ~unknown_P], dim=1)
@@ -116,18 +164,24 @@ class _Ranking:
             drawn_BC = self._drawn(scores_BN, rows_B, (seen_H, holder_H), (targets_P, row_P))
             above_P, equal_P = _counted(drawn_BC, row_P, score_P)
         rank_P = 1 + above_P + equal_P + _order_of_targets(row_P, score_P)
+        top_BK = self._best(scores_BN)
+        figures: dict[str, Tensor] = {}
+        if self._figures is not None:
+            step = Step(top_BK, (seen_H, holder_H), (targets_P, row_P), self._ids_N, self._items_NX)
+            figures = self._figures.of(step)
         return {
             "rows": _numbers(rows_B),
             "weights": _numbers(weights_B),
             "positives": _numbers(unknown_B + torch.bincount(row_P, minlength=len(rows_B))),
             "place": _numbers(row_P),
             "rank": _numbers(rank_P),
-            "top": _numbers(self._best(scores_BN)),
+            "top": _numbers(top_BK),
+            **{_FIGURE + name: _numbers(values_B) for name, values_B in figures.items()},
         }
 
     def _scores(self, queries_BX: Tensor, seen_H: Tensor, holder_H: Tensor) -> Tensor:
         """Return the scores of this rank's items, those of held ones -inf; what is no number is the best."""
-        scores_BN = self._model.scores(queries_BX, self._items_NX).float()
+        scores_BN = self._scorer.scores(queries_BX, self._items_NX).float()
         scores_BN = torch.nan_to_num(scores_BN, nan=torch.inf, posinf=torch.inf, neginf=-torch.inf)
         column_H, mine_H = self._columns(seen_H)
         scores_BN[holder_H[mine_H], column_H[mine_H]] = -torch.inf
@@ -172,17 +226,35 @@ class _Ranking:
         return score_BC.reshape(ids_BC.shape).masked_fill(ids_BC == 0, -torch.inf)
 
     def _best(self, scores_BN: Tensor) -> Tensor:
-        """Return the ids of the `top` best items of all ranks, [B, K]."""
+        """Return the ids of the `top` best items of all ranks, [B, K]; of equal scores the smaller ids."""
         assert self._ids_N is not None
-        count = min(self._top, scores_BN.shape[1])
-        score_BK, column_BK = scores_BN.topk(count, dim=1)
-        id_BK = self._ids_N[column_BK] if count else column_BK
+        score_BK, column_BK = _first_best(scores_BN, self._top)
+        id_BK = self._ids_N[column_BK] if column_BK.shape[1] else column_BK
         if world()[1] > 1:
             # Ranks differ in how many they have: rows of the transposed are gathered.
             score_BK, id_BK = gathered(score_BK.T)[0].T, gathered(id_BK.T)[0].T
-        best_BK, order_BK = score_BK.topk(min(self._top, score_BK.shape[1]), dim=1)
+        # Each rank's come after those of the ranks before it, whose ids are smaller.
+        best_BK, order_BK = _first_best(score_BK, self._top)
         top_BK = id_BK.gather(1, order_BK).masked_fill(best_BK == -torch.inf, 0)
         return nn.functional.pad(top_BK, (0, self._top - top_BK.shape[1]))
+
+
+def _first_best(scores_BN: Tensor, top: int) -> tuple[Tensor, Tensor]:
+    """Return the `top` largest scores, falling, and their columns; of equal ones the first columns.
+
+    `topk` leaves open which of equal ones it takes, and so would differ between ranks' shares.
+    """
+    rows, columns = scores_BN.shape
+    count = min(top, columns)
+    if count == 0:
+        return scores_BN[:, :0], torch.zeros(rows, 0, dtype=torch.int64, device=scores_BN.device)
+    least_B1 = scores_BN.topk(count, dim=1).values[:, -1:]
+    above_BN, equal_BN = scores_BN > least_B1, scores_BN == least_B1
+    left_B1 = count - above_BN.sum(dim=1, keepdim=True)
+    chosen_BN = above_BN | (equal_BN & (equal_BN.cumsum(dim=1, dtype=torch.int32) <= left_B1))
+    column_BK = chosen_BN.nonzero()[:, 1].reshape(rows, count)
+    score_BK, order_BK = scores_BN.gather(1, column_BK).sort(dim=1, descending=True, stable=True)
+    return score_BK, column_BK.gather(1, order_BK)
 
 
 def _counted(scores_BN: Tensor, place_R: Tensor, score_R: Tensor) -> tuple[Tensor, Tensor]:
@@ -222,7 +294,7 @@ def _ties_of_targets(place_R: Tensor, score_R: Tensor) -> tuple[Tensor, Tensor]:
     return before_R, tied[run_R]
 
 
-def _gathered_lists(ids: JaggedTensor) -> tuple[Tensor, Tensor]:
+def gathered_lists(ids: JaggedTensor) -> tuple[Tensor, Tensor]:
     """Return the ids of all ranks' rows, and the place of each one's row among them."""
     lengths_B, _ = gathered(ids.lengths())
     values_H, _ = gathered(ids.values())
@@ -234,10 +306,13 @@ def _numbers(values: Tensor) -> NDArray[np.float64]:
     return numbers
 
 
-def _in_row_order(found: list[dict[str, NDArray[np.float64]]], top: int) -> TargetRanks:
+def _in_row_order(
+    found: list[dict[str, NDArray[np.float64]]], top: int, figures: Iterable[str]
+) -> TargetRanks:
     if not found:
         none = np.zeros(0, np.int64)
-        return TargetRanks(none, none.astype(float), none, none, none, none.reshape(0, top))
+        no_figures = {name: none.astype(float) for name in figures}
+        return TargetRanks(none, none.astype(float), none, none, none, none.reshape(0, top), no_figures)
     begin = np.cumsum([0, *(len(step["rows"]) for step in found)])
     joined = {name: np.concatenate([step[name] for step in found]) for name in found[0]}
     list_P = np.concatenate([step["place"] + first for step, first in zip(found, begin, strict=False)])
@@ -256,4 +331,5 @@ def _in_row_order(found: list[dict[str, NDArray[np.float64]]], top: int) -> Targ
         list_P[known][by_list],
         joined["rank"][known][by_list].astype(np.int64),
         joined["top"].astype(np.int64)[order],
+        {name: joined[_FIGURE + name][order] for name in figures},
     )

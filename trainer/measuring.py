@@ -18,8 +18,11 @@ from trainer.evaluation import prediction_columns
 from trainer.evaluation_settings import EvaluationSettings, evaluation_settings, target_settings
 from trainer.evaluator import Evaluated, Evaluator
 from trainer.inputs import known_from
+from trainer.item_categories import ItemCategories, item_categories
 from trainer.item_counts import item_counts
-from trainer.item_ranking import rank_targets
+from trainer.item_ranking import rank_by
+from trainer.item_scoring import ItemScorer, ModelScorer
+from trainer.list_figures import ListFigures
 from trainer.records import TaskLabel
 from trainer.schema import Feature, Manifest
 from trainer.storage import Place
@@ -39,6 +42,7 @@ class SplitMeasure:
         kept: raw columns that group rows or name their segments.
         target: of user rows.
         counts_N: how often each item is in the training rows, where a metric of user rows needs it.
+        categories: of the items, where the data set has them and a metric of user rows needs them.
     """
 
     tasks: Sequence[TaskLabel]
@@ -46,6 +50,7 @@ class SplitMeasure:
     kept: KeptColumns | None
     target: Feature | None = None
     counts_N: Tensor | None = None
+    categories: ItemCategories | None = None
 
     @classmethod
     def open(
@@ -95,9 +100,13 @@ class SplitMeasure:
             ]
         counts_N = None
         if target is not None and settings[0].of_recommended:
-            counts_N = item_counts(dataset, target)
+            counts_N = item_counts(manifest.folder_in(dataset), target)
         kept = _kept_columns(run, manifest, dataset, split, settings[0])
-        return cls(spec.tasks, settings, kept, target, counts_N)
+        categories = None
+        if target is not None and "intra_list_diversity" in settings[0].names:
+            folder = manifest.folder_in(dataset)
+            categories = item_categories(folder, manifest, target, run.metrics.item_features)
+        return cls(spec.tasks, settings, kept, target, counts_N, categories)
 
     def of(self, task: nn.Module, batches: Iterable[Batch], device: torch.device) -> Evaluated:
         """Run a model over its rank's batches and measure the rows of all ranks; every rank calls this.
@@ -114,22 +123,57 @@ class SplitMeasure:
             DataError: a kept column cannot be read, or no list is longer than a K of `metrics.at`.
         """
         if self.target is not None:
-            (settings,) = self.settings
-            ranks = rank_targets(
-                task,
-                batches,
-                device,
-                self.target.name,
-                candidates=settings.candidates,
-                top=max(settings.at, default=0) if settings.of_recommended else 0,
-                seed=settings.seed,
-            )
-            return target_metrics(ranks, settings, self.kept, self.counts_N)
+            was_training = task.training
+            task.eval()
+            found = self.of_scores(ModelScorer(task), batches, device)
+            task.train(was_training)
+            return found
+        return self.of_columns(prediction_columns(task, batches, device), device)
+
+    def of_scores(
+        self, scorer: ItemScorer, batches: Iterable[Batch], device: torch.device, *, vectors: bool = True
+    ) -> Evaluated:
+        """Rank the targets of user rows by any scores of items; every rank calls this.
+
+        Args:
+            scorer: gives the scores.
+            batches: this rank's batches.
+            device: where it computes.
+            vectors: whether its items have vectors that `intra_list_diversity` may go by.
+        """
+        assert self.target is not None
+        (settings,) = self.settings
+        names = list(settings.figures)
+        if vectors and self.categories is None and "intra_list_diversity" in settings.names:
+            names.append("diversity")
+        ranks = rank_by(
+            scorer,
+            batches,
+            device,
+            self.target.name,
+            candidates=settings.candidates,
+            top=max(settings.at, default=0) if settings.of_recommended else 0,
+            figures=ListFigures(self.counts_N, names) if names and self.counts_N is not None else None,
+            seed=settings.seed,
+        )
+        return target_metrics(ranks, settings, self.kept, self.counts_N, self.categories)
+
+    def of_columns(self, columns: Iterable[Tensor], device: torch.device) -> Evaluated:
+        """Measure predictions of rows over all ranks; every rank calls this.
+
+        Args:
+            columns: row, weight, scores and labels of this rank's rows, [2 + 2 T, B] at a time, as
+                `prediction_columns` gives them.
+            device: where ranks exchange tensors.
+
+        Raises:
+            DataError: a kept column cannot be read, or no list is longer than a K of `metrics.at`.
+        """
         evaluators = [Evaluator(settings, device, self.kept) for settings in self.settings]
         waiting: list[Tensor] = []
-        for columns_XB in prediction_columns(task, batches, device):
+        for columns_XB in columns:
             waiting.append(columns_XB)
-            if sum(columns.shape[1] for columns in waiting) >= _ROWS_AT_ONCE:
+            if sum(part.shape[1] for part in waiting) >= _ROWS_AT_ONCE:
                 self._hand_over(waiting, evaluators)
         self._hand_over(waiting, evaluators)
         found = [evaluator.result() for evaluator in evaluators]

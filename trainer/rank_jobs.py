@@ -6,9 +6,9 @@ A job has its own folder with a `request.json`; the run folder that it names sta
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -47,6 +47,7 @@ class Request:
         by: kept raw column to break metrics down by.
         on_corrupt: what to do at damaged part files; None leaves it to the run's config.
         confidence: level of confidence intervals; None for none.
+        options: what else the job wants to know.
     """
 
     run: str
@@ -56,6 +57,7 @@ class Request:
     by: str | None = None
     on_corrupt: Literal["fail", "skip"] | None = None
     confidence: float | None = None
+    options: dict[str, Any] = field(default_factory=dict)
 
     def config(self) -> RunConfig:
         """Return the config of the run, changed as the request says."""
@@ -80,7 +82,7 @@ def evaluate_rank(job_folder: Path, context: RankContext) -> str:
     request = Request.load(job_folder)
     folder, dataset = RunFolder(Path(request.run)), as_place(request.dataset)
     run, manifest = request.config(), Manifest.load(dataset)
-    assembly, batches, shift = _assembled(job_folder, request, run, manifest, context)
+    assembly, batches, shift = assembled(job_folder, request, run, manifest, context)
     measure = SplitMeasure.open(
         run,
         manifest,
@@ -118,7 +120,7 @@ def score_rank(job_folder: Path, context: RankContext) -> str:
     # Whoever asks for scores takes them by row number: none may be missing.
     run = replace(request, on_corrupt="fail").config()
     manifest = Manifest.load(as_place(request.dataset))
-    assembly, batches, shift = _assembled(job_folder, request, run, manifest, context)
+    assembly, batches, shift = assembled(job_folder, request, run, manifest, context)
     predictions = predict(assembly.task, batches, context.device, shift, manifest.spec.tasks)
     if predictions is not None:
         pq.write_table(_scores(predictions), job_folder / SCORES_FILE)
@@ -135,7 +137,7 @@ def score_parts_rank(job_folder: Path, context: RankContext) -> str:
     tasks = manifest.spec.tasks
     schema = pa.schema({"row": pa.int64(), **{name: pa.float64() for name in score_columns(tasks)}})
     with pq.ParquetWriter(folder / f"part-{context.rank:05d}.parquet", schema) as writer:
-        assembly, batches, shift = _assembled(job_folder, request, run, manifest, context)
+        assembly, batches, shift = assembled(job_folder, request, run, manifest, context)
         for found in predictions_by_batch(assembly.task, batches, context.device, shift, tasks):
             writer.write_table(_scores(found))
     return "finished"
@@ -156,7 +158,7 @@ def _scores(found: Predictions) -> pa.Table:
     return pa.table({"row": found.rows_N, **scores})
 
 
-def _assembled(
+def assembled(
     job_folder: Path, request: Request, run: RunConfig, manifest: Manifest, context: RankContext
 ) -> tuple[Assembly, Iterator[Batch], float]:
     """Return the loaded model, this rank's batches, and what is added to logits."""

@@ -13,11 +13,13 @@ from torch import Tensor
 from trainer.data.kept import KeptColumns
 from trainer.evaluation_settings import EvaluationSettings
 from trainer.evaluator import MAX_SEGMENTS, Evaluated
+from trainer.item_categories import ItemCategories
 from trainer.item_ranking import TargetRanks
 from trainer.metrics import (
     Ranked,
     average_popularity,
     catalogue_coverage,
+    category_diversity,
     gini_index,
     interval,
     novelty,
@@ -31,7 +33,11 @@ Floats = NDArray[np.float64]
 
 
 def target_metrics(
-    ranks: TargetRanks, settings: EvaluationSettings, kept: KeptColumns | None, counts_N: Tensor | None
+    ranks: TargetRanks,
+    settings: EvaluationSettings,
+    kept: KeptColumns | None,
+    counts_N: Tensor | None,
+    categories: ItemCategories | None = None,
 ) -> Evaluated:
     """Return the metrics of all rows and of each segment.
 
@@ -41,6 +47,8 @@ def target_metrics(
         kept: raw columns, where there are segments.
         counts_N: how often each id is in the training rows, from the first row of the items' table on; needed
             for metrics of popularity.
+        categories: of the items, where `intra_list_diversity` goes by them; else it goes by the vectors of
+            `ranks.figures`, and is left out where there are none.
 
     Returns:
         `hr@K` and so on, `rows` with targets and `rows_without_targets`, which do not count.
@@ -55,7 +63,7 @@ def target_metrics(
     weights_L = np.where(ranks.positives_L > 0, ranks.weights_L, 0.0)
     found = _means(values, weights_L, ranks.rows_L, settings)
     if settings.of_recommended:
-        found.metrics.update(_of_lists(ranks.top_LK, settings, counts_N))
+        found.metrics.update(_of_lists(ranks, settings, counts_N, categories))
     segments = []
     if settings.by is not None:
         assert kept is not None
@@ -91,13 +99,16 @@ def _means(
 
 
 def _of_lists(
-    top_LK: NDArray[np.int64], settings: EvaluationSettings, counts_N: Tensor | None
+    ranks: TargetRanks,
+    settings: EvaluationSettings,
+    counts_N: Tensor | None,
+    categories: ItemCategories | None,
 ) -> dict[str, float]:
     assert counts_N is not None
     counts = counts_N.numpy()
     # Ids below the first item are in no list; the catalogue counts what training rows had.
-    lists_UK, items = np.where(top_LK > 0, top_LK, -1), int((counts > 0).sum())
-    total = max(int(counts.sum()), 1)
+    lists_UK = np.where(ranks.top_LK > 0, ranks.top_LK, -1)
+    items, total = int((counts > 0).sum()), max(int(counts.sum()), 1)
     shown = np.flatnonzero(counts > 0)
     place = np.full(len(counts), -1)
     place[shown] = np.arange(len(shown))
@@ -109,7 +120,25 @@ def _of_lists(
         "popularity": average_popularity(numbered_UK, counts[shown]),
         "popular_share": popular_share(numbered_UK, counts[shown]),
     }
+    figures = ranks.figures
+    if "history_popularity" in figures:
+        # Lists and histories each by their own mean: users differ in how long both are.
+        before = _mean_of(figures["history_popularity"])
+        found["popularity_lift"] = found["popularity"] / before - 1 if before > 0 else np.nan
+    if "serendipity" in figures:
+        found["serendipity"] = _mean_of(figures["serendipity"][ranks.positives_L > 0])
+    if categories is not None:
+        begins, kinds = categories.begins_E1, categories.categories_H
+        found["intra_list_diversity"] = category_diversity(lists_UK, begins, kinds)
+    elif "diversity" in figures:
+        found["intra_list_diversity"] = _mean_of(figures["diversity"])
     return {name: value for name, value in found.items() if settings.shows(name)}
+
+
+def _mean_of(values_L: Floats) -> float:
+    """Return the mean of those that are numbers; NaN without any."""
+    known = values_L[~np.isnan(values_L)]
+    return float(known.mean()) if known.size else float("nan")
 
 
 def _segments(

@@ -13,6 +13,8 @@ _ORDER = (
     "train",
     "remap",
     "evaluate",
+    "baseline",
+    "index",
     "recommend",
     "mine",
     "report",

@@ -138,7 +138,66 @@ def _evaluate(arguments: Namespace) -> Outcome:
     return Outcome("\n".join(lines), found.as_json())
 
 
+def _baseline_arguments(parser: ArgumentParser) -> None:
+    config_arguments(parser)
+    parser.add_argument("--model", required=True, help="popularity, item_knn or als")
+    parser.add_argument(
+        "--option",
+        dest="options",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="set an option of the baseline, for instance neighbours=200",
+    )
+    parser.add_argument("--data", help="data set folder or URL, s3://... (default prepared/<name>)")
+    parser.add_argument("--out", help="folder of the result (default runs/<name>_<model>)")
+    parser.add_argument("--split", choices=["valid", "test"], help="measure this one alone (default: both)")
+    parser.add_argument("--by", help="kept raw column to break the metrics down by")
+    parser.add_argument(
+        "--confidence",
+        type=float,
+        metavar="LEVEL",
+        help="give confidence intervals by bootstrap, such as 0.95 (default: metrics.confidence)",
+    )
+
+
+def _baseline(arguments: Namespace) -> Outcome:
+    from jobs.baselines import baseline
+    from jobs.verbs import dataset_folder
+    from trainer.baselines.sections import baseline_section
+
+    run = load_config(arguments)
+    options = {}
+    for option in arguments.options:
+        name, equals, value = option.partition("=")
+        if not equals:
+            raise UserError(
+                "an option has a name and a value", where="--option", got=option, allowed="NAME=VALUE"
+            )
+        options[name] = value
+    baseline_section(arguments.model, options)  # refuses names that are none of its options
+    splits = ("valid", "test") if arguments.split is None else (arguments.split,)
+    found = baseline(
+        run,
+        dataset_folder(run, arguments.data),
+        arguments.model,
+        out=arguments.out,
+        splits=splits,
+        by=arguments.by,
+        confidence=arguments.confidence,
+        **options,
+    )
+    lines = [f"baseline: {found.path}  ({found.model})"]
+    for split, one in found.evaluations.items():
+        lines.append(f"{split}: {one.rows:,} rows")
+        lines += metric_lines({n: v for n, v in one.metrics.items() if n != "rows"}, one.intervals)
+        for column, groups in one.by.items():
+            lines += [f"by {column}:", *segment_lines(groups)]
+    return Outcome("\n".join(lines), found.as_json())
+
+
 COMMANDS = (
     Command("train", "train a model on one or many ranks", _train_arguments, _train),
     Command("evaluate", "compute the metrics of a run on a split", _evaluate_arguments, _evaluate),
+    Command("baseline", "fit and measure popularity, item-kNN or ALS", _baseline_arguments, _baseline),
 )

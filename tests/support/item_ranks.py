@@ -7,17 +7,23 @@ from typing import Any
 
 from trainer.registry import ModelInputs
 
-ROWS, STEPS, TARGETS = 12, 4, 3
+ROWS, STEPS, TARGETS = 40, 4, 3
 Case = tuple[str, ModelInputs, dict[str, Any]]
 """Name of the model, its inputs, and its config keys."""
 
 
 @dataclass(frozen=True)
 class ItemRun:
-    """Losses by step, averaged over ranks, and ranks of targets: among all items, and among drawn ones."""
+    """Losses by step, averaged over ranks, and ranks of targets: among all items, and among drawn ones.
+
+    `best` has the best unseen items of this rank's rows, by row: of all items, and of drawn ones.
+    `figures` are those of the lists of best items.
+    """
 
     losses: list[float]
     ranks: list[list[int]]
+    figures: dict[str, list[float]]
+    best: list[dict[int, list[int]]]
 
 
 def train_items(rank: int, world_size: int, cases: dict[str, Case]) -> dict[str, ItemRun]:
@@ -57,7 +63,9 @@ def _trained(
     )
     from tests.unit.trainer.models.examples import example_section
     from tests.unit.trainer.models.item_examples import item_batch, rows_of
+    from trainer.best_items import best_items
     from trainer.item_ranking import rank_targets
+    from trainer.list_figures import ListFigures
     from trainer.modules.item_catalogue import ItemCatalogue
     from trainer.modules.item_model import ItemModel
     from trainer.registry import build_model
@@ -106,4 +114,18 @@ def _trained(
         rank_targets(sharded, batches, cpu, "targets", candidates=count, top=2).rank_P.tolist()
         for count in (None, 5)
     ]
-    return ItemRun(losses, found)
+    model = next(module for module in task.modules() if isinstance(module, ItemModel))
+    counts_E = torch.zeros(model.sampler.first + model.sampler.num_items, dtype=torch.int64)
+    counts_E[model.sampler.first :] = torch.arange(model.sampler.num_items) % 5
+    figures = ListFigures(counts_E, ("history_popularity", "serendipity", "diversity"))
+    listed = rank_targets(sharded, batches, cpu, "targets", top=4, figures=figures).figures
+    best = [
+        {
+            row: ids
+            for one in best_items(sharded, batches, cpu, 4, left_out=model.holders, candidates=count)
+            for row, ids in zip(one.rows_R.tolist(), one.ids_RK.tolist(), strict=True)
+        }
+        for count in (None, 6)
+    ]
+    told = {name: values_L.tolist() for name, values_L in listed.items()}
+    return ItemRun(losses, found, told, best)

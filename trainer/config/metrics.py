@@ -60,6 +60,9 @@ METRICS: dict[str, Metric] = {
     "novelty": Metric("Novelty", "high", shown=False, recommended=True),
     "popularity": Metric("Popularity", "low", shown=False, recommended=True),
     "popular_share": Metric("Popular share", "low", shown=False, recommended=True),
+    "popularity_lift": Metric("Popularity lift", "low", shown=False, recommended=True),
+    "intra_list_diversity": Metric("Intra-list diversity", "high", shown=False, recommended=True),
+    "serendipity": Metric("Serendipity", "high", shown=False, recommended=True),
 }
 DEFAULT_AT = (5, 10, 20)
 
@@ -165,6 +168,8 @@ def check_metrics(metrics: MetricsConfig, compared: dict[str, str], data: DataCo
         return
     if metrics.candidates is not None:
         raise _only_users("metrics.candidates", metrics.candidates)
+    if metrics.item_features is not None:
+        raise _only_users("metrics.item_features", metrics.item_features)
     for where, name in named:
         if METRICS[split_name(name)[0]].recommended:
             raise _only_users(where, name)
@@ -250,11 +255,16 @@ class MetricsConfig(Section):
 
     names: list[ChosenMetric] | None = Field(default=None, min_length=1)
     """Of `auc`, `pr_auc`, `log_loss`, `ne`, `calibration`, `ece`, `accuracy`, `rmse`, `mae`, and inside
-    groups `gauc`, `hr`, `recall`, `capped_recall`, `precision`, `ndcg`, `mrr`, `map`. Default: all that the
-    rows allow but `rmse`, `mae` and `capped_recall`."""
+    groups `gauc`, `hr`, `recall`, `capped_recall`, `precision`, `ndcg`, `mrr`, `map`; of the lists of best
+    items of user rows `coverage`, `gini`, `novelty`, `popularity`, `popular_share`, `popularity_lift`,
+    `intra_list_diversity`, `serendipity`. Default: all that the rows allow but `rmse`, `mae`,
+    `capped_recall` and those of lists of best items."""
     candidates: int | None = Field(default=None, ge=1)
     """Of rows of users: rank each target among so many items, drawn once and for all from those that the row
     does not hold, instead of among all."""
+    item_features: list[str] | None = Field(default=None, min_length=1)
+    """Features of `data.catalogue` by which `intra_list_diversity` tells items apart. Default: all of them;
+    without a catalogue the model's own vectors of items."""
     group: str | None = None
     """Kept raw column whose values group the rows for `gauc`, and make the candidate lists of `hr` and the
     others where `at` is set. Default: a positive and its negatives, where `data.negatives` adds them to the

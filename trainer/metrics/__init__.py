@@ -8,12 +8,14 @@ from trainer.metrics.rating import RatingSums, rating_metrics
 from trainer.metrics.recommended import (
     average_popularity,
     catalogue_coverage,
+    category_diversity,
     gini_index,
     intra_list_diversity,
     novelty,
     popular_share,
     popularity_lift,
     serendipity,
+    serendipity_beyond,
 )
 
 __all__ = [
@@ -24,6 +26,7 @@ __all__ = [
     "average_popularity",
     "binary_metrics",
     "catalogue_coverage",
+    "category_diversity",
     "gauc",
     "gini_index",
     "group_values",
@@ -38,5 +41,6 @@ __all__ = [
     "resample_counts",
     "roc_auc",
     "serendipity",
+    "serendipity_beyond",
     "sigmoid",
 ]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from trainer.reporting import formats
+from trainer.reporting.baselines import compared, comparison_tables
 from trainer.reporting.curves import charts, constant_learning_rate, evaluation_table
 from trainer.reporting.dataset import base_rate, feature_tables, split_rows
 from trainer.reporting.evaluation import interval_tables, list_tables, segment_tables, split_table
@@ -40,6 +42,7 @@ class Page:
     guard: tuple[GuardFinding, ...]
     evaluations: Table | None
     quality: tuple[Table, ...]
+    baselines: tuple[Table, ...]
     users: tuple[UserList, ...]
     users_left_out: int
     data_facts: Facts
@@ -61,6 +64,7 @@ class Page:
             (bool(self.guard), "guard", "Training guard"),
             (bool(self.charts), "curves", "Curves"),
             (bool(self.quality), "evaluation", "Evaluation"),
+            (bool(self.baselines), "baselines", "Beside baselines"),
             (bool(self.users), "recommendations", "Recommendations"),
             (self.data_splits is not None, "data", "Data"),
             (self.layout is not None, "plan", "Tables and plan"),
@@ -69,7 +73,7 @@ class Page:
         return tuple((anchor, title) for there, anchor, title in sections if there)
 
 
-def write_report(run_folder: Path) -> Path:
+def write_report(run_folder: Path, baselines: Iterable[Path] = ()) -> Path:
     """Write the one-page HTML report of a run.
 
     The page needs nothing but itself: no network, no script. What the folder lacks leaves its section out, so
@@ -77,18 +81,20 @@ def write_report(run_folder: Path) -> Path:
 
     Args:
         run_folder: holds at least `config.yaml` and `metrics.jsonl`.
+        baselines: folders that `baseline` wrote, to show beside the run.
 
     Returns:
         The path of `report.html` in the run folder.
 
     Raises:
-        DataError: the folder is no run folder, or the report cannot be written.
+        DataError: the folder is no run folder, one of the baselines cannot be compared with the run, or the
+            report cannot be written.
     """
     run_folder = Path(run_folder)
-    return write_page(run_folder / REPORT_FILE, "report.html.j2", make_page(read_run(run_folder)))
+    return write_page(run_folder / REPORT_FILE, "report.html.j2", make_page(read_run(run_folder), baselines))
 
 
-def make_page(run: RunRecords) -> Page:
+def make_page(run: RunRecords, baselines: Iterable[Path] = ()) -> Page:
     """Return the page's contents."""
     manifest, history = run.manifest, run.history
     recommendations, environment = run.recommendations or {}, run.environment or {}
@@ -107,6 +113,7 @@ def make_page(run: RunRecords) -> Page:
         quality=(splits, *list_tables(found), *interval_tables(found), *segment_tables(found))
         if splits
         else (),
+        baselines=comparison_tables(compared(run, baselines)),
         users=user_lists(recommendations),
         users_left_out=num_users_left_out(recommendations),
         data_facts=_data_facts(manifest) if manifest else (),

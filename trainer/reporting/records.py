@@ -91,7 +91,7 @@ def read_run(run_folder: Path) -> RunRecords:
         history=history,
         last_written=datetime.fromtimestamp(folder.metrics_file.stat().st_mtime, tz=timezone.utc),
         result=_read_json(folder.result_file, notes),
-        evaluations=_evaluations(run_folder, notes),
+        evaluations=evaluations_in(run_folder, notes),
         recommendations=_read_json(folder.recommendations_file, notes),
         manifest=_manifest(run_folder, notes),
         plan=_plan(folder.plan_file, notes),
@@ -138,8 +138,13 @@ def _read_json(path: Path, notes: list[str]) -> dict[str, Any] | None:
     return value
 
 
-def _evaluations(folder: Path, notes: list[str]) -> dict[str, dict[str, Any]]:
-    """Return the evaluations by split: test first, other names last."""
+def evaluations_in(folder: Path, notes: list[str]) -> dict[str, dict[str, Any]]:
+    """Return the evaluations in a folder by split: test first, other names last.
+
+    Args:
+        folder: of a run or a baseline.
+        notes: takes what is there but could not be read.
+    """
     found: dict[str, dict[str, Any]] = {}
     for path in sorted(folder.glob("evaluation_*.json")):
         evaluation = _read_json(path, notes)

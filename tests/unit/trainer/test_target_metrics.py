@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from tests.support.predicted import predicted, write_kept
 from trainer.config import RunConfig
@@ -14,6 +15,7 @@ from trainer.data import ReadPolicy
 from trainer.data.kept import KeptColumns
 from trainer.errors import ConfigError
 from trainer.evaluation_settings import EvaluationSettings, target_settings
+from trainer.item_categories import ItemCategories
 from trainer.item_ranking import TargetRanks
 from trainer.schema import Manifest
 from trainer.target_metrics import target_metrics
@@ -51,6 +53,43 @@ def test_segments_are_those_of_the_rows_and_make_up_the_whole(tmp_path: Path) ->
         assert segment["rows"] == here.sum()
         expected = np.average(hit[here & counted], weights=weights[here & counted])
         assert segment["metrics"]["hr@5"] == pytest.approx(expected)
+
+
+BEYOND = ("coverage", "gini", "popularity_lift", "serendipity", "intra_list_diversity")
+
+
+def test_metrics_of_recommended_lists_are_those_worked_out_by_hand() -> None:
+    # Five ids: 0 and 1 are no items, item 4 was in no training row and does not count as of the catalogue.
+    counts = torch.tensor([0, 0, 6, 2, 0])
+    ranks = TargetRanks(
+        rows_L=np.arange(3),
+        weights_L=np.ones(3),
+        positives_L=np.array([1, 1, 0]),
+        list_P=np.array([0, 1]),
+        rank_P=np.array([1, 2]),
+        top_LK=np.array([[2, 3], [3, 0], [2, 3]]),
+        figures={
+            "history_popularity": np.array([2.0, np.nan, 6.0]),
+            "serendipity": np.array([0.5, 0.0, np.nan]),
+            "diversity": np.array([0.25, np.nan, 0.75]),
+        },
+    )
+    settings = EvaluationSettings(names=frozenset(BEYOND), at=(2,))
+    found = target_metrics(ranks, settings, None, counts).metrics
+    assert found["coverage"] == 1.0
+    assert found["gini"] == pytest.approx((3 - 2) / (2 * (3 + 2)))
+    # Lists have popularity 4, 2 and 4, histories 2 and 6.
+    assert found["popularity_lift"] == pytest.approx((10 / 3) / 4 - 1)
+    assert found["serendipity"] == 0.25
+    assert found["intra_list_diversity"] == 0.5
+
+    # Items 2 and 3 have one category each, that they share.
+    categories = ItemCategories(np.array([0, 0, 0, 1, 2, 2]), np.array([7, 7]))
+    by_category = target_metrics(ranks, settings, None, counts, categories).metrics
+    assert by_category["intra_list_diversity"] == 0.0
+    # Without categories or vectors there is nothing to tell items apart by.
+    plain = TargetRanks(*(getattr(ranks, name) for name in list(vars(ranks))[:6]))
+    assert "intra_list_diversity" not in target_metrics(plain, settings, None, counts).metrics
 
 
 def _run(**metrics: Any) -> RunConfig:

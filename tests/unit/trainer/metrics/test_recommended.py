@@ -11,12 +11,14 @@ import pytest
 from trainer.metrics import (
     average_popularity,
     catalogue_coverage,
+    category_diversity,
     gini_index,
     intra_list_diversity,
     novelty,
     popular_share,
     popularity_lift,
     serendipity,
+    serendipity_beyond,
 )
 
 # Three users, five items; the last list is short, user 1 has no history.
@@ -87,3 +89,32 @@ def test_the_popular_head_is_a_share_of_the_catalogue() -> None:
     assert popular_share(LISTS, POPULARITY) == pytest.approx((1 / 3 + 1 / 3 + 1) / 3)
     assert popular_share(LISTS, POPULARITY, head=0.4) == pytest.approx((2 / 3 + 2 / 3 + 1) / 3)
     assert popular_share(np.array([[1], [0]]), np.ones(5, int)) == 0.5  # the earlier of equal ones
+
+
+def test_serendipity_beyond_counts_what_popularity_would_not_have_recommended() -> None:
+    relevant = np.array([[True, True, False], [True, True, True], [False, True, True]])
+    popular = np.array([[0, 3, 4], [4, 3, 2], [0, 1, 2]])
+    # Of user 0 item 1, of user 1 items 0 and 1; user 2 has one item, which is not relevant.
+    assert serendipity_beyond(LISTS, relevant, popular) == pytest.approx((1 / 3 + 2 / 3 + 0) / 3)
+    assert serendipity_beyond(LISTS, relevant, LISTS) == 0.0
+    assert math.isnan(serendipity_beyond(np.array([[-1]]), relevant[:1, :1], popular[:1]))
+
+
+def test_diversity_by_categories_is_that_of_vectors_of_0_and_1(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(3)
+    belongs = rng.random((20, 6)) < 0.4
+    belongs[0] = False  # an item without a category is like no other
+    item, category = np.nonzero(belongs)
+    begins = np.concatenate([[0], np.cumsum(belongs.sum(axis=1))])
+    lists = np.stack([rng.permutation(20)[:5] for _ in range(30)])
+    lists[0, 1:], lists[1, 3:] = -1, -1
+    expected = intra_list_diversity(lists, belongs.astype(float))
+    assert item.tolist() == np.repeat(np.arange(20), np.diff(begins)).tolist()
+    assert category_diversity(lists, begins, category) == pytest.approx(expected, rel=1e-12)
+    monkeypatch.setattr("trainer.metrics.recommended._PAIRS_AT_ONCE", 60)
+    assert category_diversity(lists, begins, category) == pytest.approx(expected, rel=1e-12)
+    # Items 0 and 1 share one of two categories each: cosine 1/2.
+    assert category_diversity(
+        np.array([[0, 1]]), np.array([0, 2, 4]), np.array([0, 1, 1, 2])
+    ) == pytest.approx(0.5)
+    assert math.isnan(category_diversity(lists[:1], begins, category))

@@ -229,13 +229,14 @@ def test_equal_scores_put_targets_last_and_apart() -> None:
     for parameter in model.parameters():
         parameter.data.zero_()
     batch = item_batch(event_inputs(), ROWS, targets=4)
-    found = _ranked(model, [batch])
+    found = _ranked(model, [batch], top=3)
     lists = {name: ids.to_dense() for name, ids in batch.sparse.to_dict().items()}
     for place in range(ROWS - 1):
         held = {*lists["seen"][place].tolist(), *lists["item"][place].tolist()} - {0, 1}
         targets = set(lists["targets"][place].tolist())
         unseen, wanted = ITEMS - len(held), len(targets - held)
         expected = list(range(unseen - wanted + 1, unseen + 1))
+        assert found.top_LK[place].tolist() == [i for i in range(2, ITEMS + 2) if i not in held][:3]
         assert found.rank_P[found.list_P == place].tolist()[:wanted] == expected
 
 
@@ -288,6 +289,14 @@ def test_two_ranks_train_and_rank_as_one_does(name: str, on_ranks: dict[int, Any
     for rank in on_ranks[2]:
         assert rank[name].losses == pytest.approx(alone[name].losses, rel=1e-4)
         assert rank[name].ranks == alone[name].ranks
+        for figure, values in alone[name].figures.items():
+            # Vectors were trained apart; what counts alone tells is the same to the last bit.
+            rel = 1e-3 if figure == "diversity" else 0.0
+            assert rank[name].figures[figure] == pytest.approx(values, rel=rel, abs=rel, nan_ok=True)
+    for number, expected in enumerate(alone[name].best):
+        shares = [rank[name].best[number] for rank in on_ranks[2]]
+        assert shares[0].keys().isdisjoint(shares[1])
+        assert {**shares[0], **shares[1]} == expected
 
 
 PLANTED: dict[str, Any] = {

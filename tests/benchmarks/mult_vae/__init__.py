@@ -1,0 +1,1 @@
+"""What trains Mult-VAE in place of shardrec for `bench_mult_vae.py`."""
