@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import inspect
 import json
 import re
 import sys
@@ -37,6 +38,7 @@ from trainer.features.registry import Example, FeatureOp, Takes
 from trainer.registry import ModelSection, RegisteredModel, models
 
 DOCS = Path(__file__).resolve().parent
+CONFIGS = DOCS.parent / "jobs" / "configs"
 NOTICE = "<!-- Made by docs/generate.py from the code; edit the docstrings there and run `make docs`. -->\n"
 SIMPLE_TYPES = {str: "text", int: "integer", float: "number", bool: "`true` or `false`", Any: "any value"}
 KeyPaths = Mapping[type[BaseModel], list[str]]
@@ -137,28 +139,40 @@ def value_code(value: Any) -> str:
 
 def models_page() -> str:
     """Return docs/models.md."""
-    rows = [f"| [`{m.name}`](#{slug(m.name)}) | {m.task} | {cell(m.summary)} |" for m in models().values()]
-    overview = "\n".join(["| name | task | what it does |", "|---|---|---|", *rows, ""])
-    return "\n".join([NOTICE, MODELS_INTRO, overview, *(model_text(entry) for entry in models().values())])
+    rows = [
+        f"| [`{m.name}`](models/{m.name}.md) | {m.task} | {cell(m.needs)} | {cell(m.summary)} |"
+        for m in models().values()
+    ]
+    heads = ["| name | task | needs | what it does |", "|---|---|---|---|"]
+    return "\n".join([NOTICE, MODELS_INTRO, *heads, *rows, ""])
 
 
-def model_text(entry: RegisteredModel) -> str:
-    """Return one model: summary, paper, keys, and its section with all defaults."""
+def model_page(entry: RegisteredModel) -> str:
+    """Return a page of one model: what its docstring says, paper, keys, and its section with all defaults."""
     found = key_paths(entry.config, "model")
     defaults = entry.config(name=entry.name).model_dump(mode="json", exclude_none=True)
     shown = yaml.safe_dump({"model": defaults}, sort_keys=False, default_flow_style=None)
     own, *inner = found
+    described = inspect.cleandoc(entry.build.__doc__ or "").partition("\nArgs:\n")[0].strip()
+    configs = sorted(file.name for file in CONFIGS.glob("*.yaml") if entry.name == model_of(file))
     return "\n".join(
         [
-            f"## `{entry.name}`\n\n{entry.summary}\n",
+            NOTICE,
+            f"# `{entry.name}`\n\n{described}\n",
             f"Task: {entry.task}, {'any number of labels' if entry.several_tasks else 'one label'}. "
             f"Needs {entry.needs}. "
             f"Source: {link_papers(entry.source)}.\n",
-            section_table(own, found),
-            *(section_text(section, found, level=3) for section in inner),
-            f"With all defaults:\n\n```yaml\n{shown}```\n",
+            f"Configs: {', '.join(f'`jobs/configs/{name}`' for name in configs)}.\n",
+            f"## Keys of `model`\n\n{section_table(own, found)}",
+            *(section_text(section, found) for section in inner),
+            f"## With all defaults\n\n```yaml\n{shown}```\n",
         ]
     )
+
+
+def model_of(config: Path) -> str:
+    """Return the model of a shipped config."""
+    return RunConfig.load(config).model.name if "_base" not in config.stem else ""
 
 
 def key_paths(root: type[BaseModel], path: str) -> KeyPaths:
@@ -299,6 +313,7 @@ PAGES = {
     "config.md": config_page,
     "feature-ops.md": ops_page,
     "models.md": models_page,
+    **{f"models/{entry.name}.md": partial(model_page, entry) for entry in models().values()},
     "hardware.md": lambda: f"{NOTICE}\n{hardware_page()}",
     "what-if.md": lambda: f"{NOTICE}\n{what_if_page()}",
     **{f"assets/sharding/{kind}.svg": partial(picture, kind) for kind in SHARDING_TYPES},
@@ -330,6 +345,7 @@ def main() -> int:
             print(f"{text}\ndocs/generate.py: this page is out of date: run `make docs`", file=sys.stderr)
         return 1 if differences else 0
     for name, make in PAGES.items():
+        (DOCS / name).parent.mkdir(exist_ok=True)
         (DOCS / name).write_text(make(), encoding="utf-8")
     return 0
 

@@ -72,5 +72,5 @@ MODELS_INTRO = """# Models
 
 `model.name` picks one of these; the other keys of the `model` section are the model's own. A new model is one
 file in `trainer/models/` (CONTRIBUTING.md in the repository shows one); it appears here by itself. Each has
-a config for MovieLens-100K, `jobs/configs/movielens_100k_<name>.yaml`.
+a config for MovieLens-100K, `jobs/configs/movielens_100k_<name>.yaml`. `shardrec models` prints this table.
 """
