@@ -31,7 +31,7 @@ _CLASSES: dict[str, type[torch.optim.Optimizer]] = {
     "partial_rowwise_adam": optimizers.PartialRowWiseAdam,
     "lamb": optimizers.LAMB,
 }
-_ADAM = ("adam", "adamw", "partial_rowwise_adam")
+ADAM_FAMILY = ("adam", "adamw", "partial_rowwise_adam")
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class FusedOptimizer:
     @property
     def counts_steps(self) -> bool:
         """Return whether its steps depend on how many were done."""
-        return self.name in (*_ADAM, "lamb")
+        return self.name in (*ADAM_FAMILY, "lamb")
 
 
 def optimizer_class(optimizer: FusedOptimizer) -> type[torch.optim.Optimizer]:
@@ -142,7 +142,7 @@ class ReplicatedTableOptimizer(torch.optim.Optimizer):
         super().__init__(groups, {"lr": optimizer.learning_rate})
         self._rule, self.steps = optimizer, 0
         moments = [] if optimizer.name == "sgd" else ["momentum1"]
-        if optimizer.name in _ADAM:
+        if optimizer.name in ADAM_FAMILY:
             moments.append("exp_avg_sq")
         by_row = _ROW_MOMENTS.get(optimizer.name)
         for group in self.param_groups if moments else ():
@@ -183,7 +183,7 @@ def _update(
     """Update the touched rows in place: E rows, D columns."""
     touched_R = gradient_ED.ne(0).any(dim=1).nonzero().squeeze(1)
     gradient_RD = gradient_ED[touched_R].float()
-    if rule.name in _ADAM:
+    if rule.name in ADAM_FAMILY:
         first_RD, second = (
             _averaged(moment, touched_R, added, beta) / (1 - beta**step)
             for moment, added, beta in zip(

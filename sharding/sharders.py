@@ -18,6 +18,7 @@ from torchrec.modules.embedding_modules import EmbeddingCollection
 
 from sharding.communication import FULL_PRECISION, TableCommunication
 from sharding.errors import PlanError
+from sharding.optimizers import ADAM_FAMILY
 from sharding.sequences import ShardedSequences
 from sharding.tables import TableSpec
 
@@ -42,13 +43,12 @@ _FUSED_KERNELS: dict[Device, tuple[str, ...]] = {
     "cuda": ("fused", "fused_uvm", "fused_uvm_caching", "key_value"),
 }
 _DATA_TYPES: dict[Device, tuple[str, ...]] = {"cpu": ("fp32", "fp16"), "cuda": ("fp32", "fp16", "bf16")}
-_ADAM = ("adam", "adamw", "partial_rowwise_adam")
 _FUSED_OPTIMIZERS: dict[Device, tuple[str, ...]] = {
     "cpu": ("rowwise_adagrad", "adagrad", "sgd"),
-    "cuda": ("rowwise_adagrad", "adagrad", "sgd", *_ADAM, "lamb"),
+    "cuda": ("rowwise_adagrad", "adagrad", "sgd", *ADAM_FAMILY, "lamb"),
 }
 # Rows without a gradient stay as they are, as those that no id of the batch touched do in the fused kernels.
-_DATA_PARALLEL_OPTIMIZERS = ("rowwise_adagrad", "adagrad", "sgd", *_ADAM)
+_DATA_PARALLEL_OPTIMIZERS = ("rowwise_adagrad", "adagrad", "sgd", *ADAM_FAMILY)
 _OPTIMIZERS: dict[Device, tuple[str, ...]] = {
     device: tuple(dict.fromkeys((*fused, *_DATA_PARALLEL_OPTIMIZERS)))
     for device, fused in _FUSED_OPTIMIZERS.items()
@@ -162,7 +162,7 @@ def check_optimizer(name: str, device: Device, weight_decay: float = 0.0) -> Non
     what, instead = f"the fused {name} kernel on {device} has no weight decay", "rowwise_adagrad"
     if name == "adam":
         what, instead = "weight decay that is no part of the gradient makes adam an adamw", "adamw"
-    elif name in (*_ADAM, "lamb") or (device == "cuda" and name == "rowwise_adagrad"):
+    elif name in (*ADAM_FAMILY, "lamb") or (device == "cuda" and name == "rowwise_adagrad"):
         return
     raise PlanError(
         what,

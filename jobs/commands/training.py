@@ -175,7 +175,9 @@ def _baseline(arguments: Namespace) -> Outcome:
                 "an option has a name and a value", where="--option", got=option, allowed="NAME=VALUE"
             )
         options[name] = value
-    baseline_section(arguments.model, options)  # refuses names that are none of its options
+    baseline_section(
+        arguments.model, options
+    )  # refuses names such as `out`, which the verb would take for its own
     splits = ("valid", "test") if arguments.split is None else (arguments.split,)
     found = baseline(
         run,

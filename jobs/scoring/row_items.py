@@ -152,9 +152,8 @@ def _ask_index(
     index = ranking.index
     assert index is not None
     job = "trainer.item_jobs:query_vectors_rank"
-    run_request(
-        place / "job", job, run.folder, data, split, cluster or Cluster.local(), checkpoint=checkpoint
-    )  # fmt: skip
+    launched = cluster or Cluster.local()
+    run_request(place / "job", job, run.folder, data, split, launched, checkpoint=checkpoint)
     out.mkdir()
     seen = _Seen(run, data, split, known=ranking.known) if ranking.exclude else None
     for part in sorted((place / "job" / QUERY_VECTORS).glob("part-*.parquet")):

@@ -15,7 +15,6 @@ from trainer.metrics.recommended import (
     popular_share,
     popularity_lift,
     serendipity,
-    serendipity_beyond,
 )
 
 __all__ = [
@@ -41,6 +40,5 @@ __all__ = [
     "resample_counts",
     "roc_auc",
     "serendipity",
-    "serendipity_beyond",
     "sigmoid",
 ]

@@ -86,41 +86,7 @@ def intra_list_diversity(lists_UK: Ints, vectors_ND: Floats) -> float:
     return _mean(np.concatenate(sums)) if sums else math.nan
 
 
-def serendipity(
-    lists_UK: Ints, relevant_UK: NDArray[np.bool_], history_UH: Ints, vectors_ND: Floats
-) -> float:
-    """Return the mean over lists of how many items are relevant and unlike what the user knows, as a share.
-
-    An item counts with 1 minus its mean cosine to the user's history where it is relevant, else with 0.
-
-    Args:
-        lists_UK: recommended items.
-        relevant_UK: whether each is a positive of its user.
-        history_UH: items that each user knows, filled with -1; users with none are left out.
-        vectors_ND: vector of each item; for categories, a row of 0 and 1.
-
-    Returns:
-        NaN where no user has both a list and a history.
-
-    Source: Zhang et al. 2012, Auralist: unserendipity as mean cosine to the history; counted for relevant
-    items only, as in Ge et al. 2010.
-    """
-    unit_ND = _unit(vectors_ND)
-    width = max(lists_UK.shape[1], history_UH.shape[1]) * vectors_ND.shape[1]
-    values: list[Floats] = []
-    for users in _slices(len(lists_UK), width):
-        there_UK, known_UH = lists_UK[users] >= 0, history_UH[users] >= 0
-        known_U, size_U = known_UH.sum(axis=1), there_UK.sum(axis=1)
-        counted = (known_U > 0) & (size_U > 0)
-        profile_UD = (unit_ND[history_UH[users]] * known_UH[:, :, None]).sum(axis=1)
-        profile_UD = profile_UD / np.maximum(known_U, 1)[:, None]
-        cosine_UK = np.einsum("ukd,ud->uk", unit_ND[lists_UK[users]], profile_UD)
-        gain_U = ((1 - cosine_UK) * (relevant_UK[users] & there_UK)).sum(axis=1)
-        values.append(gain_U[counted] / size_U[counted])
-    return _mean(np.concatenate(values)) if values else math.nan
-
-
-def serendipity_beyond(lists_UK: Ints, relevant_UK: NDArray[np.bool_], primitive_UK: Ints) -> float:
+def serendipity(lists_UK: Ints, relevant_UK: NDArray[np.bool_], primitive_UK: Ints) -> float:
     """Return the mean share of a list that is relevant and that a primitive recommender does not recommend.
 
     Args:

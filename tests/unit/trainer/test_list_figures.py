@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from trainer.list_figures import ListFigures, Step
-from trainer.metrics import intra_list_diversity, serendipity_beyond
+from trainer.metrics import intra_list_diversity, serendipity
 
 NAMES = ("history_popularity", "serendipity", "diversity")
 # Ids 0 and 1 are no items; by popularity the order is 2, 4, 3, 5, 6.
@@ -67,7 +67,7 @@ def test_random_steps_equal_the_functions_of_whole_lists(
     by_popularity = sorted(range(2, items + 2), key=lambda item: (-counts[item], item))
     popular = np.array([[i for i in by_popularity if i not in known][:k] for known in seen])
     relevant = np.array([[i in wanted for i in of_row] for of_row, wanted in zip(top, targets, strict=True)])
-    assert float(found["serendipity"].mean()) == pytest.approx(serendipity_beyond(top, relevant, popular))
+    assert float(found["serendipity"].mean()) == pytest.approx(serendipity(top, relevant, popular))
     assert float(found["diversity"].mean()) == pytest.approx(intra_list_diversity(top - 2, vectors))
     histories = [np.mean(counts[known]) if known else np.nan for known in seen]
     assert found["history_popularity"].tolist() == pytest.approx(histories, nan_ok=True)

@@ -18,7 +18,6 @@ from trainer.metrics import (
     popular_share,
     popularity_lift,
     serendipity,
-    serendipity_beyond,
 )
 
 # Three users, five items; the last list is short, user 1 has no history.
@@ -61,20 +60,9 @@ def test_diversity_is_the_mean_distance_of_pairs() -> None:
 def test_many_lists_are_taken_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
     lists, vectors = rng.integers(0, 20, (50, 4)), rng.normal(size=(20, 3))
-    relevant, history = rng.random((50, 4)) < 0.5, rng.integers(0, 20, (50, 2))
-    expected = intra_list_diversity(lists, vectors), serendipity(lists, relevant, history, vectors)
+    expected = intra_list_diversity(lists, vectors)
     monkeypatch.setattr("trainer.metrics.recommended._PAIRS_AT_ONCE", 40)
-    found = intra_list_diversity(lists, vectors), serendipity(lists, relevant, history, vectors)
-    assert found == pytest.approx(expected)
-
-
-def test_serendipity_counts_relevant_items_by_how_unlike_the_history_they_are() -> None:
-    vectors = np.array([[1.0, 0], [0, 1], [1, 0], [0, 1], [1, 0]])
-    relevant = np.array([[True, True, False], [True, True, True], [True, False, False]])
-    # Of user 0's history one item is like 0 and 2, one like 1 and 3; that of user 2 is like item 0.
-    first = (0.5 + 0.5 + 0) / 3
-    assert serendipity(LISTS, relevant, HISTORY, vectors) == pytest.approx((first + 0) / 2)
-    assert math.isnan(serendipity(LISTS[1:2], relevant[1:2], HISTORY[1:2], vectors))
+    assert intra_list_diversity(lists, vectors) == pytest.approx(expected)
 
 
 def test_popularity_of_lists_and_of_histories() -> None:
@@ -91,13 +79,13 @@ def test_the_popular_head_is_a_share_of_the_catalogue() -> None:
     assert popular_share(np.array([[1], [0]]), np.ones(5, int)) == 0.5  # the earlier of equal ones
 
 
-def test_serendipity_beyond_counts_what_popularity_would_not_have_recommended() -> None:
+def test_serendipity_counts_what_popularity_would_not_have_recommended() -> None:
     relevant = np.array([[True, True, False], [True, True, True], [False, True, True]])
     popular = np.array([[0, 3, 4], [4, 3, 2], [0, 1, 2]])
     # Of user 0 item 1, of user 1 items 0 and 1; user 2 has one item, which is not relevant.
-    assert serendipity_beyond(LISTS, relevant, popular) == pytest.approx((1 / 3 + 2 / 3 + 0) / 3)
-    assert serendipity_beyond(LISTS, relevant, LISTS) == 0.0
-    assert math.isnan(serendipity_beyond(np.array([[-1]]), relevant[:1, :1], popular[:1]))
+    assert serendipity(LISTS, relevant, popular) == pytest.approx((1 / 3 + 2 / 3 + 0) / 3)
+    assert serendipity(LISTS, relevant, LISTS) == 0.0
+    assert math.isnan(serendipity(np.array([[-1]]), relevant[:1, :1], popular[:1]))
 
 
 def test_diversity_by_categories_is_that_of_vectors_of_0_and_1(monkeypatch: pytest.MonkeyPatch) -> None:
