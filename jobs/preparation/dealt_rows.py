@@ -9,21 +9,30 @@ from __future__ import annotations
 import hashlib
 import os
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from jobs.preparation.columns import ORDER, SPLIT
 from jobs.preparation.rows import RawColumns, rows_at_once, run_tasks
 from jobs.preparation.statistics import Answers
 from jobs.preparation.streams import append_stream, stream_at
 from jobs.preparation.transform import Encodable
-from jobs.preparation.writing import Encode, Layout, WritePart, added_up, make_folders
+from jobs.preparation.writing import (
+    Encode,
+    Layout,
+    WritePart,
+    added_up,
+    make_folders,
+    narrow_features,
+    taken,
+)
 from trainer.features.raw_values import one_array
 from trainer.schema import SPLITS, FeatureSpec
 
@@ -99,11 +108,19 @@ class Dealer:
         self.streams: list[tuple[int, int, int]] = []
         self._layout, self._file = layout, file
 
-    def deal(self, columns: RawColumns) -> None:
-        """Deal rows with `SPLIT` and `ORDER`, which are handed on without the first."""
-        table = pa.table({name: column for name, column in columns.items() if name != SPLIT})
-        for number, piece in self._layout.dealt(table, columns[SPLIT]):
-            self.streams.append((number, *append_stream(piece, self._file)))
+    def deal(self, columns: RawColumns, unsent: Collection[str] = (SPLIT,)) -> RawColumns:
+        """Deal rows with `SPLIT` and `ORDER`; return them in the order of their parts, those of train first.
+
+        Args:
+            columns: the rows.
+            unsent: columns not to hand on.
+        """
+        by_part, bounds = self._layout.by_part(columns[SPLIT], columns[ORDER].to_numpy())
+        ordered = {name: taken(column, by_part) for name, column in columns.items()}
+        table = pa.table({name: column for name, column in ordered.items() if name not in unsent})
+        for number, start, stop in bounds:
+            self.streams.append((number, *append_stream(table.slice(start, stop - start), self._file)))
+        return ordered
 
 
 def _of_part(table: pa.Table, split: str, layout: Layout, number: int) -> pa.Table:
@@ -152,10 +169,27 @@ class _WriteDealt:
     def __call__(self, number: int) -> Iterator[str]:
         rows = self.dealing.rows(self.layout, number)
         if rows is not None:
-            yield self.write(pa.concat_tables(self._encoded(rows)), number)
+            yield self.write(self._encoded(rows), number)
 
-    def _encoded(self, rows: pa.Table) -> Iterator[pa.Table]:
-        size = rows_at_once(self.encode.features)
+    def _encoded(self, rows: pa.Table) -> pa.Table:
+        """Encode some rows at a time; what is a number a row goes where all of its column will stand."""
+        features = self.encode.features
+        narrow = narrow_features(features)
+        whole: dict[str, NDArray[Any]] = {}
+        for f in features:
+            if not f.is_list and f.dim is None:
+                kind = np.float32 if f.kind == "dense" else np.int32 if f.name in narrow else np.int64
+                whole[f.name] = np.empty(rows.num_rows, kind)
+        others = []
+        size = rows_at_once(features)
         for start in range(0, rows.num_rows, size):
             some = rows.slice(start, size)
-            yield self.encode({name: one_array(some[name]) for name in some.column_names})
+            columns = {name: one_array(some[name]) for name in some.column_names}
+            made = self.encode.made(columns)
+            for name, column in whole.items():
+                column[start : start + size] = made.pop(name).to_numpy()
+            others.append(pa.table(made | self.encode.besides(columns)))
+        joined = pa.concat_tables(others)
+        found = dict(zip(joined.column_names, joined.columns, strict=True))
+        found |= {name: pa.array(column) for name, column in whole.items()}
+        return pa.table({name: found[name] for name in [*(f.name for f in features), *found]})

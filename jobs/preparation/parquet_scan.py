@@ -185,10 +185,11 @@ class _Read:
                 yield self._chosen(made)
             return
         kept = [*(name for name in self.columns if name in self.scan.names), *_DEALT]
+        unsent = {C.SPLIT, *(name for name in self.columns if name not in kept)}
         with dealing.dealer(task) as dealer:
             for made in self._made(task):
-                dealer.deal({name: made[name] for name in kept})
-                yield self._chosen(made)
+                needed = {name: made[name] for name in [*kept, *self.columns]}
+                yield self._chosen(dealer.deal(needed, unsent))
 
     def _chosen(self, made: RawColumns) -> RawColumns:
         return {name: made[name] for name in dict.fromkeys(self.columns)}

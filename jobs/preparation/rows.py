@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from jobs.preparation.columns import column
 from jobs.preparation.failures import RAISED
+from jobs.preparation.freed_memory import keep_freed_memory
 from trainer.errors import ShardrecError
 from trainer.features import chains
 from trainer.features.raw_values import one_array
@@ -142,7 +143,7 @@ class _Each:
     function: Callable[[Any], Iterable[Any]]
 
     def __call__(self, tasks: Iterator[Any]) -> Iterator[Any]:
-        with carried():
+        with inside_task():
             for task in tasks:
                 yield from self.function(task)
 
@@ -191,7 +192,7 @@ class _OwnTask:
     work: Work
 
     def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        with carried():
+        with inside_task():
             yield from self.work(self._columns(batches))
 
     def _columns(self, batches: Iterator[pa.RecordBatch]) -> Iterator[RawColumns]:
@@ -215,13 +216,14 @@ class _Task:
     work: Work
 
     def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        with carried():
+        with inside_task():
             yield from self.work(_columns(batches))
 
 
 @contextmanager
-def carried() -> Iterator[None]:
-    """Let errors of ours pass through Spark."""
+def inside_task() -> Iterator[None]:
+    """Let errors of ours pass through Spark, and memory serve twice."""
+    keep_freed_memory()
     try:
         yield
     except ShardrecError as error:

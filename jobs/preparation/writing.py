@@ -89,15 +89,16 @@ class Layout:
             first += parts
         return part
 
-    def dealt(self, table: pa.Table, splits: pa.Array) -> Iterator[tuple[int, pa.Table]]:
-        """Return the numbers of the parts that rows with `ORDER` belong to, each with its rows."""
-        parts = self.part_of(splits, table[ORDER].to_numpy())
+    def by_part(
+        self, splits: pa.Array, orders: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], list[tuple[int, int, int]]]:
+        """Return rows in the order of their parts, and the number, start and stop of each part."""
+        parts = self.part_of(splits, orders)
         # Numbers of 8 or 16 bits are sorted digit by digit, several times as fast as larger ones.
         by_part = np.argsort(parts.astype(np.min_scalar_type(sum(self.parts))), kind="stable")
-        table = pa.table({name: _taken(one_array(table[name]), by_part) for name in table.column_names})
         numbers, starts = np.unique(parts[by_part], return_index=True)
-        for number, start, stop in zip(numbers, starts, [*starts[1:], len(parts)], strict=True):
-            yield int(number), table.slice(start, stop - start)
+        bounds = zip(numbers.tolist(), starts.tolist(), [*starts[1:].tolist(), len(parts)], strict=True)
+        return by_part, list(bounds)
 
 
 def rows_in_row_group(asked: int, num_lanes: int, bytes_per_row: float) -> int:
@@ -182,13 +183,21 @@ class Encode:
 
     def __call__(self, columns: RawColumns) -> pa.Table:
         """Return features, other columns, `ORDER` and `HASH`."""
-        narrow = _narrow(self.features)
-        made = encoder(self.features, self.dataset, tuple(columns)).encode(columns)
+        narrow = narrow_features(self.features)
+        made = self.made(columns)
+        made |= {name: _as_type(made[name], np.int32) for name in narrow}
+        return pa.table(made | self.besides(columns))
+
+    def made(self, columns: RawColumns) -> dict[str, pa.Array]:
+        """Return the features."""
+        return encoder(self.features, self.dataset, tuple(columns)).encode(columns)
+
+    def besides(self, columns: RawColumns) -> dict[str, pa.Array]:
+        """Return the other columns, `ORDER` and `HASH`."""
         for raw in self.others:
             require_utf8(columns[raw], raw)
-        made = {name: x.cast(pa.int32()) if name in narrow else x for name, x in made.items()}
-        made |= {name: columns[raw] for raw, name in self.others.items()}
-        return pa.table({**made, ORDER: columns[ORDER], HASH: columns[HASH]})
+        others = {name: columns[raw] for raw, name in self.others.items()}
+        return {**others, ORDER: columns[ORDER], HASH: columns[HASH]}
 
 
 @dataclass(frozen=True)
@@ -203,8 +212,12 @@ class _Deal:
         with self.streams.sender() as sender:
             for columns in batches:
                 table = self.encode(columns)
-                for number, piece in self.layout.dealt(table, columns[SPLIT]):
-                    row = [pa.array([number], pa.int32()), pa.array([sender.send(piece)])]
+                by_part, bounds = self.layout.by_part(columns[SPLIT], table[ORDER].to_numpy())
+                names = table.column_names
+                table = pa.table({name: taken(one_array(table[name]), by_part) for name in names})
+                for number, start, stop in bounds:
+                    piece = sender.send(table.slice(start, stop - start))
+                    row = [pa.array([number], pa.int32()), pa.array([piece])]
                     yield pa.RecordBatch.from_arrays(row, ["file", "rows"])
 
 
@@ -220,12 +233,12 @@ class WritePart:
     def __call__(self, table: pa.Table, number: int) -> str:
         """Write a part of rows as `Encode` makes them; return its number, split and measure."""
         order = _shuffled(table[ORDER].to_numpy(), table[HASH].to_numpy())
-        narrow = _narrow(self.spec.features)
+        narrow = narrow_features(self.spec.features)
         columns = {}
         for name in table.column_names:
             if name not in (ORDER, HASH):
-                column = _taken(one_array(table[name]), order)
-                columns[name] = column.cast(pa.int64()) if name in narrow else column
+                column = taken(one_array(table[name]), order)
+                columns[name] = _as_type(column, np.int64) if name in narrow else column
         split, place = self.layout.place(number)
         path = Path(self.dataset) / split / part_name(place)
         ids = [f.name for f in self.spec.features if f.kind != "dense"]
@@ -235,7 +248,7 @@ class WritePart:
         return json.dumps([number, split, measured.as_json()])
 
 
-def _taken(column: pa.Array, rows: NDArray[np.int64]) -> pa.Array:
+def taken(column: pa.Array, rows: NDArray[np.int64]) -> pa.Array:
     """Return some rows of a column; NumPy takes plain numbers several times as fast as Arrow."""
     kind = column.type
     if not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
@@ -248,7 +261,12 @@ def _taken(column: pa.Array, rows: NDArray[np.int64]) -> pa.Array:
     return pa.Array.from_buffers(kind, len(rows), [bits, numbers.buffers()[1]])
 
 
-def _narrow(features: Sequence[Feature]) -> frozenset[str]:
+def _as_type(ids: pa.Array, kind: type[np.int32 | np.int64]) -> pa.Array:
+    """Return ids of a type that holds them; Arrow would look at each of them first."""
+    return pa.array(ids.to_numpy().astype(kind))
+
+
+def narrow_features(features: Sequence[Feature]) -> frozenset[str]:
     """Return the features whose ids, one a row, are handed on as int32: half as much to move."""
     ids = [f for f in features if f.kind != "dense" and not f.is_list]
     return frozenset(f.name for f in ids if 0 < (f.num_embeddings or 0) <= _INT32_ROWS)

@@ -64,8 +64,8 @@ def looked_up(op: FittedOp, numbers: pa.Array, vocabulary: Vocabulary) -> Codes:
         int64 [N].
     """
     missing = ~numbers.is_valid().to_numpy(zero_copy_only=False) if numbers.null_count else None
-    ids = vocabulary.ids_of(with_nulls_uncovered(numbers).cast(pa.int64()))
-    np.putmask(ids, ids == UNKNOWN, OUT_OF_VOCABULARY_ID)
+    plain = with_nulls_uncovered(numbers).cast(pa.int64()).to_numpy()
+    ids = vocabulary.ids_of_numbers(plain, OUT_OF_VOCABULARY_ID)
     if missing is not None:
         np.putmask(ids, missing, _missing_id(op, len(vocabulary.ids)))
     return ids

@@ -61,7 +61,8 @@ class Vocabulary:
         """Return the id of each value (Arrow array of text or int64), `UNKNOWN` where it has none."""
         if self.texts is None:
             numbers, known = _numbers(values)
-            return self._search(numbers, known)
+            ids = self.ids_of_numbers(numbers)
+            return ids if known is None else np.where(known, ids, UNKNOWN)
         texts = values if pa.types.is_string(values.type) else values.cast(pa.string())
         hashes = _hashes(texts)
         found = np.full(len(texts), UNKNOWN, dtype=np.int64)
@@ -76,19 +77,18 @@ class Vocabulary:
             found[hits] = self.ids[place[hits]]
         return found
 
-    def _search(self, numbers: NDArray[np.int64], known: NDArray[np.bool_]) -> Codes:
+    def ids_of_numbers(self, numbers: NDArray[np.int64], unknown: int = UNKNOWN) -> Codes:
+        """Return the id of each number, `unknown` where it has none; `texts` must be None."""
         if len(numbers) < _FEW:
             keys, ids = self._sorted
             place = np.minimum(np.searchsorted(keys, numbers), len(keys) - 1)
-            return np.where(known & (keys[place] == numbers), ids[place], UNKNOWN)
-        places = self._table.get_indexer(numbers)
-        found: Codes
-        if self._rises:  # saves reading the ids from all over memory
-            found = places + self.ids[0]
-            np.putmask(found, places < 0, UNKNOWN)
-        else:
-            found = self._ids_or_unknown[places]
-        return found if known.all() else np.where(known, found, UNKNOWN)
+            return np.where(keys[place] == numbers, ids[place], unknown)
+        places = self._table.get_indexer(numbers)  # -1 of what it lacks
+        # A sum saves reading the ids from all over memory.
+        found: Codes = places + self.ids[0] if self._rises else self.ids[places]
+        if not self._rises or unknown != self.ids[0] - 1:
+            np.putmask(found, places < 0, unknown)
+        return found
 
     def _places(self, hashes: NDArray[np.uint64]) -> NDArray[np.int64]:
         """Return where the first of each hash stands, or any place where there is none."""
@@ -110,10 +110,6 @@ class Vocabulary:
     def _rises(self) -> bool:
         return bool((np.diff(self.ids) == 1).all())
 
-    @cached_property
-    def _ids_or_unknown(self) -> Codes:
-        return np.append(self.ids, UNKNOWN)  # the table says -1 of what it lacks
-
 
 @dataclass(frozen=True)
 class EmptyVocabulary(Vocabulary):
@@ -122,6 +118,10 @@ class EmptyVocabulary(Vocabulary):
     def ids_of(self, values: pa.Array) -> Codes:
         """Return `UNKNOWN` for each value."""
         return np.full(len(values), UNKNOWN, dtype=np.int64)
+
+    def ids_of_numbers(self, numbers: NDArray[np.int64], unknown: int = UNKNOWN) -> Codes:
+        """Return `unknown` for each number."""
+        return np.full(len(numbers), unknown, dtype=np.int64)
 
 
 def _all_numbers(values: pa.Array) -> bool:
@@ -134,10 +134,10 @@ def _all_numbers(values: pa.Array) -> bool:
     return bool(pc.all(pc.match_substring_regex(values, INTEGER)).as_py())
 
 
-def _numbers(values: pa.Array) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Return whole numbers, and which of the values are some."""
+def _numbers(values: pa.Array) -> tuple[NDArray[np.int64], NDArray[np.bool_] | None]:
+    """Return whole numbers, and which of the values are some (None: all)."""
     if pa.types.is_integer(values.type):
-        return values.to_numpy(zero_copy_only=False), np.ones(len(values), dtype=bool)
+        return values.to_numpy(zero_copy_only=False), None
     known = pc.match_substring_regex(values, INTEGER).to_numpy(zero_copy_only=False)
     plain = pc.if_else(pa.array(known), values, pa.scalar("0"))
     return plain.cast(pa.int64()).to_numpy(zero_copy_only=False), known

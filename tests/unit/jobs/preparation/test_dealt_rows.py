@@ -78,15 +78,24 @@ def test_rows_count_once_when_all_of_a_task_are_dealt(tmp_path):
 
 
 @pytest.mark.parametrize("kind", [pa.int8(), pa.int64(), pa.float32(), pa.bool_(), pa.string()])
-def test_dealt_columns_keep_their_values_and_nulls(kind):
+def test_dealt_columns_keep_their_values_and_nulls(tmp_path, kind):
     g = np.random.default_rng(0)
     values = pa.array(g.integers(0, 2, 120)).cast(kind)
     column = pc.if_else(pa.array(g.random(120) < 0.7), values, pa.scalar(None, kind)).slice(13, 100)
     splits = pa.array(g.choice(SPLITS, 100))
-    table = pa.table({"x": column, ORDER: g.integers(-(2**63), 2**63 - 1, 100), HASH: np.arange(100)})
-    rows = 0
-    for _, piece in Layout((3, 2, 1)).dealt(table, splits):
-        piece.validate(full=True)
-        assert piece["x"].to_pylist() == [column[row].as_py() for row in piece[HASH].to_pylist()]
-        rows += piece.num_rows
-    assert rows == 100
+    orders = pa.array(g.integers(-(2**63), 2**63 - 1, 100))
+    rows = {"x": column, SPLIT: splits, ORDER: orders, HASH: pa.array(np.arange(100)), "y": column}
+    dealing = Dealing(str(tmp_path), Layout((3, 2, 1)))
+    with dealing.dealer("task") as dealer:
+        ordered = dealer.deal(rows, unsent=[SPLIT, "y"])
+    ordered["x"].validate(full=True)
+    there = ordered[HASH].to_pylist()
+    assert sorted(there) == list(range(100))
+    assert ordered["x"].to_pylist() == ordered["y"].to_pylist() == [column[row].as_py() for row in there]
+    in_train = [split == "train" for split in ordered[SPLIT].to_pylist()]
+    assert in_train == sorted(in_train, reverse=True)
+    parts = [dealing.rows(Layout((3, 2, 1)), number) for number in range(6)]
+    sent = pa.concat_tables([part for part in parts if part is not None])
+    assert set(sent.column_names) == {"x", ORDER, HASH}
+    assert sent[HASH].to_pylist() == there
+    assert sent["x"].to_pylist() == ordered["x"].to_pylist()
