@@ -98,13 +98,19 @@ quickstart: setup ## MovieLens-100K from raw ratings to recommendations on 2 ran
 # Each worker may hold a Spark session and some ranks, so there are no more of them on a large machine.
 PYTEST = $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-test: setup ## the tests of what most people use, about a quarter of an hour
+# Spark starts in half the processor time where the classes it loads are in an archive.
+SPARK_ARCHIVE := $(VENV)/spark.jsa
+$(SPARK_ARCHIVE): $(STAMP) tests/support/spark_jvm.py
+	@echo "keeping what Spark loads for the tests in $@"
+	@$(BIN)/python -m tests.support.spark_jvm || echo "no archive: the tests take longer, and are the same" >&2
+
+test: setup $(SPARK_ARCHIVE) ## the tests of what most people use, about a quarter of an hour
 	$(PYTEST) $(ARGS)
 
-test-slow: setup ## all others: rare input, many ways of sharding, minutes of training, a Spark cluster
+test-slow: setup $(SPARK_ARCHIVE) ## all others: rare input, many ways of sharding, minutes of training, a Spark cluster
 	$(PYTEST) -m '(slow or thorough or cluster) and not gpu' $(ARGS)
 
-test-all: setup ## both of them
+test-all: setup $(SPARK_ARCHIVE) ## both of them
 	$(PYTEST) -m 'not gpu' $(ARGS)
 
 test-gpu: setup ## the tests that need CUDA (make setup EXTRAS=gpu,petastorm,quickstart,docs,dev)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ import pytest
 from hypothesis import settings
 
 from jobs import Dataset, RunConfig
+from tests.support import spark_jvm
 from tests.support.tiny import CONFIG, tiny_data
 
 if TYPE_CHECKING:
@@ -54,10 +56,18 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def interruptible() -> None:
+    """Let commands that tests start take a Ctrl-C: a shell's background job ignores it, and all of its children."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session", autouse=True)
 def spark_defaults() -> Iterator[None]:
     """Give Spark sessions the settings of tests, those of command lines that tests run too."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SPARK_CONF_DIR", str(Path(__file__).parent / "support" / "spark_conf"))
+        for name, value in spark_jvm.environment().items():
+            patch.setenv(name, value)
         yield
 
 

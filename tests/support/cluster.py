@@ -23,13 +23,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.support.hosts import Host
+from tests.support.spark_jvm import java_options
 
 REPOSITORY = Path(__file__).parents[2]
 _START_SECONDS = 180.0
 _COMMAND_SECONDS = 400.0
 _PACKAGE = "org.apache.spark.deploy"
-# As in spark_conf/; and JVMs of several hosts may have the same process id, which names a file in /tmp.
-_JAVA_OPTIONS = "-XX:TieredStopAtLevel=1 -XX:-UsePerfData"
 
 
 @dataclass(frozen=True)
@@ -124,8 +123,8 @@ class StandaloneCluster:
             "spark.executor.cores": str(self.cores_per_worker),
             "spark.executor.memory": "512m",
             "spark.driver.memory": "512m",
-            "spark.driver.extraJavaOptions": _JAVA_OPTIONS,
-            "spark.executor.extraJavaOptions": _JAVA_OPTIONS,
+            "spark.driver.extraJavaOptions": java_options(),
+            "spark.executor.extraJavaOptions": java_options(),
             "spark.executorEnv.PYTHONPATH": str(REPOSITORY),
         }
 
@@ -176,7 +175,7 @@ def spark_environment(host: Host | None = None) -> dict[str, str]:
         "PYSPARK_PYTHON": sys.executable,
         "SPARK_LOCAL_IP": _address(host),
         "SPARK_NO_DAEMONIZE": "1",
-        "SPARK_DAEMON_JAVA_OPTS": _JAVA_OPTIONS,
+        "SPARK_DAEMON_JAVA_OPTS": java_options(),
     }
 
 
