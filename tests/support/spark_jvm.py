@@ -1,10 +1,10 @@
-"""How the JVMs of the tests' Spark start: without the compiler that pays in long jobs, from an archive of classes.
+"""How the JVMs of the tests' Spark start: from an archive of classes, without the compiler for long jobs.
 
     python -m tests.support.spark_jvm
 
-writes the archive (class data sharing), 140 MB beside the environment's packages. With it a JVM takes half the
-processor time until its first query has run; without it everything works as well. The JVM itself looks whether
-the archive is of its version and class path.
+writes the archive (class data sharing), 150 MB beside the environment's packages. With it a JVM takes half
+the processor time until its first query has run, without it everything works as well. The JVM itself looks
+whether the archive is of its version and class path.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ CONF_FOLDER = Path(sys.prefix) / "spark-conf"
 def java_options() -> str:
     """Return the options of any JVM of Spark.
 
-    Processes in several namespaces may have the same id, by which the JVM names a file of statistics: none then.
+    There are no files of statistics, which go by the process id: several namespaces may have the same one.
     """
     # Silent where the class path is another one, as in a driver with a folder of settings.
     return f"{_PLAIN} -XX:SharedArchiveFile={_ARCHIVE} -Xlog:disable" if _ARCHIVE.exists() else _PLAIN
