@@ -8,6 +8,7 @@ import platform
 import shutil
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib import metadata
@@ -140,32 +141,35 @@ def prepare_dataset(
         _LOGGER.info("writing %s rows", f"{sum(counted.rows.get(name, 0) for name in SPLITS):,}")
         answers = write_rows(rows, run, spec, counted, folder, spark, direct)
         write_items(of_source(rows), run, spec, folder, spark)
-        cached.close()  # what follows needs neither the rows nor what tasks have handed on
         shutil.rmtree(folder / _SCRATCH, ignore_errors=True)
         remove_unfinished(folder)
-        _LOGGER.info("checking what was written")
-        check_measured(spec, answers)
-        splits = splits_in(folder, SPLITS, spec, answers)
-        check_written(counted.rows, splits, source_name(run))
-        manifest = Manifest(
-            name=run.name,
-            created=now(),
-            seed=run.data.split.seed,
-            config_hash=run.preparation_hash(),
-            preparation=run.preparation(),
-            spec=spec,
-            splits=with_share_kept(splits, negatives_kept(*counted.of_first_task)),
-            statistics=statistics(spec, answers, counted.missing),
-            fingerprint=counted.fingerprint,
-            cleaning=staged.cleaning,
-            joins=joined_tables(run, staged.events or counted),
-            remarks=tuple(staged.remarks),
-            label_times=counted.label_times,
-            raw=raw_places(run) if frame is None else None,
-            synthetic=frame is None and is_synthetic(run),
-            versions=versions(spark),
-        )
-        text = publish(manifest, folder)
+        # What follows needs neither the rows nor what tasks have handed on, files as large as the rows.
+        with ThreadPoolExecutor(1) as beside:
+            released = beside.submit(cached.close)
+            _LOGGER.info("checking what was written")
+            check_measured(spec, answers)
+            splits = splits_in(folder, SPLITS, spec, answers)
+            check_written(counted.rows, splits, source_name(run))
+            manifest = Manifest(
+                name=run.name,
+                created=now(),
+                seed=run.data.split.seed,
+                config_hash=run.preparation_hash(),
+                preparation=run.preparation(),
+                spec=spec,
+                splits=with_share_kept(splits, negatives_kept(*counted.of_first_task)),
+                statistics=statistics(spec, answers, counted.missing),
+                fingerprint=counted.fingerprint,
+                cleaning=staged.cleaning,
+                joins=joined_tables(run, staged.events or counted),
+                remarks=tuple(staged.remarks),
+                label_times=counted.label_times,
+                raw=raw_places(run) if frame is None else None,
+                synthetic=frame is None and is_synthetic(run),
+                versions=versions(spark),
+            )
+            text = publish(manifest, folder)
+            released.result()
     return Prepared(target, manifest, text, time.perf_counter() - start)
 
 
