@@ -94,6 +94,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         from trainer.run_folder import finite
 
         _say(json.dumps(finite(outcome.value), ensure_ascii=False) if arguments.json else outcome.text)
+        exit_code: int = outcome.exit_code
+        return exit_code
     return 0
 
 

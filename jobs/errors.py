@@ -34,5 +34,8 @@ def unexpected(error: Exception, *, debug: bool) -> ShardrecError:
     return ShardrecError(
         f"unexpected error: {type(error).__name__}{text}",
         where=f"{frames[-1].filename}:{frames[-1].lineno}" if frames else "",
-        fixes=[] if debug else ["run again with --debug for the traceback"],
+        fixes=[
+            *(["shardrec doctor says what is missing or broken"] if isinstance(error, ImportError) else []),
+            *([] if debug else ["run again with --debug for the traceback"]),
+        ],
     )

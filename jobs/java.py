@@ -78,7 +78,7 @@ def java_home(environment: Mapping[str, str], *, cache: Path | None = None, leas
     if on_path:
         candidates.append(Path(on_path).resolve().parents[1])
     for home in candidates:
-        version = _java_version(home)
+        version = java_version(home)
         if version is not None and version >= least_version:
             return home
         seen.append(f"{home} ({'no Java' if version is None else f'Java {version}'})")
@@ -120,7 +120,7 @@ def through_shim() -> Iterator[None]:
         os.environ["JAVA_HOME"] = home
 
 
-def _java_version(home: Path) -> int | None:
+def java_version(home: Path) -> int | None:
     """Return the major version of the Java in a folder, or None where there is none that runs."""
     try:
         shown = subprocess.run(

@@ -21,6 +21,7 @@ _ORDER = (
     "bench",
     "models",
     "config",
+    "doctor",
 )
 _MODULES = (overview, synthesis, preparation, planning, training, remapping, results, benchmarks)
 _BY_NAME = {command.name: command for module in _MODULES for command in module.COMMANDS}

@@ -23,6 +23,7 @@ class Outcome:
 
     text: str
     value: Any
+    exit_code: int = 0
 
 
 @dataclass(frozen=True)
