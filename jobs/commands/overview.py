@@ -7,8 +7,6 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 from jobs.commands.base import Command, Outcome, load_config, nothing, override_argument, positive
-from jobs.diagnosis import examination
-from jobs.diagnosis.findings import text_of, value_of
 from trainer.errors import UserError
 
 
@@ -80,15 +78,8 @@ def _quickstart(arguments: Namespace) -> Outcome:
     return Outcome(outcome.text(), outcome.as_json())
 
 
-def _doctor(arguments: Namespace) -> Outcome:
-    found = examination.examine(tries=not arguments.quick)
-    value = value_of(found)
-    return Outcome(text_of(found), value, exit_code=int(value["faults"] > 0))
-
-
 COMMANDS = (
     Command("quickstart", "everything once, on MovieLens-100K", _quickstart_arguments, _quickstart),
     Command("models", "list the models", nothing, _models),
     Command("config", "check or show a config, export its JSON schema", _config_verb_arguments, _config_verb),
-    Command("doctor", "say what is wrong with this machine, and what to do", examination.arguments, _doctor),
 )
