@@ -100,7 +100,7 @@ PYTEST = $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-l
 
 # Spark starts in half the processor time where the classes it loads are in an archive.
 SPARK_ARCHIVE := $(VENV)/spark.jsa
-$(SPARK_ARCHIVE): $(STAMP) tests/support/spark_jvm.py
+$(SPARK_ARCHIVE): $(STAMP) $(wildcard tests/support/spark_jvm.py)
 	@echo "keeping what Spark loads for the tests in $@"
 	@$(BIN)/python -m tests.support.spark_jvm || echo "no archive: the tests take longer, and are the same" >&2
 

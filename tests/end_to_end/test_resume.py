@@ -110,8 +110,8 @@ def test_a_run_goes_on_at_another_world_size_with_the_same_metrics(
         full, data, Cluster(ranks_per_node=2, on="torchrun"), out=tmp_path / "run", show_progress=False
     )
     assert resumed.result["steps"] == 90
-    # A row whose probability is 0.5 but for rounding moves the accuracy by 1/10,126, and so does one at the edge
-    # of a bin the calibration error.
+    # A row whose probability is 0.5 but for rounding moves the accuracy by 1/10,126; one at the edge of a bin
+    # moves the calibration error.
     got, wanted = resumed.metrics, expected.metrics
     for stepped in ("accuracy", "ece"):
         assert got.pop(stepped) == pytest.approx(wanted.pop(stepped), abs=1e-3)
