@@ -1,4 +1,4 @@
-"""Examples run: the quick ones page by page, and in the slow lane all of them in one folder."""
+"""Examples run: the quick ones page by page; in the slow lane pages with slow ones, all in one folder."""
 
 from __future__ import annotations
 
@@ -14,6 +14,10 @@ from tests.docs.pages import ROOT, SHELL, Block, blocks, in_reading_order, pages
 
 def _runnable(page: Path) -> list[Block]:
     return [block for block in blocks(page) if block.runs]
+
+
+def _has_slow(page: Path) -> bool:
+    return any("slow" in block.mark for block in _runnable(page))
 
 
 def _examples() -> list[pytest.param]:
@@ -34,8 +38,10 @@ def test_quick_examples_of_a_page_run_in_order(examples: list[Block], tmp_path: 
 
 @pytest.mark.slow
 @pytest.mark.timeout(2700)  # Long runs take longer than a single test is given by default.
-def test_all_pages_run_one_after_another_in_one_folder(tmp_path: Path) -> None:
-    _run([block for page in in_reading_order() for block in _runnable(page)], tmp_path)
+def test_pages_with_slow_examples_run_one_after_another_in_one_folder(tmp_path: Path) -> None:
+    # What the README leaves in the folder, a person who goes on reading has there.
+    chosen = [page for page in in_reading_order() if page.name == "README.md" or _has_slow(page)]
+    _run([block for page in chosen for block in _runnable(page)], tmp_path)
 
 
 def test_the_readers_order_leaves_out_no_page_with_examples() -> None:
