@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -44,29 +43,6 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     shutil.rmtree(folder)  # 1.5 GB that pytest would keep
 
 
-def test_an_unpacked_environment_needs_no_other(archive: Path, tmp_path: Path) -> None:
-    with tarfile.open(archive) as packed:
-        packed.extractall(tmp_path / "env", filter="fully_trusted")
-    env = tmp_path / "moved"
-    (tmp_path / "env").rename(env)
-    alone = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}
-    told = subprocess.run(
-        [env / "bin" / "python", "-c", WHERE], env=alone, cwd=tmp_path, capture_output=True, text=True
-    )
-    assert told.returncode == 0, told.stderr
-    assert all(place.startswith(str(env)) for place in told.stdout.split())
-    for command in ("shardrec", "torchrun"):
-        shown = subprocess.run(
-            [env / "bin" / command, "--help"], env=alone, cwd=tmp_path, capture_output=True, text=True
-        )
-        assert shown.returncode == 0, shown.stderr
-        assert "usage: " in shown.stdout
-    packages = next(env.glob("lib/python3.*/site-packages"))
-    assert not (packages / "scipy" / "__init__.py").exists()
-    assert not (packages / "pyspark" / "jars").exists()
-    shutil.rmtree(env)
-
-
 def test_executors_run_the_archive_that_spark_submit_hands_them(archive: Path, tmp_path: Path) -> None:
     run = RunConfig.from_dict(CONFIG)
     data = tiny_data(tmp_path / "data", run)
@@ -86,8 +62,30 @@ def test_executors_run_the_archive_that_spark_submit_hands_them(archive: Path, t
             submit, "--master", cluster.url, *packed, cli, *command, cwd=tmp_path, conf=nowhere
         )
         assert done.returncode == 0, done.stdout + done.stderr
-        assert len(list(tmp_path.glob("cluster/worker_0/*/*/env/bin/python"))) == 1
+        [env] = tmp_path.glob("cluster/worker_0/*/*/env")
+        check_alone(env, tmp_path / "moved")
     assert losses(out) == pytest.approx(losses(alone.path), rel=1e-4)
+
+
+def check_alone(unpacked: Path, env: Path) -> None:
+    """Check that an unpacked environment works in another folder, and finds nothing outside."""
+    unpacked.rename(env)
+    alone = {"PATH": "/usr/bin:/bin", "HOME": str(env.parent)}
+    told = subprocess.run(
+        [env / "bin" / "python", "-c", WHERE], env=alone, cwd=env.parent, capture_output=True, text=True
+    )
+    assert told.returncode == 0, told.stderr
+    assert all(place.startswith(str(env)) for place in told.stdout.split())
+    for name in ("shardrec", "torchrun"):
+        shown = subprocess.run(
+            [env / "bin" / name, "--help"], env=alone, cwd=env.parent, capture_output=True, text=True
+        )
+        assert shown.returncode == 0, shown.stderr
+        assert "usage: " in shown.stdout
+    packages = next(env.glob("lib/python3.*/site-packages"))
+    assert not (packages / "scipy" / "__init__.py").exists()
+    assert not (packages / "pyspark" / "jars").exists()
+    shutil.rmtree(env)
 
 
 def test_other_endings_and_unknown_packages_are_refused(tmp_path: Path) -> None:
