@@ -74,8 +74,14 @@ def ranks_of(namespace: Mapping[str, Any], *, on: str, ranks: str, gpu: str = ""
             "a whole number of ranks is needed", where="ranks", got=ranks, allowed="1, 2, ... or empty"
         )
     count = int(ranks) if ranks else None
-    if on in ("process", "local"):
-        return Cluster.local(count or 1, on="local" if on == "local" else "process")
+    if on == "process":
+        if count not in (None, 1):
+            raise UserError(
+                "one process is one rank", where="ranks", got=ranks, fixes=["on: local", "ranks: 1"]
+            )
+        return Cluster.local(1, on="process")
+    if on == "local":
+        return Cluster.local(count or 1, on="local")
     if on != "spark":
         raise UserError("no such place for ranks", where="on", got=on, allowed=["process", "local", "spark"])
     spark = namespace.get("spark") or spark_session("shardrec notebook")

@@ -7,6 +7,7 @@ holds that Python as well, merged with the packages of the environment.
 from __future__ import annotations
 
 import io
+import json
 import os
 import sys
 import sysconfig
@@ -179,11 +180,7 @@ def _is_editable_hook(place: Path) -> bool:
 def _editable() -> Iterator[str]:
     """Return the names of distributions that are installed in place, but for our own."""
     for distribution in metadata.distributions():
-        url = distribution.read_text("direct_url.json")
+        told = json.loads(distribution.read_text("direct_url.json") or "{}")
         name = distribution.metadata["Name"]
-        if (
-            url
-            and '"editable": true' in url.replace('"editable":true', '"editable": true')
-            and name != "shardrec"
-        ):
+        if told.get("dir_info", {}).get("editable") and name != "shardrec":
             yield name

@@ -24,6 +24,7 @@ from torch._C._distributed_c10d import HashStore, PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
 from sharding.errors import ShardrecError, UserError
+from sharding.machine_cores import available_cores
 from sharding.network import use_reachable_interface
 
 _EXPORTED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
@@ -216,27 +217,6 @@ def arrange(seats: Sequence[Seat], number: int) -> Place:
         gpu=same_gpus.index(number),
         host_ranks=tuple((host, len(group)) for (host, _), group in hosts.items()),
     )
-
-
-def available_cores(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
-    """Return the cores that this process may use: affinity, and the CPU quota of its container."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    cores = len(affinity(0)) if affinity is not None else os.cpu_count() or 1
-    quota = _quota(cgroup)
-    return cores if quota is None else max(1, min(cores, int(quota)))
-
-
-def _quota(cgroup: Path) -> float | None:
-    """Return the container's CPU quota in cores: cgroup v2, else v1, else None."""
-    try:
-        if (cgroup / "cpu.max").exists():
-            limit, period = (cgroup / "cpu.max").read_text().split()
-        else:
-            limit = (cgroup / "cpu" / "cpu.cfs_quota_us").read_text()
-            period = (cgroup / "cpu" / "cpu.cfs_period_us").read_text()
-        return float(limit) / float(period) if float(limit) > 0 else None
-    except (OSError, ValueError):  # No such file, or `max`.
-        return None
 
 
 def _device_type(device: torch.device | str) -> str:

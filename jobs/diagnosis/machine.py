@@ -15,9 +15,11 @@ from pathlib import Path
 from jobs.diagnosis.findings import Finding
 from jobs.errors import EnvironmentFault
 from jobs.java import java_home, java_version
+from sharding.machine_cores import available_cores
+from sharding.machine_memory import memory_bytes
 
 _GIB = 2**30
-# Docker gives a container 64 MiB; readers and gloo hand batches over through it.
+# Docker gives a container 64 MiB; NCCL hands over through it what ranks of a host exchange.
 _LEAST_SHM = 2**30
 _LEAST_DISK = 10 * _GIB
 _LEAST_MEMORY = 4 * _GIB
@@ -35,7 +37,7 @@ def machine_findings(environment: Mapping[str, str]) -> Iterator[Finding]:
     yield from spark_home_findings(environment)
     yield from own_packages_findings()
     yield from name_findings(socket.gethostname(), environment)
-    yield from memory_findings()
+    yield from memory_findings(available_cores(), memory_bytes())
     yield from shm_findings(Path("/dev/shm"))  # noqa: S108
     yield from disk_findings(environment)
     yield from variable_findings(environment)
@@ -130,45 +132,19 @@ def name_findings(name: str, environment: Mapping[str, str]) -> Iterator[Finding
         yield Finding("host name", "fine", said)
 
 
-def memory_findings(
-    cgroup: Path = Path("/sys/fs/cgroup"), meminfo: Path = Path("/proc/meminfo")
-) -> Iterator[Finding]:
-    """Look at cores and memory, as the container of this process has them.
+def memory_findings(cores: int, memory: int) -> Iterator[Finding]:
+    """Look at what this process may use, its container's limits included.
 
     Args:
-        cgroup: of the process.
-        meminfo: the kernel's.
+        cores: how many.
+        memory: bytes.
     """
-    affinity = getattr(os, "sched_getaffinity", None)
-    cores = len(affinity(0)) if affinity is not None else os.cpu_count() or 1
-    found = [limit for limit in (_limit(cgroup), _memory(meminfo)) if limit is not None]
-    if not found:
-        yield Finding("machine", "fine", f"{cores} cores")
-        return
-    said = f"{cores} cores, {min(found) / _GIB:.1f} GiB of memory"
-    if min(found) < _LEAST_MEMORY:
+    said = f"{cores} cores, {memory / _GIB:.1f} GiB of memory"
+    if memory < _LEAST_MEMORY:
         fixes = ("give the container or machine 4 GiB", "prepare with spark.driver.memory=1g")
         yield Finding("machine", "note", said, fixes)
     else:
         yield Finding("machine", "fine", said)
-
-
-def _limit(cgroup: Path) -> int | None:
-    for name in ("memory.max", "memory/memory.limit_in_bytes"):
-        try:
-            text = (cgroup / name).read_text().strip()
-        except OSError:
-            continue
-        return int(text) if text.isdecimal() else None
-    return None
-
-
-def _memory(meminfo: Path) -> int | None:
-    try:
-        lines = meminfo.read_text().splitlines()
-    except OSError:
-        return None
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemTotal:")), None)
 
 
 def shm_findings(shm: Path) -> Iterator[Finding]:
@@ -187,7 +163,9 @@ def shm_findings(shm: Path) -> Iterator[Finding]:
             "docker run --shm-size=2g, in compose.yaml `shm_size: 2g`",
             "mount -o remount,size=2g /dev/shm",
         )
-        yield Finding(str(shm), "note", f"{said}: ranks that share a host may fail with a bus error", fixes)
+        yield Finding(
+            str(shm), "note", f"{said}: GPU ranks that share a host may fail with a bus error", fixes
+        )
     else:
         yield Finding(str(shm), "fine", said)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,8 @@ from typing import Any
 from jobs.diagnosis.findings import Finding
 
 _SECONDS = 180.0
+_OF_RANK = re.compile(r"^\[rank\d+\]: ?")
+_ERROR = re.compile(r"^[\w.]*(Error|Exception)\b")
 _INSTALLATION = "install the versions of constraints.txt: docs/install.md"
 
 _TORCH = """
@@ -161,11 +164,12 @@ def _ranks_finding() -> Iterator[Finding]:
         "torch.distributed.run",
         "--standalone",
         "--nproc-per-node=2",
+        "--local-ranks-filter=0",  # both at once would write into each other's lines
         "--no-python",
         sys.executable,
     ]
-    code, error = _run([*launcher, "-c", _RANK])
-    if code is None:
+    printed, error = _run([*launcher, "-c", _RANK])
+    if printed is None:
         fixes = (
             "see the host name above: gloo listens where it leads to",
             "export GLOO_SOCKET_IFNAME=lo to try on this host alone",
@@ -189,7 +193,7 @@ def _run(arguments: Sequence[str]) -> tuple[str | None, str]:
         return None, f"no answer within {_SECONDS:.0f} seconds"
     if done.returncode == 0:
         return done.stdout, ""
-    lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
-    # The last line of a traceback; of several processes the first one's.
-    errors = [line for line in lines if "Error" in line.split(":", 1)[0] and not line.startswith("File")]
+    lines = [_OF_RANK.sub("", line.strip()) for line in done.stderr.splitlines() if line.strip()]
+    # The last line of a traceback, and what torchrun adds says only that there was one.
+    errors = [line for line in lines if _ERROR.match(line) and "ChildFailedError" not in line]
     return None, (errors or lines or [f"it ended with exit code {done.returncode}"])[-1][:400]

@@ -92,7 +92,15 @@ class Layout:
     def by_part(
         self, splits: pa.Array, orders: NDArray[np.int64]
     ) -> tuple[NDArray[np.int64], list[tuple[int, int, int]]]:
-        """Return rows in the order of their parts, and the number, start and stop of each part."""
+        """Return rows in the order of their parts, and the number, start and stop of each part.
+
+        Args:
+            splits: of N rows.
+            orders: their hashes `ORDER`, int64 [N].
+
+        Returns:
+            The rows' places, int64 [N], and a triple for each part that has some.
+        """
         parts = self.part_of(splits, orders)
         # Numbers of 8 or 16 bits are sorted digit by digit, several times as fast as larger ones.
         by_part = np.argsort(parts.astype(np.min_scalar_type(sum(self.parts))), kind="stable")

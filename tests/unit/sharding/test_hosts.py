@@ -18,12 +18,12 @@ from sharding.hosts import (
     RankJoinError,
     Seat,
     arrange,
-    available_cores,
     exchange_seats,
     join_ranks,
     leave_ranks,
     restored_process,
 )
+from sharding.machine_cores import available_cores
 from sharding.wrap import _check_local_world_size
 from tests.unit.sharding.planning import plan_of, tables_of
 

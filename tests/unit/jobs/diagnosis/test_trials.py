@@ -52,6 +52,12 @@ def test_the_error_of_a_process_is_its_last_line(monkeypatch: pytest.MonkeyPatch
     assert (found, error) == (None, "no answer within 0 seconds")
 
 
+def test_the_error_of_a_rank_is_its_own_and_not_that_of_its_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trials, "_RANK", "raise ValueError('no such interface')")
+    [found] = trials._ranks_finding()
+    assert (found.state, found.said) == ("fault", "ValueError: no such interface")
+
+
 def test_findings_as_text_and_as_value() -> None:
     found = [
         Finding("Java", "fine", "17"),
