@@ -60,7 +60,7 @@ COMPILE_ONCE := $(if $(PYTHONDONTWRITEBYTECODE),--compile-bytecode )
 INSTALL = $(RUN_UV) pip install $(COMPILE_ONCE)--python $(BIN)/python --constraint $(CONSTRAINTS) --editable '.[$(EXTRAS)]'
 
 .PHONY: help setup other-python quickstart test test-slow test-gpu test-all bench clean lock
-.PHONY: lint format-check ruff mypy imports spelling docs docs-check format
+.PHONY: lint format-check ruff mypy imports spelling dockerfiles docs docs-check format
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /\1\t/' | awk -F'\t' '{printf "make %-12s %s\n", $$1, $$2}'
@@ -121,7 +121,7 @@ bench: setup ## measure reading, preparing and training, as in docs/benchmarks.m
 	$(BIN)/python -m tests.benchmarks.bench_pipeline $(ARGS)
 	$(BIN)/python -m tests.benchmarks.bench_synth $(ARGS)
 
-lint: format-check ruff mypy imports spelling docs-check ## every check that is not a test (use -k to see all findings)
+lint: format-check ruff mypy imports spelling dockerfiles docs-check ## every check that is not a test (use -k to see all findings)
 
 format-check: setup
 	$(BIN)/ruff format --check .
@@ -137,6 +137,10 @@ imports: setup
 
 spelling: setup
 	$(BIN)/codespell
+
+# Versions of Debian's packages are those of the image that we begin with.
+dockerfiles: setup
+	$(BIN)/hadolint --ignore DL3008 docker/Dockerfile.*
 
 format: setup ## let ruff mend what it can
 	$(BIN)/ruff format .

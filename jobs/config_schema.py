@@ -18,6 +18,12 @@ _ONE_OR_MANY = (
     ("TargetEncodingConfig", "by"),
     ("UserRowsConfig", "order_by"),
 )
+# Of a module of the user's, whose keys are not known here.
+_OWN_MODEL = {
+    "type": "object",
+    "properties": {"name": {"type": "string"}, "module": {"type": "string"}},
+    "required": ["name", "module"],
+}
 
 
 def run_config_schema() -> dict[str, Any]:
@@ -37,7 +43,8 @@ def run_config_schema() -> dict[str, Any]:
     data = {"data": {"type": "object", "anyOf": labels}}
     prepared = {"required": rows, "properties": data}
     schema["anyOf"] = [prepared, {"required": ["plan"], "properties": declared}]
-    definitions["ModelConfig"] = {"oneOf": [_model(name, definitions) for name in models()]}
+    shipped = [_model(name, definitions) for name in models()]
+    definitions["ModelConfig"] = {"oneOf": [*shipped, _OWN_MODEL]}
     definitions["OpConfig"] = {"oneOf": [form for op in op_schemas().items() for form in _op(*op)]}
     for section, key in _ONE_OR_MANY:
         properties = definitions[section]["properties"]
@@ -83,7 +90,7 @@ def _part(schema: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any]
 def _model(name: str, definitions: dict[str, Any]) -> dict[str, Any]:
     section = TypeAdapter(models()[name].config).json_schema(ref_template="#/$defs/{model}")
     definitions.update(section.pop("$defs", {}))
-    section["properties"]["name"] = {"const": name}
+    section["properties"] |= {"name": {"const": name}, "module": {"type": "null"}}
     return section
 
 

@@ -21,6 +21,12 @@ CONFIG = Path(__file__).parent / "configs" / "movielens_100k_dlrm.yaml"
 USERS = ("1", "42", "405")
 MARKER = "quickstart.json"
 _MADE_BY = {"made_by": "shardrec quickstart"}
+_STARTED = {
+    "process": "DistributedModelParallel in this process",
+    "local": "TorchDistributor starts {ranks} ranks of DistributedModelParallel",
+    "spark": "TorchDistributor starts {ranks} ranks of DistributedModelParallel on Spark's executors",
+    "torchrun": "torchrun starts {ranks} ranks of DistributedModelParallel",
+}
 
 
 @dataclass(frozen=True)
@@ -66,12 +72,13 @@ class FirstRun:
         }
 
 
-def first_run(folder: Path, ranks: int = 2) -> FirstRun:
+def first_run(folder: Path, cluster: Cluster) -> FirstRun:
     """Prepare, plan, train, evaluate, recommend and report.
 
     Args:
-        folder: data, run and report go here; what an earlier quickstart left there is replaced.
-        ranks: ranks that TorchDistributor starts on this machine.
+        folder: data, run and report go here; what an earlier quickstart left there is replaced. Executors
+            must reach it too.
+        cluster: where ranks train; those of Spark's executors evaluate and recommend as well.
 
     Raises:
         UserError: the folder holds a data set or a run that no quickstart made.
@@ -84,11 +91,11 @@ def first_run(folder: Path, ranks: int = 2) -> FirstRun:
     from trainer.reporting import write_report
 
     clock, run = _Clock(), RunConfig.load(CONFIG)
-    cluster = Cluster.local(ranks, on="local")
+    scoring = cluster if cluster.on == "spark" else Cluster.local()
     claim(folder, run.name)
     clock.begin("prepare", "PySpark turns ratings, users and movies into sharded Parquet")
     run = with_input(run, unpack_movielens_100k(folder / "ml-100k"))
-    spark = spark_session("shardrec quickstart")
+    spark = cluster.spark or spark_session("shardrec quickstart")
     data = prepare(None, run, folder / "data", spark=spark)
     _say(data.report)
     check_layout_of(run, data, cluster)
@@ -97,12 +104,12 @@ def first_run(folder: Path, ranks: int = 2) -> FirstRun:
     clock.begin("plan", "EmbeddingShardingPlanner places the embedding tables")
     layout = plan(run, data, cluster)
     _say(plan_report(layout))
-    clock.begin("train", f"TorchDistributor starts {ranks} ranks of DistributedModelParallel")
+    clock.begin("train", _STARTED[cluster.on].format(ranks=cluster.world_size))
     result = train(run, data, cluster, layout, out=folder / "run", resume=False)
     clock.begin("evaluate", "test split, each row once")
-    metrics = evaluate(result, "test", "gender", cluster=Cluster.local()).metrics
+    metrics = evaluate(result, "test", "gender", cluster=scoring).metrics
     clock.begin("recommend", f"all movies scored for users {', '.join(USERS)}")
-    found = recommend_lists(result, list(USERS), 10, cluster=Cluster.local(), spark=spark)
+    found = recommend_lists(result, list(USERS), 10, cluster=scoring, spark=spark)
     write_json(RunFolder(result.path).recommendations_file, found.as_json())
     clock.begin("report", "one page")
     report = write_report(result.path)

@@ -11,6 +11,8 @@ class MyModel(torch.nn.Module):
     def __init__(self, inputs: ModelInputs, config: MyConfig) -> None: ...
     def forward(self, batch: Batch) -> Tensor:  # logits_BT
 ```
+
+A module outside this package is imported where `model.module` of the config names it.
 """
 
 from __future__ import annotations
@@ -169,8 +171,10 @@ def model_section(config: ModelConfig) -> ModelSection:
     """Check the `model` section against the model that it names.
 
     Raises:
-        ConfigError: no such model, or a key or value that it does not have.
+        ConfigError: no such model or module, or a key or value that the model does not have.
     """
+    if config.module is not None:
+        _import_models(config.module)
     entry = _entry(config.name, models())
     raw = {"name": config.name, **config.params()}
     try:
@@ -203,6 +207,24 @@ def model_class(config: ModelSection) -> type[torch.nn.Module]:
     return _entry(config.name, models()).build
 
 
+def _import_models(module: str) -> None:
+    """Import a module of the user's, which registers models."""
+    try:
+        importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+            raise  # Something that the module itself needs.
+        raise ConfigError(
+            "there is no such Python module on this host",
+            where="model.module",
+            got=module,
+            fixes=[
+                "install the package that holds it, on every host of the ranks",
+                "export PYTHONPATH=FOLDER, the folder that holds it; on executors spark.executorEnv.PYTHONPATH",
+            ],
+        ) from error
+
+
 def _entry(name: str, known: dict[str, RegisteredModel]) -> RegisteredModel:
     if name not in known:
         fix = did_you_mean(name, known)
@@ -211,6 +233,6 @@ def _entry(name: str, known: dict[str, RegisteredModel]) -> RegisteredModel:
             where="model.name",
             got=name,
             allowed=list(known),
-            fixes=[fix] if fix else [],
+            fixes=[fix] if fix else ["model.module, the Python module that registers it, for a model of your own"],
         )
     return known[name]

@@ -54,14 +54,14 @@ def override_argument(parser: ArgumentParser) -> None:
     )
 
 
-def launch_arguments(parser: ArgumentParser) -> None:
-    """Take where ranks run, and how many."""
+def launch_arguments(parser: ArgumentParser, ranks: str = "1; spark: one per slot") -> None:
+    """Take where ranks run, and how many; `ranks` tells of the default."""
     parser.add_argument(
         "--on",
         choices=["process", "local", "spark", "torchrun"],
         help="where ranks run (default: process for one rank, local for several)",
     )
-    parser.add_argument("--ranks", type=positive, help="number of ranks (default 1; spark: one per slot)")
+    parser.add_argument("--ranks", type=positive, help=f"number of ranks (default {ranks})")
     parser.add_argument("--master", help="Spark master URL for --on spark, for instance spark://host:7077")
     parser.add_argument(
         "--gpu",

@@ -6,7 +6,15 @@ import json
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-from jobs.commands.base import Command, Outcome, load_config, nothing, override_argument, positive
+from jobs.commands.base import (
+    Command,
+    Outcome,
+    cluster_of,
+    launch_arguments,
+    load_config,
+    nothing,
+    override_argument,
+)
 from trainer.errors import UserError
 
 
@@ -63,7 +71,7 @@ def _quickstart_arguments(parser: ArgumentParser) -> None:
         default="runs/quickstart",
         help="where everything goes; what an earlier quickstart left there is replaced (default %(default)s)",
     )
-    parser.add_argument("--ranks", type=positive, default=2, help="ranks (default %(default)s)")
+    launch_arguments(parser, ranks="2; process: 1; spark: one per slot")
     parser.add_argument("--data-only", action="store_true", help="only unpack MovieLens-100K to data/ml-100k")
 
 
@@ -74,7 +82,9 @@ def _quickstart(arguments: Namespace) -> Outcome:
     if arguments.data_only:
         folder = unpack_movielens_100k(Path("data/ml-100k"))
         return Outcome(f"MovieLens-100K: {folder}", {"data": str(folder)})
-    outcome = first_run(Path(arguments.folder), arguments.ranks)
+    if arguments.ranks is None and arguments.on in (None, "local", "torchrun"):
+        arguments.ranks = 2
+    outcome = first_run(Path(arguments.folder), cluster_of(arguments))
     return Outcome(outcome.text(), outcome.as_json())
 
 

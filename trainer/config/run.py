@@ -33,9 +33,11 @@ class ModelConfig(Section):
     model_config = ConfigDict(extra="allow")
 
     name: str
+    module: str | None = None
+    """Python module that registers the model where it is none of ours; every rank imports it."""
 
     def params(self) -> dict[str, Any]:
-        """Return the keys besides `name`."""
+        """Return the model's own keys."""
         return dict(self.model_extra or {})
 
 

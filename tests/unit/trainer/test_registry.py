@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -46,6 +47,25 @@ def test_wrong_model_section_names_the_key(config: dict[str, Any], where: str, m
         model_section(ModelConfig(**config))
     assert where in error.value.where
     assert message in str(error.value)
+
+
+def test_a_model_may_lie_in_a_module_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "own_models.py").write_text(
+        "from torch import nn\nfrom trainer.registry import ModelSection, register_model\n"
+        "class Keys(ModelSection):\n    width: int = 4\n"
+        "@register_model('of_own_module', config=Keys, task='ctr', source='none')\n"
+        "class Own(nn.Module):\n    pass\n"
+    )
+    (tmp_path / "broken_models.py").write_text("import nothing_of_that_name\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr("trainer.registry._MODELS", dict(models()))  # It is forgotten after this test.
+    section = model_section(ModelConfig(name="of_own_module", module="own_models", width=8))
+    assert (section.embedding_dim, section.model_dump()["width"]) == (16, 8)
+    with pytest.raises(ConfigError, match="no such Python module") as error:
+        model_section(ModelConfig(name="of_own_module", module="own_modles.tower"))
+    assert error.value.where == "model.module"
+    with pytest.raises(ModuleNotFoundError, match="nothing_of_that_name"):
+        model_section(ModelConfig(name="of_own_module", module="broken_models"))
 
 
 def test_a_name_is_registered_once() -> None:
