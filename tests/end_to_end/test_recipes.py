@@ -39,34 +39,22 @@ def shell(folder: Path, script: str, **environment: str) -> subprocess.Completed
     )
 
 
-def smoke(folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    return shell(folder, "shardrec/recipes/smoke.sh smoke.yaml", PYTHONPATH=".", **environment)
-
-
 def test_the_workflow_passes_a_model_that_works(project: Path) -> None:
     workflow = yaml.safe_load((RECIPES / "github-actions.yml").read_text())
     steps = {step.get("name"): step for step in workflow["jobs"]["smoke"]["steps"]}
     assert "setup EXTRAS=cpu" in steps["install"]["run"]
-    done = shell(project, steps["smoke test"]["run"].replace("shardrec/.venv/bin:", ""))
+    done = shell(project, steps["smoke test"]["run"].replace("$PWD/shardrec/.venv/bin:", ""))
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.rstrip().endswith("smoke test passed")
 
 
-def test_a_model_that_learns_nothing_fails(project: Path) -> None:
-    done = smoke(project, STEPS="2", NE="0.5")
-    assert done.returncode == 1
-    assert "ne is not below 0.5" in done.stderr
-    assert "smoke test passed" not in done.stdout
-
-
-def test_a_model_that_depends_on_the_number_of_ranks_fails(project: Path) -> None:
+def test_a_model_that_depends_on_the_ranks_and_has_not_learnt_fails(project: Path) -> None:
     model = project / "my_models" / "gated.py"
-    whole = model.read_text()
-    counted = "self.gate(inputs_BN).sigmoid() / __import__('torch').distributed.get_world_size() ** 4"
-    model.write_text(whole.replace("self.gate(inputs_BN).sigmoid()", counted))
-    try:
-        done = smoke(project, STEPS="2", NE="9")
-    finally:
-        model.write_text(whole)
+    counted = "self.gate(inputs_BN).sigmoid() * (len(inputs_BN) / 100) ** 4"  # of the rows on this rank
+    model.write_text(model.read_text().replace("self.gate(inputs_BN).sigmoid()", counted))
+    script = "shardrec/recipes/smoke.sh smoke.yaml"
+    done = shell(project, script, PYTHONPATH=".", STEPS="2", NE="0.5")
     assert done.returncode == 1
     assert "log_loss differs" in done.stderr
+    assert "ne is not below 0.5" in done.stderr
+    assert "smoke test passed" not in done.stdout

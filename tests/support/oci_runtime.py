@@ -1,6 +1,6 @@
 """`runc` for hosts without CAP_SYS_RESOURCE, where limits of processes cannot be set: it is told of none.
 
-    python3 -m tests.support.oci_runtime as podman calls it; only the standard library is needed.
+python3 -m tests.support.oci_runtime as podman calls it; only the standard library is needed.
 """
 
 from __future__ import annotations
