@@ -2,10 +2,13 @@
 # What a Databricks ML runtime lacks. FBGEMM is built for one torch, so that torch comes along; pip alone would take
 # the CUDA build of FBGEMM on hosts without GPUs, since torchrec asks for it.
 set -euo pipefail
-pip=/databricks/python/bin/pip
+python=${SHARDREC_PYTHON:-/databricks/python/bin/python}
 
 if command -v nvidia-smi > /dev/null; then fbgemm=fbgemm-gpu; else fbgemm=fbgemm-gpu-cpu; fi
-"$pip" install torch==2.13.0
-"$pip" install --no-deps torchrec==1.8.0 "$fbgemm==1.8.0"
-"$pip" install tensordict torchmetrics==1.0.3 pyre-extensions "pandas>=2.0,<3" "pydantic>=2.7,<3" pyyaml tensorboard \
-  tqdm "matplotlib>=3.8" jinja2 "xxhash>=3.0"
+# pyarrow before 16, which the runtime has Spark with, was built for numpy 1.
+numpy="numpy>=1.24"
+if "$python" -c 'import pyarrow; raise SystemExit(int(pyarrow.__version__.split(".")[0]) >= 16)'; then numpy+=",<2"; fi
+"$python" -m pip install torch==2.13.0
+"$python" -m pip install --no-deps torchrec==1.8.0 "$fbgemm==1.8.0"
+"$python" -m pip install tensordict torchmetrics==1.0.3 pyre-extensions "$numpy" "pandas>=2.0,<3" "pydantic>=2.7,<3" \
+  pyyaml tensorboard tqdm "matplotlib>=3.8" jinja2 "xxhash>=3.0"

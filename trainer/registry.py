@@ -233,6 +233,8 @@ def _entry(name: str, known: dict[str, RegisteredModel]) -> RegisteredModel:
             where="model.name",
             got=name,
             allowed=list(known),
-            fixes=[fix] if fix else ["model.module, the Python module that registers it, for a model of your own"],
+            fixes=[fix]
+            if fix
+            else ["model.module, the Python module that registers it, for a model of your own"],
         )
     return known[name]

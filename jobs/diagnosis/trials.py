@@ -16,6 +16,11 @@ _SECONDS = 180.0
 _OF_RANK = re.compile(r"^\[rank\d+\]: ?")
 _ERROR = re.compile(r"^[\w.]*(Error|Exception)\b")
 _INSTALLATION = "install the versions of constraints.txt: docs/install.md"
+# The GPU build of FBGEMM loads libraries that come with the driver.
+_WITHOUT_DRIVER = (
+    "let the container have the GPUs and their driver: docker run --gpus all",
+    "without GPUs take the CPU build: the extra `cpu`, or fbgemm-gpu-cpu in place of fbgemm-gpu",
+)
 
 _TORCH = """
 import json, warnings
@@ -70,7 +75,9 @@ def trial_findings(versions: Mapping[str, str], *, visible_gpus: str | None) -> 
     """
     torch, error = _tried(_TORCH)
     if torch is None:
-        yield Finding("torch works", "fault", error, (_INSTALLATION,))
+        without_driver = "fbgemm-gpu" in versions and not _gpus_of_driver()
+        fixes = _WITHOUT_DRIVER if without_driver else ()
+        yield Finding("torch works", "fault", error, (*fixes, _INSTALLATION))
     else:
         yield Finding("torch works", "fine", "torch, FBGEMM and torchrec import")
         yield from gpu_findings(torch, _gpus_of_driver(), visible_gpus)

@@ -58,6 +58,7 @@ def test_two_ranks_run_on_two_workers_and_know_that_they_share_a_host(
     # TorchDistributor says local rank 0 of 1 on both.
     assert [first["environment"]["LOCAL_RANK"], second["environment"]["LOCAL_RANK"]] == ["0", "1"]
     assert [first["local_world_size"], second["local_world_size"]] == [2, 2]
+    assert first["threads"] == second["threads"] == max(1, len(os.sched_getaffinity(0)) // 2)
     # Executors work in <worker>/<application>/<executor>.
     assert {Path(values["folder"]).parts[-3] for values in (first, second)} == {"worker_0", "worker_1"}
     assert all(line.startswith("Waiting for executors") for line in _said(err).splitlines()), err

