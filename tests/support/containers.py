@@ -1,7 +1,7 @@
 """Containers by podman, with images, networks and volumes in a folder of their own.
 
-No image is fetched: `debootstrap` makes the one that ours begin with, of the same distribution and by the same
-name. It needs root, the programs of `PROGRAMS`, and Debian's packages from wherever this machine has them.
+No image is fetched: `debootstrap` makes the one that ours begin with, of the same distribution and name. That
+needs root, the programs of `PROGRAMS`, and Debian's packages from wherever this machine has them.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Engine:
     folder: Path
 
     def run(self, *words: object, check: bool = True) -> subprocess.CompletedProcess[str]:
-        """Run a command, `podman` for instance, with the settings of this store; fail with what it printed."""
+        """Run a command such as `podman` with the settings of this store; fail with what it printed."""
         done = subprocess.run(
             [str(word) for word in words],
             cwd=REPOSITORY,
