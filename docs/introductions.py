@@ -70,7 +70,8 @@ rows; ops then go on from there. It needs a `name`, which the examples leave out
 
 MODELS_INTRO = """# Models
 
-`model.name` picks one of these; the other keys of the `model` section are the model's own. `model.module` names
-the Python module of [a model of yours](own-models.md). A model to share is one file in `trainer/models/`
-(CONTRIBUTING.md in the repository shows one); it appears here by itself. Each has a config for MovieLens-100K, `jobs/configs/movielens_100k_<name>.yaml`. `shardrec models` prints this table.
+`model.name` picks one of these; the other keys of the `model` section are the model's own. `model.module`
+names the Python module of [a model of yours](own-models.md). A model to share is one file in
+`trainer/models/` (CONTRIBUTING.md in the repository shows one); it appears here by itself. Each has a
+config for MovieLens-100K, `jobs/configs/movielens_100k_<name>.yaml`. `shardrec models` prints this table.
 """
