@@ -41,8 +41,9 @@ def config_of(given: Mapping[str, str]) -> RunConfig:
     """Return the run config of a notebook.
 
     Args:
-        given: its settings: `config`, a path or the name of a config that is installed with the package, and
-            `overrides`, keys like `train.epochs=3` with white space between them.
+        given: its settings: `config`, a path or the name of a config that is installed with the package;
+            `overrides`, keys like `train.epochs=3` with white space between them; where there are such,
+            `experiment` and `registered_model`, for MLflow.
 
     Raises:
         ConfigError: there is no such config, or a key or value is wrong.
@@ -51,7 +52,8 @@ def config_of(given: Mapping[str, str]) -> RunConfig:
 
     name = given["config"]
     own = _CONFIGS / f"{name}.yaml"
-    return RunConfig.load(own if own.exists() else name, given["overrides"].split())
+    logged = [f"mlflow.{key}={given[key]}" for key in ("experiment", "registered_model") if given.get(key)]
+    return RunConfig.load(own if own.exists() else name, [*given["overrides"].split(), *logged])
 
 
 def ranks_of(namespace: Mapping[str, Any], *, on: str, ranks: str, gpu: str = "") -> Cluster:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,12 +11,10 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
+from jobs.following import METRICS_FILE, Follower, Record
 from jobs.ranks.streams import screen
 
-METRICS_FILE = "metrics.jsonl"
-_POLL_SECONDS = 0.5
 _LINE_EVERY_SECONDS = 10.0
-_KNOWN_BYTES = 256
 _HIDDEN = frozenset({"kind", "step", "time", "epoch", "base_rate", "rows", "mean_prediction", "mean_label"})
 
 
@@ -47,12 +43,16 @@ def progress_bar(
     with screen() as default:
         target = default if stream is None else stream
         view = _Bar(target) if target.isatty() else _Lines(target, line_every_seconds)
-        follower = _Follower(Path(run_folder) / METRICS_FILE, view)
+        shown = _Shown(view)
+        follower = Follower(Path(run_folder) / METRICS_FILE, shown.hear)
         follower.start()
         try:
             yield
         finally:
+            shown.ending = True
             follower.finish()
+            with suppress(OSError):
+                view.close(shown.progress)
 
 
 @dataclass(frozen=True)
@@ -174,77 +174,21 @@ class _Lines:
             self.say(text)
 
 
-class _Follower:
-    """Reads the lines that are appended to a file, in a thread."""
+class _Shown:
+    """Shows what the records of a run tell."""
 
-    def __init__(self, path: Path, view: _Bar | _Lines) -> None:
-        self._path, self._view = path, view
-        self._progress = Progress()
-        # A resumed run has records already; they are no news.
-        self._offset, self._known, self._rest = 0, b"", b""
-        if path.exists():
-            with path.open("rb") as file:
-                file.seek(max(0, path.stat().st_size - _KNOWN_BYTES))
-                self._known = file.read()
-                self._offset = file.tell()
-        self._done = threading.Event()
-        self._thread = threading.Thread(target=self._follow, name="shardrec-progress", daemon=True)
+    def __init__(self, view: _Bar | _Lines) -> None:
+        self._view, self.progress = view, Progress()
+        self.ending = False
 
-    def start(self) -> None:
-        self._thread.start()
-
-    def finish(self) -> None:
-        self._done.set()
-        self._thread.join()
-        with suppress(OSError):
-            self._read()
-            self._view.close(self._progress)
-
-    def _follow(self) -> None:
-        with suppress(OSError):  # Nobody reads the stream any more; the run goes on all the same.
-            while not self._done.wait(_POLL_SECONDS):
-                self._read()
-                self._view.update(self._progress)
-
-    def _read(self) -> None:
-        try:
-            with self._path.open("rb") as file:
-                file.seek(self._offset - len(self._known))
-                # A resumed run rewrites the file without the steps that it does again; by the next look it
-                # may be longer than it was.
-                rewritten = file.read(len(self._known)) != self._known
-                if rewritten:
-                    file.seek(0)
-                    self._offset, self._known, self._rest = 0, b"", b""
-                added = file.read()
-        except OSError:
-            return
-        self._offset += len(added)
-        self._known = (self._known + added)[-_KNOWN_BYTES:]
-        *lines, self._rest = (self._rest + added).split(b"\n")
-        records = [record for line in lines if (record := _parsed(line)) is not None]
-        for record in _news(records) if rewritten else records:
-            self._progress = self._progress.after(record)
-            if record.get("kind") == "evaluation":
-                self._view.say(_evaluation_line(record))
-            elif record.get("kind") == "pretrained":
-                self._view.say(_pretrained_line(record))
-            elif record.get("kind") == "guard":
-                self._view.say(_guard_lines(record))
-
-
-def _parsed(line: bytes) -> dict[str, Any] | None:
-    try:
-        record = json.loads(line)
-    except ValueError:  # The end of a line whose beginning was rewritten.
-        return None
-    return record if isinstance(record, dict) else None
-
-
-def _news(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the records since the newest `start`."""
-    starts = [number for number, record in enumerate(records) if record.get("kind") == "start"]
-    return records[starts[-1] :] if starts else []
+    def hear(self, records: list[Record]) -> None:
+        for record in records:
+            self.progress = self.progress.after(record)
+            line = _LINES.get(str(record.get("kind")))
+            if line is not None:
+                self._view.say(line(record))
+        if not self.ending:
+            self._view.update(self.progress)
 
 
 def _pretrained_line(record: dict[str, Any]) -> str:
@@ -269,3 +213,10 @@ def _guard_lines(record: dict[str, Any]) -> str:
     lines += [f"  likely cause: {cause}" for cause in record.get("causes", ())]
     lines += [f"  {number}) {fix}" for number, fix in enumerate(record.get("fixes", ()), start=1)]
     return "\n".join(lines)
+
+
+_LINES: dict[str, Callable[[Record], str]] = {
+    "evaluation": _evaluation_line,
+    "pretrained": _pretrained_line,
+    "guard": _guard_lines,
+}

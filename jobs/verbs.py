@@ -15,6 +15,7 @@ from jobs.planning import as_dataset, check_layout_of, check_preparation
 from jobs.rank_requests import chosen_checkpoint, job_folder, run_request
 from jobs.results import Dataset, Evaluation, TrainResult
 from jobs.resuming import check_resumable
+from jobs.tracking import log_evaluation, tracked
 from trainer.config import RunConfig
 from trainer.errors import ConfigError
 from trainer.run_folder import RunFolder, early_stop_text, read_json
@@ -189,7 +190,8 @@ def train(
         _say(*(f"plan: {text}" for text in layout.warnings), *(f"train: {text}" for text in warnings))
     folder.create(run, dataset.manifest, dataset.path)
     layout.save(folder.plan_file)
-    _launch_with_restarts(folder, run, cluster, show_progress)
+    with tracked(folder, run):
+        _launch_with_restarts(folder, run, cluster, show_progress)
     result = folder.result()
     if show_progress and (stopped := early_stop_text(result)) is not None:
         _say(f"train: {stopped}")
@@ -254,6 +256,7 @@ def evaluate(
         values = read_json(place / RESULT_FILE)
         if data is None and checkpoint is None:
             shutil.copy(place / RESULT_FILE, folder.path / f"evaluation_{split}.json")
+            log_evaluation(folder, split, values["metrics"], int(name.removeprefix("step_")))
     names = ("split", "rows", "metrics", "by", "rows_skipped", "ids")
     intervals = {name: tuple(ends) for name, ends in values.get("intervals", {}).items()}
     told = {name: values[name] for name in names}

@@ -4,6 +4,9 @@
 # MAGIC
 # MAGIC TorchDistributor starts the ranks, which shard the tables by the plan of notebook 2. A run folder that holds a
 # MAGIC checkpoint goes on from there, also on another number of ranks (then leave `plan` empty).
+# MAGIC
+# MAGIC With an `experiment`, such as `/Shared/ads`, MLflow shows the run there. With a `registered_model`, in Unity Catalog
+# MAGIC `catalog.schema.model`, the finished run becomes a version of it.
 
 # COMMAND ----------
 
@@ -21,6 +24,8 @@ given = settings(
     on="local",
     ranks="2",
     gpu="",
+    experiment="",
+    registered_model="",
 )
 run = config_of(given)
 cluster = ranks_of(globals(), on=given["on"], ranks=given["ranks"], gpu=given["gpu"])

@@ -25,6 +25,7 @@ from trainer.config.rows import (
 )
 from trainer.config.run import ModelConfig, RunConfig
 from trainer.config.source import JoinConfig, SourceConfig, VectorsConfig
+from trainer.config.tracking import MlflowConfig
 from trainer.config.train import (
     DenseOptimizerConfig,
     EarlyStoppingConfig,
@@ -62,6 +63,7 @@ __all__ = [
     "MachineConfig",
     "MeasuredConfig",
     "MetricsConfig",
+    "MlflowConfig",
     "ModelConfig",
     "NegativesConfig",
     "NegativesFile",

@@ -21,6 +21,7 @@ from trainer.config.preparation import preparation_settings, settings_hash
 from trainer.config.recommend import RecommendConfig
 from trainer.config.source import absolute_path, is_absolute
 from trainer.config.tasks import check_name, check_tasks
+from trainer.config.tracking import MlflowConfig
 from trainer.config.train import TrainConfig
 from trainer.config.yaml_text import dump_yaml
 from trainer.errors import ConfigError
@@ -57,6 +58,7 @@ class RunConfig(Section):
     metrics: MetricsConfig = MetricsConfig()
     plan: PlanConfig = PlanConfig()
     recommend: RecommendConfig | None = None
+    mlflow: MlflowConfig | None = None
 
     @model_validator(mode="before")
     @classmethod
