@@ -35,6 +35,7 @@ from trainer.recording import Recorder
 from trainer.run_folder import RunFolder, read_json, write_json
 from trainer.schedule import learning_rate_factor, steps_of_run
 from trainer.seen_pairs import load_seen_pairs
+from trainer.stepping import PlainSteps, SparseDistSteps, StepParts
 from trainer.usage import Meter, all_finite, peak_memory_gib
 
 
@@ -83,6 +84,8 @@ class _Training:
         self.first_step = self.saved_step = self.synced_step = self.progress.step
         self.skipped_before = self.progress.rows_skipped
         self.meter = Meter(context.device)
+        self.steps = self._steps()
+        torch.set_float32_matmul_precision("high" if self.config.train.precision == "tf32" else "highest")
         self.id_figures: dict[str, dict[str, float]] = {}
 
     def run(self) -> str:
@@ -137,8 +140,7 @@ class _Training:
         """Train on what is left of the epoch; return whether a stop was asked for."""
         progress, pin = self.progress, self.context.device.type == "cuda"
         batches = self.reader.batches(progress.epoch, progress.step_in_epoch)
-        for batch in prefetched(batches, self.config.data.prefetch_batches, pin):
-            self._step(batch)
+        for _ in self.steps.over(prefetched(batches, self.config.data.prefetch_batches, pin)):
             progress.step += 1
             progress.step_in_epoch += 1
             if progress.step_in_epoch == self.reader.steps_per_epoch:
@@ -149,34 +151,51 @@ class _Training:
                 break
         return False
 
-    def _step(self, batch: Batch) -> None:
+    def _steps(self) -> PlainSteps | SparseDistSteps:
+        train, device = self.config.train, self.context.device
+        parts = StepParts(self._begin_step, self._looked_up, self._loss, self._end_step)
+        stepwise = []
+        if train.micro_batches > 1:
+            stepwise.append("train.micro_batches above 1")
+        if self.assembly.ids.map.tables:
+            stepwise.append("tables.<glob>.ids")
+        if train.pipeline == "sparse_dist" and stepwise:
+            raise ConfigError(
+                f"no batch can be sent ahead under {' and '.join(stepwise)}",
+                where="train.pipeline",
+                got="sparse_dist",
+                allowed=["auto", "none"],
+            )
+        if train.pipeline == "none" or stepwise or (train.pipeline == "auto" and device.type != "cuda"):
+            return PlainSteps(parts, train.micro_batches)
+        return SparseDistSteps(parts, self.assembly.task, device, required=train.pipeline == "sparse_dist")
+
+    def _begin_step(self, batch: Batch) -> None:
         train, step = self.config.train, self.progress.step
         # Dropout must depend neither on where a killed run was taken up again nor on the rank.
         torch.manual_seed(self.config.seed * 1_000_003 + step)
         self.factor = learning_rate_factor(train.schedule, step, self.total_steps)
         self.factor *= self.progress.plateau_factor
-        optimizers = self.assembly.optimizers
-        optimizers.begin_step(self.factor, train.micro_batches)
-        labels_BT, weights_B, rows_B = batch.labels_BT, batch.weights_B, batch.rows_B
+        self.assembly.optimizers.begin_step(self.factor, train.micro_batches)
         self.guard.see(batch, step)
-        batch = self.assembly.ids.train(batch.to(self.context.device, non_blocking=True))
-        self.guard.looked_up(batch, step)
-        losses = [self._backward(part) for part in batch.parts(train.micro_batches)]
-        optimizers.end_step(train.max_gradient_norm)
-        if self.assembly.average is not None:
-            self.assembly.average.update(step)
-        self.meter.add(torch.stack(losses).sum(), labels_BT, weights_B, rows_B)
 
-    def _backward(self, batch: Batch) -> Tensor:
-        """Add the gradients of a part of the batch; return its part of the loss."""
-        train = self.config.train
-        with torch.autocast(
-            self.context.device.type, dtype=torch.bfloat16, enabled=train.precision == "bf16"
-        ):
-            loss, (detached, *_) = self.assembly.task(batch)
-        (loss / train.micro_batches).backward()
-        part: Tensor = detached / train.micro_batches
-        return part
+    def _looked_up(self, batch: Batch) -> Batch:
+        batch = self.assembly.ids.train(batch.to(self.context.device, non_blocking=True))
+        self.guard.looked_up(batch, self.progress.step)
+        return batch
+
+    def _loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return the loss of a batch on the device, and what of it is told."""
+        bf16 = self.config.train.precision == "bf16"
+        with torch.autocast(self.context.device.type, dtype=torch.bfloat16, enabled=bf16):
+            loss, (told, *_) = self.assembly.task(batch)
+        return loss, told
+
+    def _end_step(self, batch: Batch, losses: list[Tensor]) -> None:
+        self.assembly.optimizers.end_step(self.config.train.max_gradient_norm)
+        if self.assembly.average is not None:
+            self.assembly.average.update(self.progress.step)
+        self.meter.add(torch.stack(losses).mean(), batch.labels_BT, batch.weights_B, batch.rows_B)
 
     def _after_step(self) -> bool:
         """Log, evaluate and save where due; return whether to stop by request."""
@@ -263,7 +282,7 @@ class _Training:
         pin = self.context.device.type == "cuda"
         batches = prefetched(self.validation.batches(0), self.config.data.prefetch_batches, pin)
         batches = self.assembly.ids.looked_up(batches, self.context.device)
-        with self.assembly.averaged():
+        with self.steps.paused(), self.assembly.averaged():
             found = self.measure.of(self.assembly.task, batches, self.context.device)
         metrics = found.metrics
         if skipped := rows_skipped(found, self.validation.rows, "valid"):

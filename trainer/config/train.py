@@ -197,8 +197,14 @@ class TrainConfig(Section):
     """Parts that a rank's batch is cut into, to save memory: gradients of dense parameters are added up over
     them and applied once; tables learn from each part at once, as their fused optimizers do, but for
     `data_parallel` ones. Plans reckon with the whole batch."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """`bf16` runs the dense part under autocast; tables keep their own data type."""
+    precision: Literal["fp32", "tf32", "bf16"] = "fp32"
+    """`bf16` runs the dense part under autocast; `tf32` lets GPUs round the factors of fp32 matrix products
+    to 10 bits. Tables keep their own data type."""
+    pipeline: Literal["auto", "sparse_dist", "none"] = "auto"
+    """`sparse_dist` sends the ids of the next batch between the ranks, and the batch after it to the device,
+    while one is computed (TorchRec's TrainPipelineSparseDist): the same losses sooner, for the memory of two
+    more batches. `auto` does so on GPUs where torch.fx can trace the model; not with `micro_batches`, nor
+    with tables whose ids come and go."""
     evaluate_every_steps: int | None = Field(default=None, ge=1)
     """Evaluate the validation split this often; default: at the end of each epoch."""
     early_stopping: EarlyStoppingConfig | None = None

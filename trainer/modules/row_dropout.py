@@ -41,19 +41,21 @@ class RowDropout(nn.Module):
         """Return a tensor of the shape of `x_BN`, [B, ...]."""
         if not self.training or self.p == 0.0:
             return x_BN
-        return x_BN * self.keep(x_BN).to(x_BN.dtype) / (1.0 - self.p)
+        return x_BN * _kept(x_BN, self.rows_B, self.layer, self.p).to(x_BN.dtype) / (1.0 - self.p)
 
-    @torch.no_grad()
-    def keep(self, x_BN: Tensor) -> Tensor:
-        """Return the mask: bool, shape of `x_BN`."""
-        rows, units = x_BN.shape[0], x_BN[0].numel() if x_BN.shape[0] else 0
-        key = hashed_seed(x_BN.device, (self.layer + 1) * _LAYER_STEP)
-        rows_B = torch.arange(rows, device=x_BN.device) if self.rows_B is None else self.rows_B
-        row_B1 = splitmix64_(rows_B + key).unsqueeze(1)
-        hashes = splitmix64_(row_B1 + torch.arange(-(-units // 4), device=x_BN.device))
-        # Each hash serves four units: 16 bits of it are -2^15 .. 2^15 - 1, each equally likely.
-        bits_BN = hashes.view(torch.int16)[:, :units]
-        return (bits_BN >= round(self.p * (1 << 16)) - (1 << 15)).reshape(x_BN.shape)
+
+@torch.fx.wrap  # One call to who traces a model: its control flow is about shapes.
+@torch.no_grad()
+def _kept(x_BN: Tensor, rows_B: Tensor | None, layer: int, p: float) -> Tensor:
+    """Return the mask: bool, shape of `x_BN`."""
+    rows, units = x_BN.shape[0], x_BN[0].numel() if x_BN.shape[0] else 0
+    key = hashed_seed(x_BN.device, (layer + 1) * _LAYER_STEP)
+    numbers_B = torch.arange(rows, device=x_BN.device) if rows_B is None else rows_B
+    row_B1 = splitmix64_(numbers_B + key).unsqueeze(1)
+    hashes = splitmix64_(row_B1 + torch.arange(-(-units // 4), device=x_BN.device))
+    # Each hash serves four units: 16 bits of it are -2^15 .. 2^15 - 1, each equally likely.
+    bits_BN = hashes.view(torch.int16)[:, :units]
+    return (bits_BN >= round(p * (1 << 16)) - (1 << 15)).reshape(x_BN.shape)
 
 
 @contextmanager

@@ -1,0 +1,169 @@
+"""Steps of one rank: one after another, or with the next batches on their way while one is computed."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
+
+from trainer.batch import Batch
+from trainer.errors import ConfigError
+
+Pipeline = Literal["sparse_dist", "none"]
+
+
+@dataclass(frozen=True)
+class StepParts:
+    """What a step does, in order; the pipeline calls the same parts at its own time.
+
+    Attributes:
+        begin: before the forward pass, with the batch in host memory.
+        looked_up: returns the batch on the device as the model looks it up.
+        loss: of a batch on the device, with what it reports.
+        end: updates, with the batch in host memory and what was reported.
+    """
+
+    begin: Callable[[Batch], None]
+    looked_up: Callable[[Batch], Batch]
+    loss: Callable[[Batch], tuple[Tensor, Any]]
+    end: Callable[[Batch, Any], None]
+
+
+class PlainSteps:
+    """One step after another, a batch in `micro_batches` parts.
+
+    Args:
+        parts: of a step.
+        micro_batches: parts of a batch whose gradients are added up.
+    """
+
+    pipelined_modules = 0
+
+    def __init__(self, parts: StepParts, micro_batches: int = 1) -> None:
+        self._parts, self._micro_batches = parts, micro_batches
+
+    def over(self, batches: Iterator[Batch]) -> Iterator[None]:
+        """Take a step for each batch, and yield after each."""
+        for batch in batches:
+            self._parts.begin(batch)
+            reports = [
+                self._backward(part) for part in self._parts.looked_up(batch).parts(self._micro_batches)
+            ]
+            self._parts.end(batch, reports)
+            yield
+
+    def paused(self) -> AbstractContextManager[None]:
+        """Return a context in which the model may see other batches."""
+        return nullcontext()
+
+    def _backward(self, batch: Batch) -> Any:
+        loss, report = self._parts.loss(batch)
+        torch.autograd.backward(loss / self._micro_batches)
+        return report
+
+
+class SparseDistSteps:
+    """TorchRec's pipeline: while a batch is computed, the ids of the next one travel between ranks, and the
+    one after it to the device.
+
+    The losses are those of `PlainSteps`: a lookup still comes after the update before it.
+
+    Args:
+        parts: of a step; `looked_up` must leave the ids of a batch as they are, which are gone by then.
+        task: sharded.
+        device: of the rank.
+        required: False takes one step after another where torch.fx cannot trace the model.
+    """
+
+    def __init__(self, parts: StepParts, task: nn.Module, device: torch.device, *, required: bool) -> None:
+        self._parts, self._required = parts, required
+        self._coming: deque[Batch] = deque()
+        self._report: Any = None
+        self._plain: PlainSteps | None = None
+        self._pipeline: TrainPipelineSparseDist = TrainPipelineSparseDist(
+            task,
+            _Update(self._begin, self._end),
+            device,
+            custom_model_fwd=self._forward,
+            dmp_collection_sync_interval_batches=None,  # The loop averages the copies of tables.
+        )
+        self._traced = False
+
+    @property
+    def pipelined_modules(self) -> int:
+        """Return how many modules with tables have their ids sent ahead; known after the first step."""
+        return len(self._pipeline._pipelined_modules)
+
+    def over(self, batches: Iterator[Batch]) -> Iterator[None]:
+        """Take a step for each batch, and yield after each.
+
+        Raises:
+            ConfigError: the model cannot be traced, and must be.
+        """
+        source = self._noted(batches)
+        while self._plain is None:
+            try:
+                self._pipeline.progress(source)
+            except StopIteration:
+                return
+            except Exception as error:
+                if self._traced:
+                    raise
+                self._give_up(error)
+                break
+            self._traced = True
+            yield
+        assert self._plain is not None
+        yield from self._plain.over(chain([self._coming.popleft() for _ in tuple(self._coming)], batches))
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Give the model its own forward back; batches that are on their way wait."""
+        if self._plain is not None:
+            yield
+            return
+        self._pipeline.detach()
+        try:
+            yield
+        finally:
+            self._pipeline.attach()
+
+    def _give_up(self, error: Exception) -> None:
+        if self._required:
+            raise ConfigError(
+                f"torch.fx cannot trace the model: {error}",
+                where="train.pipeline",
+                got="sparse_dist",
+                fixes=["train.pipeline: auto, which then takes one step after another"],
+            ) from error
+        self._plain = PlainSteps(self._parts)
+
+    def _begin(self) -> None:
+        self._parts.begin(self._coming[0])
+
+    def _end(self) -> None:
+        self._parts.end(self._coming.popleft(), [self._report])
+
+    def _noted(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        for batch in batches:
+            self._coming.append(batch)
+            yield batch
+
+    def _forward(self, batch: Batch | None) -> tuple[Tensor, Any]:
+        assert batch is not None
+        loss, self._report = self._parts.loss(self._parts.looked_up(batch))
+        return loss, self._report
+
+
+class _Update:
+    """What the pipeline takes for an optimizer: the loop's begin and end of a step."""
+
+    def __init__(self, begin: Callable[[], None], end: Callable[[], None]) -> None:
+        self.zero_grad, self.step = begin, end
