@@ -161,12 +161,14 @@ def leave_ranks() -> None:
 
 @contextmanager
 def restored_process() -> Iterator[None]:
-    """Give environment variables and torch's threads back as they were, for a rank in a user's process."""
+    """Give environment variables and torch's settings back as they were, for a rank in a user's process."""
     environment, threads = dict(os.environ), torch.get_num_threads()
+    precision = torch.get_float32_matmul_precision()
     try:
         yield
     finally:
         torch.set_num_threads(threads)
+        torch.set_float32_matmul_precision(precision)
         for name in set(os.environ) - set(environment):
             del os.environ[name]
         os.environ.update(environment)
