@@ -11,7 +11,7 @@ from trainer.batch import Batch
 from trainer.config.base import Section
 from trainer.errors import ConfigError
 from trainer.modules.arches import OverArch
-from trainer.modules.dhen_layer import DhenLayer, EnsembleName
+from trainer.modules.dhen_layer import DhenLayer, EnsembleName, LayerNormName
 from trainer.modules.interactions import InteractionName, InteractionsConfig, build_interaction
 from trainer.modules.vector_model import VectorModel, VectorModelSection
 from trainer.registry import ModelInputs, register_model
@@ -56,6 +56,9 @@ class DhenConfig(VectorModelSection):
     """Vectors (l) that each module gives; a list has one number per module."""
     ensemble: EnsembleName = "concat"
     """How a layer joins its modules: `concat` (l adds up), `sum`, or `weighted_sum` with learned weights."""
+    norm: LayerNormName = "layer"
+    """Of each layer's vectors. Under `none` they keep their length, in which embeddings say how sure they are;
+    few layers do without a norm."""
     layers: list[DhenLayerConfig] | None = Field(default=None, min_length=1)
     """Layer by layer, where layers differ; a key left out of a layer takes the model's value."""
     interactions: InteractionsConfig = InteractionsConfig()
@@ -146,7 +149,7 @@ class DHEN(VectorModel):
         count, dim = self.num_vectors, self.dim
         layers = []
         for plan in config.layer_plans():
-            layers.append(_layer(plan, count, dim, config.interactions))
+            layers.append(_layer(plan, count, dim, config))
             count = plan.width
         self.layers = nn.Sequential(*layers)
         self.over_arch = OverArch(
@@ -159,9 +162,9 @@ class DHEN(VectorModel):
         return logits_BT
 
 
-def _layer(plan: LayerPlan, num_inputs: int, dim: int, config: InteractionsConfig) -> DhenLayer:
+def _layer(plan: LayerPlan, num_inputs: int, dim: int, config: DhenConfig) -> DhenLayer:
     interactions = [
-        build_interaction(name, num_inputs, dim, num_outputs, config)
+        build_interaction(name, num_inputs, dim, num_outputs, config.interactions)
         for name, num_outputs in zip(plan.modules, plan.num_outputs, strict=True)
     ]
-    return DhenLayer(interactions, plan.ensemble, num_inputs, plan.width, dim)
+    return DhenLayer(interactions, plan.ensemble, num_inputs, plan.width, dim, config.norm)

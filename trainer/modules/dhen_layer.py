@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from trainer.modules.interactions import LinearInteraction
 
 EnsembleName = Literal["concat", "sum", "weighted_sum"]
+LayerNormName = Literal["layer", "none"]
 
 
 class Ensemble(nn.Module):
@@ -53,6 +54,7 @@ class DhenLayer(nn.Module):
         num_inputs: m.
         num_outputs: vectors that the ensemble gives.
         dim: d.
+        norm: `none` leaves it out.
 
     Source: Zhang et al. 2022, arXiv:2203.11014, section "Hierarchical Ensemble": the layer's equation and the
     one of ShortCut.
@@ -65,6 +67,7 @@ class DhenLayer(nn.Module):
         num_inputs: int,
         num_outputs: int,
         dim: int,
+        norm: LayerNormName = "layer",
     ) -> None:
         super().__init__()
         self.interactions = nn.ModuleList(interactions)
@@ -72,7 +75,7 @@ class DhenLayer(nn.Module):
         self.shortcut: nn.Module = (
             nn.Identity() if num_inputs == num_outputs else LinearInteraction(num_inputs, num_outputs)
         )
-        self.norm = nn.LayerNorm(dim)
+        self.norm: nn.Module = nn.LayerNorm(dim) if norm == "layer" else nn.Identity()
 
     def forward(self, x_BMD: Tensor) -> Tensor:
         """Map [B, m, d] to [B, num_outputs, d]."""

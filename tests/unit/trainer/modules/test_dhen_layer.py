@@ -5,13 +5,15 @@ import pytest
 import torch
 from torch import nn
 
-from trainer.modules.dhen_layer import DhenLayer, Ensemble, EnsembleName
+from trainer.modules.dhen_layer import DhenLayer, Ensemble, EnsembleName, LayerNormName
 from trainer.modules.interactions import LinearInteraction
 
 B, D = 3, 4
 
 
 def _norm(x: np.ndarray, layer: DhenLayer) -> np.ndarray:
+    if isinstance(layer.norm, nn.Identity):
+        return x
     centred = x - x.mean(axis=-1, keepdims=True)
     scaled = centred / np.sqrt((centred**2).mean(axis=-1, keepdims=True) + layer.norm.eps)
     return scaled * layer.norm.weight.detach().numpy() + layer.norm.bias.detach().numpy()
@@ -19,11 +21,15 @@ def _norm(x: np.ndarray, layer: DhenLayer) -> np.ndarray:
 
 @pytest.mark.parametrize("ensemble", ["concat", "sum", "weighted_sum"])
 @pytest.mark.parametrize("num_inputs", [2, 4, 5])
-def test_layer_is_norm_of_ensemble_plus_shortcut(ensemble: EnsembleName, num_inputs: int) -> None:
+@pytest.mark.parametrize("norm", ["layer", "none"])
+def test_layer_is_norm_of_ensemble_plus_shortcut(
+    ensemble: EnsembleName, num_inputs: int, norm: LayerNormName
+) -> None:
     torch.manual_seed(0)
     width = 4 if ensemble == "concat" else 2
     modules = [LinearInteraction(num_inputs, 2), LinearInteraction(num_inputs, 2)]
-    layer = DhenLayer(modules, ensemble, num_inputs, width, D)
+    layer = DhenLayer(modules, ensemble, num_inputs, width, D, norm)
+    assert isinstance(layer.norm, nn.LayerNorm) == (norm == "layer")
     for parameter in [*layer.norm.parameters(), *layer.ensemble.parameters()]:
         nn.init.normal_(parameter)
     x_tensor = torch.randn(B, num_inputs, D)
