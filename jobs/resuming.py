@@ -29,6 +29,7 @@ _FREE_TRAIN_KEYS = frozenset(
         "table_sync_every_steps",
         "table_communication",
         "table_output_dtype",
+        "pipeline",
     }
 )
 # Checkpoints are read under any plan, and hold what was learnt from pretrained vectors.

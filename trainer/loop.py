@@ -35,7 +35,7 @@ from trainer.recording import Recorder
 from trainer.run_folder import RunFolder, read_json, write_json
 from trainer.schedule import learning_rate_factor, steps_of_run
 from trainer.seen_pairs import load_seen_pairs
-from trainer.stepping import PlainSteps, SparseDistSteps, StepParts
+from trainer.stepping import StepParts, make_steps
 from trainer.usage import Meter, all_finite, peak_memory_gib
 
 
@@ -84,7 +84,11 @@ class _Training:
         self.first_step = self.saved_step = self.synced_step = self.progress.step
         self.skipped_before = self.progress.rows_skipped
         self.meter = Meter(context.device)
-        self.steps = self._steps()
+        parts = StepParts(self._begin_step, self._looked_up, self._loss, self._end_step)
+        ids_change = bool(self.assembly.ids.map.tables)
+        self.steps = make_steps(
+            parts, self.config.train, self.assembly.task, context.device, ids_change=ids_change
+        )
         torch.set_float32_matmul_precision("high" if self.config.train.precision == "tf32" else "highest")
         self.id_figures: dict[str, dict[str, float]] = {}
 
@@ -150,25 +154,6 @@ class _Training:
             if self._finished():
                 break
         return False
-
-    def _steps(self) -> PlainSteps | SparseDistSteps:
-        train, device = self.config.train, self.context.device
-        parts = StepParts(self._begin_step, self._looked_up, self._loss, self._end_step)
-        stepwise = []
-        if train.micro_batches > 1:
-            stepwise.append("train.micro_batches above 1")
-        if self.assembly.ids.map.tables:
-            stepwise.append("tables.<glob>.ids")
-        if train.pipeline == "sparse_dist" and stepwise:
-            raise ConfigError(
-                f"no batch can be sent ahead under {' and '.join(stepwise)}",
-                where="train.pipeline",
-                got="sparse_dist",
-                allowed=["auto", "none"],
-            )
-        if train.pipeline == "none" or stepwise or (train.pipeline == "auto" and device.type != "cuda"):
-            return PlainSteps(parts, train.micro_batches)
-        return SparseDistSteps(parts, self.assembly.task, device, required=train.pipeline == "sparse_dist")
 
     def _begin_step(self, batch: Batch) -> None:
         train, step = self.config.train, self.progress.step
@@ -375,6 +360,7 @@ class _Training:
                 "rows_skipped": progress.rows_skipped,
                 "guard": self.guard.findings,
                 **({"ids": self.id_figures} if self.id_figures else {}),
+                "modules_ahead": self.steps.modules_ahead,
                 "samples_per_second": round(self.meter.overall(), 1),
                 "seconds": round(time.monotonic() - self.meter.started, 2),
                 "world_size": self.context.world_size,

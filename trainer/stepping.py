@@ -6,17 +6,63 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from itertools import chain
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
+from torchrec.distributed.train_pipeline.tracing import Tracer
+from torchrec.distributed.train_pipeline.utils import _get_leaf_module_names
 
 from trainer.batch import Batch
+from trainer.config.train import TrainConfig
 from trainer.errors import ConfigError
 
-Pipeline = Literal["sparse_dist", "none"]
+
+def make_steps(
+    parts: StepParts, train: TrainConfig, task: nn.Module, device: torch.device, *, ids_change: bool
+) -> PlainSteps | SparseDistSteps:
+    """Return the steps of a run, the same on every rank.
+
+    Args:
+        parts: of a step.
+        train: the config section.
+        task: sharded.
+        device: of the rank.
+        ids_change: whether some table's ids come and go.
+
+    Raises:
+        ConfigError: batches cannot be sent ahead, and must be.
+    """
+    if train.pipeline == "none" or (train.pipeline == "auto" and device.type != "cuda"):
+        return PlainSteps(parts, train.micro_batches)
+    why = _untraceable(task)
+    if train.micro_batches > 1:
+        why = "a batch has several train.micro_batches"
+    if ids_change:
+        why = "tables.<glob>.ids make rows of ids step by step"
+    if why is None:
+        return SparseDistSteps(parts, task, device)
+    if train.pipeline == "sparse_dist":
+        raise ConfigError(
+            f"no batch can be sent ahead: {why}",
+            where="train.pipeline",
+            got="sparse_dist",
+            allowed=["auto", "none"],
+        )
+    print(f"train: no batch is sent ahead: {why}")  # noqa: T201 - goes to the log of the rank
+    return PlainSteps(parts, train.micro_batches)
+
+
+def _untraceable(task: nn.Module) -> str | None:
+    """Return why TorchRec's pipeline cannot find the lookups of a model; None where it can."""
+    model = task.module if isinstance(task, DistributedModelParallel) else task
+    try:
+        Tracer(leaf_modules=_get_leaf_module_names(model)).trace(model)
+    except Exception as error:
+        return f"torch.fx cannot trace the model ({str(error).split(chr(10))[0]})"
+    return None
 
 
 @dataclass(frozen=True)
@@ -44,7 +90,7 @@ class PlainSteps:
         micro_batches: parts of a batch whose gradients are added up.
     """
 
-    pipelined_modules = 0
+    modules_ahead = 0
 
     def __init__(self, parts: StepParts, micro_batches: int = 1) -> None:
         self._parts, self._micro_batches = parts, micro_batches
@@ -77,16 +123,14 @@ class SparseDistSteps:
 
     Args:
         parts: of a step; `looked_up` must leave the ids of a batch as they are, which are gone by then.
-        task: sharded.
+        task: sharded; torch.fx can trace it.
         device: of the rank.
-        required: False takes one step after another where torch.fx cannot trace the model.
     """
 
-    def __init__(self, parts: StepParts, task: nn.Module, device: torch.device, *, required: bool) -> None:
-        self._parts, self._required = parts, required
+    def __init__(self, parts: StepParts, task: nn.Module, device: torch.device) -> None:
+        self._parts = parts
         self._coming: deque[Batch] = deque()
         self._report: Any = None
-        self._plain: PlainSteps | None = None
         self._pipeline: TrainPipelineSparseDist = TrainPipelineSparseDist(
             task,
             _Update(self._begin, self._end),
@@ -94,56 +138,30 @@ class SparseDistSteps:
             custom_model_fwd=self._forward,
             dmp_collection_sync_interval_batches=None,  # The loop averages the copies of tables.
         )
-        self._traced = False
 
     @property
-    def pipelined_modules(self) -> int:
+    def modules_ahead(self) -> int:
         """Return how many modules with tables have their ids sent ahead; known after the first step."""
         return len(self._pipeline._pipelined_modules)
 
     def over(self, batches: Iterator[Batch]) -> Iterator[None]:
-        """Take a step for each batch, and yield after each.
-
-        Raises:
-            ConfigError: the model cannot be traced, and must be.
-        """
+        """Take a step for each batch, and yield after each."""
         source = self._noted(batches)
-        while self._plain is None:
+        while True:
             try:
                 self._pipeline.progress(source)
             except StopIteration:
                 return
-            except Exception as error:
-                if self._traced:
-                    raise
-                self._give_up(error)
-                break
-            self._traced = True
             yield
-        assert self._plain is not None
-        yield from self._plain.over(chain([self._coming.popleft() for _ in tuple(self._coming)], batches))
 
     @contextmanager
     def paused(self) -> Iterator[None]:
         """Give the model its own forward back; batches that are on their way wait."""
-        if self._plain is not None:
-            yield
-            return
         self._pipeline.detach()
         try:
             yield
         finally:
             self._pipeline.attach()
-
-    def _give_up(self, error: Exception) -> None:
-        if self._required:
-            raise ConfigError(
-                f"torch.fx cannot trace the model: {error}",
-                where="train.pipeline",
-                got="sparse_dist",
-                fixes=["train.pipeline: auto, which then takes one step after another"],
-            ) from error
-        self._plain = PlainSteps(self._parts)
 
     def _begin(self) -> None:
         self._parts.begin(self._coming[0])

@@ -14,6 +14,7 @@ SETTINGS = {
     "dlrm": ["train.embedding_l2=0.01", "train.max_gradient_norm=1.0", "model.dropout=0.2"],
     "dhen": ["train.ema={decay: 0.9}", "model.dropout=0.2", "tables.s0.sharding_types=[row_wise]"],
 }
+AHEAD = {"dlrm": 1, "dhen": 1}
 
 
 @pytest.mark.parametrize("model", SETTINGS)
@@ -25,6 +26,7 @@ def test_two_ranks_come_to_the_same_losses(model: str, run: RunConfig, data: Dat
     run = run.override("train.pipeline=sparse_dist")
     half = train(run.override("train.max_steps=7"), data, ranks, out=tmp_path / "ahead", show_progress=False)
     ahead = train(run, data, ranks, out=half.path, show_progress=False)
+    assert (plain.result["modules_ahead"], ahead.result["modules_ahead"]) == (0, AHEAD[model])
     assert losses(ahead.path) == pytest.approx(losses(plain.path), rel=1e-6)
     assert ahead.result["metrics"] == pytest.approx(plain.result["metrics"], rel=1e-5)
 

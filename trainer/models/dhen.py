@@ -57,8 +57,8 @@ class DhenConfig(VectorModelSection):
     ensemble: EnsembleName = "concat"
     """How a layer joins its modules: `concat` (l adds up), `sum`, or `weighted_sum` with learned weights."""
     norm: LayerNormName = "layer"
-    """Of each layer's vectors. Under `none` they keep their length, in which embeddings say how sure they are;
-    few layers do without a norm."""
+    """Of each layer's vectors. Under `none` they keep their length, in which embeddings say how sure they
+    are; few layers do without a norm."""
     layers: list[DhenLayerConfig] | None = Field(default=None, min_length=1)
     """Layer by layer, where layers differ; a key left out of a layer takes the model's value."""
     interactions: InteractionsConfig = InteractionsConfig()

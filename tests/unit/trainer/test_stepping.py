@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from trainer.batch import Batch
+from trainer.config.train import TrainConfig
 from trainer.errors import ConfigError
-from trainer.stepping import PlainSteps, SparseDistSteps, StepParts
+from trainer.stepping import PlainSteps, SparseDistSteps, StepParts, make_steps
 
 CPU = torch.device("cpu")
 
@@ -68,13 +69,13 @@ def plain(parts: StepParts, _: nn.Module) -> PlainSteps:
 
 
 def ahead(parts: StepParts, model: nn.Module) -> SparseDistSteps:
-    return SparseDistSteps(parts, model, CPU, required=False)
+    return SparseDistSteps(parts, model, CPU)
 
 
-@pytest.mark.parametrize("model", [Traced(), Untraced()], ids=["traced", "untraced"])
 @pytest.mark.parametrize("pause_after", [None, 0, 2, 4])
 @pytest.mark.parametrize("count", [1, 2, 5])
-def test_steps_are_the_same(model: Traced, pause_after: int | None, count: int) -> None:
+def test_steps_are_the_same(pause_after: int | None, count: int) -> None:
+    model = Traced()
     expected = trained(model, plain, count)
     assert [event[:2] for event in expected[:2]] == [("begin", 1.0), ("end", 1.0)]
     assert len(expected) == 2 * count
@@ -87,29 +88,47 @@ def test_micro_batches_add_up_to_the_batch() -> None:
     assert [event[-1] for event in halves] == pytest.approx([event[-1] for event in whole])
 
 
-def test_a_model_that_cannot_be_traced_is_refused_where_the_pipeline_must_be() -> None:
-    def required(parts: StepParts, model: nn.Module) -> SparseDistSteps:
-        return SparseDistSteps(parts, model, CPU, required=True)
+@pytest.mark.parametrize(
+    ("settings", "device", "model", "expected"),
+    [
+        ({}, "cpu", Traced(), PlainSteps),
+        ({"pipeline": "none"}, "cuda", Traced(), PlainSteps),
+        ({"pipeline": "sparse_dist"}, "cpu", Traced(), SparseDistSteps),
+        ({"pipeline": "sparse_dist"}, "cpu", Untraced(), r"torch\.fx cannot trace the model"),
+        ({"pipeline": "sparse_dist", "micro_batches": 2}, "cpu", Traced(), "micro_batches"),
+        ({}, "cuda", Untraced(), PlainSteps),
+        ({"micro_batches": 2}, "cuda", Traced(), PlainSteps),
+    ],
+)
+def test_which_steps_a_run_takes(
+    settings: dict[str, Any], device: str, model: nn.Module, expected: Any
+) -> None:
+    parts = StepParts(lambda _: None, lambda batch: batch, model, lambda *_: None)
 
-    with pytest.raises(ConfigError, match=r"torch\.fx cannot trace the model") as error:
-        trained(Untraced(), required)
-    assert error.value.where == "train.pipeline"
+    def made() -> Any:
+        return make_steps(parts, TrainConfig(**settings), model, torch.device(device), ids_change=False)
+
+    if isinstance(expected, str):
+        with pytest.raises(ConfigError, match=expected) as error:
+            made()
+        assert error.value.where == "train.pipeline"
+    else:
+        assert isinstance(made(), expected)
 
 
-def test_an_error_of_a_later_step_is_raised_as_it_is() -> None:
+@pytest.mark.parametrize("fails_at", [1, 3])
+def test_an_error_of_a_step_is_raised_as_it_is(fails_at: int) -> None:
     seen = []
 
     def failing(parts: StepParts, model: nn.Module) -> SparseDistSteps:
         def loss(batch: Batch) -> Any:
             seen.append(batch)
-            if len(seen) == 3:
-                raise ValueError("of step 3")
+            if len(seen) == fails_at:
+                raise ValueError(f"of step {fails_at}")
             return model(batch)
 
-        return SparseDistSteps(
-            StepParts(parts.begin, parts.looked_up, loss, parts.end), model, CPU, required=False
-        )
+        return SparseDistSteps(StepParts(parts.begin, parts.looked_up, loss, parts.end), model, CPU)
 
-    with pytest.raises(ValueError, match="of step 3"):
+    with pytest.raises(ValueError, match=f"of step {fails_at}"):
         trained(Traced(), failing)
-    assert len(seen) == 3
+    assert len(seen) == fails_at
