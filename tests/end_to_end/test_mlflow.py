@@ -11,6 +11,7 @@ import pytest
 from jobs import Dataset, RunConfig, evaluate, train
 from jobs.errors import EnvironmentFault
 from trainer.errors import ConfigError
+from trainer.usage import Meter
 
 mlflow = pytest.importorskip("mlflow")
 
@@ -64,6 +65,8 @@ def test_a_version_of_a_model_is_the_run_with_its_checkpoint(
     train(run, data, out=tmp_path / "again", show_progress=False)
     versions = client.search_model_versions("name='main.recommender.tiny'")
     assert {int(version.version) for version in versions} == {1, 2}
+    train(run, data, out=result.path, show_progress=False)  # There is nothing left to do.
+    assert len(client.search_model_versions("name='main.recommender.tiny'")) == 2
     first = next(version for version in versions if int(version.version) == 1)
     model = Path(first.source.removeprefix("file://"))
     described = mlflow.models.Model.load(str(model))
@@ -94,11 +97,61 @@ def test_a_server_that_fails_in_mid_run_is_told_of_and_ends_nothing(
     def gone(*_: Any, **__: Any) -> None:
         raise mlflow.exceptions.MlflowException("503 from the server")
 
-    monkeypatch.setattr(mlflow.MlflowClient, "log_batch", gone)
-    monkeypatch.setattr(mlflow.MlflowClient, "log_artifact", gone)
-    result = train(run.override("mlflow.experiment=ads"), data, out=tmp_path / "run", show_progress=False)
+    from jobs.tracking import _Log
+
+    begun = _Log.params
+
+    def gone_from_then_on(log: _Log, run: RunConfig) -> None:
+        begun(log, run)
+        for name in ("log_batch", "log_artifact", "set_terminated", "create_registered_model"):
+            monkeypatch.setattr(mlflow.MlflowClient, name, gone)
+
+    monkeypatch.setattr(_Log, "params", gone_from_then_on)
+    run = run.override("mlflow.experiment=ads", "mlflow.registered_model=tiny")
+    result = train(run, data, out=tmp_path / "run", show_progress=False)
     assert result.result["checkpoint"] == "step_00000012"
-    assert "mlflow: not logged: 503 from the server" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "mlflow: metrics wait: 503 from the server" in said
+    assert "mlflow: no version of tiny is made; the same train command tries again" in said
+    monkeypatch.undo()
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    train(run, data, out=result.path, show_progress=False)
+    assert [version.run_id for version in client.search_model_versions("name='tiny'")] == [
+        shown(client, "ads").info.run_id
+    ]
+
+
+def test_metrics_that_a_server_did_not_take_come_later(
+    run: RunConfig, data: Dataset, client: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, refused = mlflow.MlflowClient.log_batch, []
+
+    def flaky(self: Any, *words: Any, **named: Any) -> None:
+        if "metrics" in named and not refused:
+            refused.append(named)
+            raise mlflow.exceptions.MlflowException("503 from the server")
+        real(self, *words, **named)
+
+    monkeypatch.setattr(mlflow.MlflowClient, "log_batch", flaky)
+    monkeypatch.setattr("jobs.tracking._RETRY_SECONDS", 0.0)
+    run = run.override("mlflow.experiment=ads", "train.log_every_steps=1")
+    train(run, data, out=tmp_path / "run", show_progress=False)
+    history = client.get_metric_history(shown(client, "ads").info.run_id, "train/loss")
+    steps = [point.step for point in history]
+    assert refused
+    assert sorted(steps) == list(range(1, 13))
+
+
+def test_a_run_that_is_stopped_is_shown_as_killed_and_makes_no_version(
+    run: RunConfig, data: Dataset, client: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = Meter.read
+    monkeypatch.setattr(Meter, "read", lambda meter, _: read(meter, stop_requested=True))
+    run = run.override("mlflow.experiment=ads", "mlflow.registered_model=tiny", "train.log_every_steps=4")
+    result = train(run, data, out=tmp_path / "run", show_progress=False)
+    assert result.result["stopped"] == "interrupted"
+    assert shown(client, "ads").info.status == "KILLED"
+    assert client.search_model_versions("name='tiny'") == []
 
 
 def test_no_mlflow_and_no_server_are_told_of_before_ranks_start(

@@ -10,13 +10,13 @@ from trainer.config.base import Section
 class MlflowConfig(Section):
     """An MLflow run of each run: parameters, metrics while it trains and of evaluations, plan and report."""
 
-    experiment: str | None = Field(default=None, min_length=1)
-    """Its path, such as `/Shared/ads`; made where it is missing. Default what `MLFLOW_EXPERIMENT_NAME` names,
-    on Databricks the notebook's own."""
+    experiment: str = Field(min_length=1)
+    """Its path, such as `/Shared/ads`; made where it is missing."""
     run_name: str | None = Field(default=None, min_length=1)
     """Default the config's `name`."""
     tracking_uri: str | None = Field(default=None, min_length=1)
     """Default what `MLFLOW_TRACKING_URI` names, on Databricks the workspace."""
     registered_model: str | None = Field(default=None, pattern=r"^[^./:\s]+(\.[^./:\s]+\.[^./:\s]+)?$")
-    """Model of which a finished run becomes a version: in Unity Catalog `catalog.schema.model`. The version
-    holds the run folder with the checkpoint to use, which the driver uploads."""
+    """Model of which a run that trained to its end becomes a version: in Unity Catalog
+    `catalog.schema.model`. The version holds the run folder with the checkpoint to use, which the driver
+    uploads."""
