@@ -31,7 +31,9 @@ case ${1:-} in
       *entrypoint.sh\ worker\ *) port=8081 ;;
       *) exit 0 ;;
     esac
-    exec python -c "from urllib.request import urlopen; urlopen('http://$HOSTNAME:$port/json/', timeout=10)"
+    # Not by a proxy that the host has put into the environment.
+    exec python -c "from urllib import request as r
+r.build_opener(r.ProxyHandler({})).open('http://$HOSTNAME:$port/json/', timeout=10)"
     ;;
   *)
     exec shardrec "$@"

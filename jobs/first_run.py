@@ -83,6 +83,7 @@ def first_run(folder: Path, cluster: Cluster) -> FirstRun:
     Raises:
         UserError: the folder holds a data set or a run that no quickstart made.
     """
+    from jobs.launch import refuse_outer_torchrun
     from jobs.planning import check_layout_of, plan
     from jobs.scoring.recommendation import recommend_lists
     from jobs.session import spark_session
@@ -90,6 +91,7 @@ def first_run(folder: Path, cluster: Cluster) -> FirstRun:
     from sharding.report import plan_report
     from trainer.reporting import write_report
 
+    refuse_outer_torchrun(cluster.on)
     clock, run = _Clock(), RunConfig.load(CONFIG)
     scoring = cluster if cluster.on == "spark" else Cluster.local()
     claim(folder, run.name)

@@ -29,6 +29,7 @@ from jobs.ranks.supervision import supervised
 from jobs.ranks.verdict import Outcome, RankError, judge, settle
 from jobs.worker import run_rank, work
 from sharding.errors import UserError
+from sharding.files import open_to_append
 
 __all__ = [
     "RankError",
@@ -241,7 +242,7 @@ def _start_torchrun(run_folder: Path, record: Launch, _session: Any) -> None:
     agent = [*_python("from jobs.ranks.agent import main; main()"), str(os.getpid())]
     torchrun = ["--standalone", "--local-addr=127.0.0.1", f"--nproc-per-node={record.ranks}", "--no-python"]
     rank = _python("from jobs.worker import run_rank; run_rank(*sys.argv[1:])")
-    with driver_log(run_folder).open("ab") as log:
+    with os.fdopen(open_to_append(driver_log(run_folder)), "wb") as log:
         subprocess.run(
             [*agent, *torchrun, *rank, str(run_folder), record.job],
             stdin=subprocess.DEVNULL,

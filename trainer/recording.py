@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from sharding.files import write_atomically
+from sharding.files import open_to_append, write_atomically
 from trainer.run_folder import RunFolder, finite
 
 
@@ -34,7 +35,7 @@ class Recorder:
 
         started = _line("start", first_step, {"first_step": first_step, **start})
         _begin(folder.metrics_file, first_step, started)
-        self._file = folder.metrics_file.open("a", encoding="utf-8")
+        self._file = os.fdopen(open_to_append(folder.metrics_file), "w", encoding="utf-8")
         self._board = SummaryWriter(
             str(folder.path / "tensorboard"), purge_step=first_step + 1 if first_step else 0
         )

@@ -11,6 +11,8 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, TextIO
 
+from sharding.files import open_to_append
+
 _TAIL_BYTES = 64 * 1024
 
 
@@ -32,7 +34,7 @@ def captured_output(path: Path) -> Iterator[None]:
         path: the file; its folder is made.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    file = open_to_append(path)
     _flush()
     saved = {descriptor: os.dup(descriptor) for descriptor in (1, 2)}
     streams = (sys.stdout, sys.stderr)

@@ -35,7 +35,8 @@ def test_the_image_is_whole_and_its_user_is_not_root(engine: Engine) -> None:
 
 
 def test_the_quickstart_is_the_same_on_two_workers_as_in_one_process(engine: Engine) -> None:
-    alone = metrics(in_container(engine, IMAGE, "quickstart", "--on", "process", "--json"))
+    volume = ("--volume", "shardrec:/work")
+    alone = metrics(in_container(engine, *volume, IMAGE, "quickstart", "--on", "process", "--json"))
     on_cluster = ("quickstart", "--on", "spark", "--ranks", "2", "--json")
     ran = engine.compose("run", "--rm", "-T", "shardrec", *on_cluster)
     assert "TorchDistributor starts 2 ranks" in ran.stdout + ran.stderr

@@ -65,7 +65,10 @@ def test_commands_in_shell_blocks_exist(block: Block, capsys: pytest.CaptureFixt
         except SystemExit:
             pytest.fail(f"{block.where}: {' '.join(words)}\n{capsys.readouterr().err}")
         config = getattr(parsed, "config", None)
-        if config is not None and str(Path(config).parent) not in SYNTHETIC_FOLDERS:
+        written = {
+            path for block in SHELL_BLOCKS for path in re.findall(r"^cat > (\S+)", block.text, re.MULTILINE)
+        }
+        if config is not None and str(Path(config).parent) not in SYNTHETIC_FOLDERS and config not in written:
             overrides = getattr(parsed, "overrides", [])
             RunConfig.load(ROOT / config, overrides)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+import importlib.util
 import os
 import re
 import shutil
@@ -41,6 +43,39 @@ def installed_by_init(pyarrow: str, folder: Path) -> tuple[list[str], list[str]]
     alone = [line for line in lines if line.startswith("--no-deps")]
     whole = [word for line in lines if line not in alone for word in line.split()]
     return whole, [word for line in alone for word in line.split()[1:]]
+
+
+def test_the_wheel_of_the_bundle_asks_for_nothing(tmp_path: Path) -> None:
+    spec = importlib.util.spec_from_file_location("build_wheel", ROOT / "databricks" / "build_wheel.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if UV is None:
+        pytest.skip("uv, which builds, is not installed")
+    subprocess.run([UV, "build", "--quiet", "--wheel", "--out-dir", tmp_path, ROOT], check=True)
+    [wheel] = tmp_path.glob("*.whl")
+    module.without_requirements(wheel)
+    target = tmp_path / "installed"
+    install = [UV, "pip", "install", "--quiet", "--no-index", "--python", sys.executable, "--target", target]
+    subprocess.run([*install, wheel], check=True)
+    [found] = importlib.metadata.distributions(name="shardrec", path=[str(target)])
+    assert found.requires is None
+    assert (target / "jobs" / "configs" / "movielens_100k_dlrm.yaml").exists()
+
+
+@pytest.mark.parametrize(("driver", "code"), [("580.65.06", 0), ("560.35.03", 1)])
+def test_a_driver_that_is_too_old_for_the_builds_is_told_of(driver: str, code: int, tmp_path: Path) -> None:
+    (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\necho {driver}\n")
+    (tmp_path / "python").write_text("#!/bin/sh\n")
+    for name in ("nvidia-smi", "python"):
+        (tmp_path / name).chmod(0o755)
+    environment = {"SHARDREC_PYTHON": f"{tmp_path}/python", "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    done = subprocess.run(
+        ["bash", INIT], env=os.environ | environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == code
+    assert (driver in done.stderr) == (code == 1)
 
 
 def test_the_page_names_runtimes() -> None:
