@@ -17,7 +17,6 @@ IMAGE = "localhost/shardrec:cpu"
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     with container_engine(tmp_path_factory.mktemp("containers")) as engine:
-        engine.make_base()
         engine.build("docker/Dockerfile.cpu", IMAGE)
         yield engine
 
