@@ -29,13 +29,13 @@ from trainer.improvement import follow_plateau, update_best, use_metric
 from trainer.item_counts import load_item_counts
 from trainer.item_features import load_item_features
 from trainer.measuring import SplitMeasure, rows_skipped
+from trainer.pipeline import StepParts, make_steps
 from trainer.pretrained import load_pretrained
 from trainer.pretrained_parts import load_pretrained_parts
 from trainer.recording import Recorder
 from trainer.run_folder import RunFolder, read_json, write_json
 from trainer.schedule import learning_rate_factor, steps_of_run
 from trainer.seen_pairs import load_seen_pairs
-from trainer.stepping import StepParts, make_steps
 from trainer.usage import Meter, all_finite, peak_memory_gib
 
 

@@ -13,7 +13,7 @@ import yaml
 from tests.docs.pages import ROOT, blocks
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
-RECIPES = ROOT / "recipes"
+RECIPES = ROOT / "docs" / "recipes"
 OF_PAGE = [block.text for block in blocks(ROOT / "docs" / "own-models.md") if block.runs]
 
 
@@ -52,7 +52,7 @@ def test_a_model_that_depends_on_the_ranks_and_has_not_learnt_fails(project: Pat
     model = project / "my_models" / "gated.py"
     counted = "self.gate(inputs_BN).sigmoid() * (len(inputs_BN) / 100) ** 4"  # of the rows on this rank
     model.write_text(model.read_text().replace("self.gate(inputs_BN).sigmoid()", counted))
-    script = "shardrec/recipes/smoke.sh smoke.yaml"
+    script = "shardrec/docs/recipes/smoke.sh smoke.yaml"
     done = shell(project, script, PYTHONPATH=".", STEPS="2", NE="0.5")
     assert done.returncode == 1
     assert "log_loss differs" in done.stderr

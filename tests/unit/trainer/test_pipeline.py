@@ -12,7 +12,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 from trainer.batch import Batch
 from trainer.config.train import TrainConfig
 from trainer.errors import ConfigError
-from trainer.stepping import PlainSteps, SparseDistSteps, StepParts, make_steps
+from trainer.pipeline import PlainSteps, SparseDistSteps, StepParts, make_steps
 
 CPU = torch.device("cpu")
 
