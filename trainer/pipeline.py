@@ -125,9 +125,13 @@ class SparseDistSteps:
         parts: of a step; `looked_up` must leave the ids of a batch as they are, which are gone by then.
         task: sharded; torch.fx can trace it.
         device: of the rank.
+
+    Attributes:
+        modules_ahead: how many modules with tables have their ids sent ahead; known after the first step.
     """
 
     def __init__(self, parts: StepParts, task: nn.Module, device: torch.device) -> None:
+        self.modules_ahead = 0
         self._parts = parts
         self._coming: deque[Batch] = deque()
         self._report: Any = None
@@ -139,11 +143,6 @@ class SparseDistSteps:
             dmp_collection_sync_interval_batches=None,  # The loop averages the copies of tables.
         )
 
-    @property
-    def modules_ahead(self) -> int:
-        """Return how many modules with tables have their ids sent ahead; known after the first step."""
-        return len(self._pipeline._pipelined_modules)
-
     def over(self, batches: Iterator[Batch]) -> Iterator[None]:
         """Take a step for each batch, and yield after each."""
         source = self._noted(batches)
@@ -152,6 +151,7 @@ class SparseDistSteps:
                 self._pipeline.progress(source)
             except StopIteration:
                 return
+            self.modules_ahead = len(self._pipeline._pipelined_modules)
             yield
 
     @contextmanager

@@ -44,10 +44,10 @@ def test_every_config_trains_and_is_evaluated(spark: Any, raw: Path, tmp_path: P
         result = train(run, prepared[features], out=tmp_path / run.name, show_progress=False)
         told = losses(tmp_path / run.name)
         if models()[run.model.name].task in ("ctr", "multi_task"):  # What others look up they draw first.
-            ahead = run.override("train.pipeline=sparse_dist", "train.max_steps=3")
+            ahead = run.override("train.pipeline=sparse_dist", "train.epochs=1")
             sent = train(ahead, prepared[features], out=tmp_path / f"{run.name}_ahead", show_progress=False)
             assert sent.result["modules_ahead"] > 0, run.name
-            assert losses(tmp_path / f"{run.name}_ahead") == pytest.approx(told[:3], rel=1e-6), run.name
+            assert losses(tmp_path / f"{run.name}_ahead") == pytest.approx(told[: len(told) // 2], rel=1e-6), run.name
         part = len(told) // 3
         assert sum(told[-part:]) < sum(told[:part]), run.name
         assert run.train.early_stopping is not None
