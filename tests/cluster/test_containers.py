@@ -29,12 +29,14 @@ def test_the_image_is_whole_and_its_user_is_not_root(engine: Engine) -> None:
     assert "usage: shardrec" in in_container(engine, IMAGE)
     found = json.loads(in_container(engine, "--shm-size", "1g", IMAGE, "doctor", "--json"))
     assert {finding["state"] for finding in found["findings"]} == {"fine"}, found
-    as_user = in_container(engine, "--entrypoint", "sh", IMAGE, "-c", "id -u; touch /work/own; ls -w 1 /work")
+    as_user = in_container(
+        engine, "--entrypoint", "sh", IMAGE, "-c", "id -u; touch /shared/own; ls -w 1 /shared"
+    )
     assert as_user.split() == ["10001", "own"]
 
 
 def test_the_quickstart_is_the_same_on_two_workers_as_in_one_process(engine: Engine) -> None:
-    volume = ("--volume", "shardrec:/work")
+    volume = ("--volume", "shardrec:/shared")
     alone = metrics(in_container(engine, *volume, IMAGE, "quickstart", "--on", "process", "--json"))
     on_cluster = ("quickstart", "--on", "spark", "--ranks", "2", "--json")
     ran = engine.compose("run", "--rm", "-T", "shardrec", *on_cluster)
