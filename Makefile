@@ -1,5 +1,6 @@
 # Everything a person or CI runs here. `make help` lists it. Needs Python 3.10-3.12 and make; uv is fetched when missing.
 #   make test ENV=newest                    the same on newest pyspark, pyarrow and numpy, without petastorm
+#   make test ENV=oldest                    on the oldest versions that pyproject.toml allows (Python 3.10 or 3.11)
 #   make setup EXTRAS=gpu,petastorm,dev     other extras of pyproject.toml (`cpu` and `gpu` exclude each other); they
 #                                           stay until EXTRAS names others
 #   make setup PYTHON=python3.12            an environment of this Python
@@ -18,8 +19,12 @@ else ifeq ($(ENV),newest)
   VENV := .venv-newest
   CONSTRAINTS := constraints-newest.txt
   USUAL_EXTRAS := cpu,quickstart,docs,dev
+else ifeq ($(ENV),oldest)
+  VENV := .venv-oldest
+  CONSTRAINTS := constraints-oldest.txt
+  USUAL_EXTRAS := cpu,quickstart,dev
 else
-  $(error ENV is `$(ENV)`; it must be `default` or `newest`)
+  $(error ENV is `$(ENV)`; it must be `default`, `newest` or `oldest`)
 endif
 
 comma := ,
@@ -158,12 +163,17 @@ docs-check: setup
 PINS = sed -E -e '/^(nvidia-|cuda-|triton)/d' -e 's/^torch==([0-9.]+).*/torch==\1/' \
   -e 's/^fbgemm-gpu-cpu==(.*)/fbgemm-gpu==\1\n&/' | awk '!seen[$$0]++'
 COMPILE = $(RUN_UV) pip compile --quiet --universal --python-version 3.10 --no-header --no-annotate pyproject.toml
+# What shardrec itself asks for is oldest; torch, torchrec and fbgemm must fit each other; tools are as new as may be.
+TRIPLE = grep -E '^(torch|torchrec|fbgemm-gpu-cpu)==' constraints.txt
+OLDEST = $(COMPILE) --resolution lowest-direct --constraint <($(TRIPLE)) --extra cpu --extra faiss --extra mlflow
 
 lock: | $(filter $(OWN_UV),$(UV)) ## move the constraints files to the newest allowed versions
 	set -o pipefail; { echo "# Versions of the default environment; made by make lock."; \
 	  $(COMPILE) --extra cpu --extra petastorm --extra quickstart --extra docs --extra dev | $(PINS); } > constraints.txt
 	set -o pipefail; { echo "# Versions of the newest environment (no petastorm); made by make lock."; \
 	  $(COMPILE) --extra cpu --extra quickstart --extra docs --extra dev | $(PINS); } > constraints-newest.txt
+	set -o pipefail; { echo "# Versions of the oldest environment (no petastorm); made by make lock."; \
+	  $(COMPILE) --constraint <($(OLDEST)) --extra cpu --extra quickstart --extra dev | $(PINS); } > constraints-oldest.txt
 
 clean: ## remove caches and built files; environments and runs/ stay
 	rm -rf build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache spark-warehouse

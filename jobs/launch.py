@@ -20,6 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from jobs.ranks.barrier_timer import end_with_python
 from jobs.ranks.gpus import ranks_per_task, wants_gpu
 from jobs.ranks.interrupts import StopRequest, checkpoint_on_interrupt, end_with_parent
 from jobs.ranks.slots import quiet_scheduler, require_slots, spark_slots
@@ -232,6 +233,7 @@ def _start_spark(run_folder: Path, record: Launch, session: Any) -> None:
         distributor = TorchDistributor(num_processes=record.ranks, local_mode=False, use_gpu=gpu)
         distributor.run(run_rank, str(run_folder), record.job)
 
+    end_with_python(session)
     with quiet_scheduler(session):
         # Spark keeps the notebook's credentials and pool in properties of the thread.
         inheritable_thread_target(run)()

@@ -14,8 +14,9 @@ _SIOCGIFADDR = 0x8915  # Linux: address of an interface.
 def use_reachable_interface(peer: str) -> str | None:
     """Point gloo at the interface that leads to a peer, where the host's own name would mislead it.
 
-    Debian and Ubuntu write `127.0.1.1 myhost` into /etc/hosts; gloo looks its own name up and then tells the
-    other hosts to connect to themselves. An interface that the user has chosen stays.
+    Debian and Ubuntu write `127.0.1.1 myhost` into /etc/hosts, and others keep an old address there, or none;
+    gloo looks its own name up and then tells the other hosts to connect to themselves. An interface that
+    the user has chosen stays.
 
     Args:
         peer: name or address of another host.
@@ -23,7 +24,7 @@ def use_reachable_interface(peer: str) -> str | None:
     Returns:
         The interface that was chosen, or None where nothing had to be done or could be done.
     """
-    if "GLOO_SOCKET_IFNAME" in os.environ or not _is_loopback(socket.gethostname()):
+    if "GLOO_SOCKET_IFNAME" in os.environ or _leads_here(socket.gethostname()):
         return None
     address = _address_towards(peer)
     interface = None if address is None or ip_address(address).is_loopback else interface_of(address)
@@ -50,11 +51,13 @@ def interface_of(address: str) -> str | None:
     return None
 
 
-def _is_loopback(host: str) -> bool:
+def _leads_here(host: str) -> bool:
+    """Return whether a name stands for an address of this machine at which others can reach it."""
     try:
-        return ip_address(socket.gethostbyname(host)).is_loopback
+        address = socket.gethostbyname(host)
     except OSError:
         return False
+    return not ip_address(address).is_loopback and interface_of(address) is not None
 
 
 def _address_towards(peer: str) -> str | None:

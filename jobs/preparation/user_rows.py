@@ -111,8 +111,8 @@ def _positive(rows: DataFrame, run: RunConfig, config: UserRowsConfig) -> DataFr
     keys = [C.time(rows, first), *(key for name in others for key in tie_keys(rows, name))]
     keys += [F.col(C.ORDER), F.col(C.HASH)]
     fields = dict.fromkeys([*listed(config).values(), *config.user_columns])
-    level = F.array_position(F.array(*map(F.lit, SPLITS)), F.col(C.SPLIT)).cast("int") - 1
-    return rows.where(is_event(rows, run) & (level >= 0)).select(
+    level = F.coalesce(*[F.when(F.col(C.SPLIT) == name, n) for n, name in enumerate(SPLITS)])
+    return rows.where(is_event(rows, run) & level.isNotNull()).select(
         C.token(rows, config.by).alias(_USER),
         C.column(config.by).alias(_BY),
         C.token(rows, config.targets).alias(_ITEM),

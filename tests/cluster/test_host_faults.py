@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -78,13 +79,15 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
         yield Lab(made[0], made[1:], cluster, run, config, data)
 
 
-def test_hosts_whose_own_names_lead_to_loopback_train_all_the_same(lab: Lab, tmp_path: Path) -> None:
-    everyone = [lab.driver, *lab.workers]
+@pytest.mark.parametrize("wrong", [["127.0.1.1"], ["10.77.0.99", None]], ids=["loopback", "old-or-none"])
+def test_hosts_whose_own_names_lead_elsewhere_train_all_the_same(
+    wrong: list[str | None], lab: Lab, tmp_path: Path
+) -> None:
+    everyone = [*lab.workers, lab.driver]
     right = {host: host.hosts_file.read_text() for host in everyone}
-    for host in everyone:  # As Debian writes it.
-        host.hosts_file.write_text(
-            right[host].replace(f"{host.address} {host.name}", f"127.0.1.1 {host.name}")
-        )
+    for host, address in zip(everyone, cycle(wrong)):  # The first is what Debian writes.
+        entry = f"{address} {host.name}" if address else ""
+        host.hosts_file.write_text(right[host].replace(f"{host.address} {host.name}", entry))
     try:
         assert done(lab.train(tmp_path / "run"))["steps"] == 12
     finally:

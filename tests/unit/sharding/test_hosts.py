@@ -179,12 +179,18 @@ def test_the_interface_of_an_address_is_found() -> None:
     assert network.interface_of("203.0.113.7") is None
 
 
-def test_gloo_is_pointed_at_the_way_to_the_peer_when_the_hosts_name_is_a_loopback(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize("address", ["127.0.1.1", "10.77.0.99", None])
+def test_gloo_is_pointed_at_the_way_to_the_peer_when_the_hosts_name_leads_elsewhere(
+    address: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def found(name: str) -> str:
+        if address is None:
+            raise socket.gaierror(-2, "Name or service not known")
+        return address
+
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "")  # so that the test's end takes back what is set below
     monkeypatch.delenv("GLOO_SOCKET_IFNAME")
-    monkeypatch.setattr(socket, "gethostbyname", lambda name: "127.0.1.1")
+    monkeypatch.setattr(socket, "gethostbyname", found)
     monkeypatch.setattr(network, "_address_towards", lambda peer: "10.77.0.11")
     monkeypatch.setattr(network, "interface_of", lambda address: "eth7" if address == "10.77.0.11" else None)
     assert network.use_reachable_interface("10.77.0.10") == "eth7"

