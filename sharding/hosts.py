@@ -130,7 +130,8 @@ def join_ranks(
     torch.set_num_threads(max(1, available_cores() // place.local_world_size))
     chosen = _own_device(kind, place, seat)
     if kind == "cpu" and len({(other.host, other.machine) for other in seats}) > 1:
-        use_reachable_interface(os.environ["MASTER_ADDR"])
+        others = sorted({other.host for other in seats} - {seat.host})
+        use_reachable_interface([os.environ["MASTER_ADDR"], *others])
     local_rank, local_world_size = (place.local_rank, place.local_world_size) if place.even else (0, 1)
     values = (place.rank, world_size, local_rank, local_world_size)
     os.environ.update({name: str(value) for name, value in zip(_EXPORTED, values, strict=True)})

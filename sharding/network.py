@@ -6,31 +6,33 @@ import os
 import socket
 import struct
 import sys
+from collections.abc import Iterable
 from ipaddress import ip_address
 
 _SIOCGIFADDR = 0x8915  # Linux: address of an interface.
 
 
-def use_reachable_interface(peer: str) -> str | None:
-    """Point gloo at the interface that leads to a peer, where the host's own name would mislead it.
+def use_reachable_interface(peers: Iterable[str]) -> str | None:
+    """Point gloo at the interface that leads to other hosts, where this host's own name would mislead it.
 
     Debian and Ubuntu write `127.0.1.1 myhost` into /etc/hosts, and others keep an old address there, or none;
     gloo looks its own name up and then tells the other hosts to connect to themselves. An interface that
     the user has chosen stays.
 
     Args:
-        peer: name or address of another host.
+        peers: names or addresses; this host and such as lead nowhere are passed over.
 
     Returns:
         The interface that was chosen, or None where nothing had to be done or could be done.
     """
-    if "GLOO_SOCKET_IFNAME" in os.environ or _leads_here(socket.gethostname()):
+    if "GLOO_SOCKET_IFNAME" in os.environ or leads_here(socket.gethostname()):
         return None
-    address = _address_towards(peer)
-    interface = None if address is None or ip_address(address).is_loopback else interface_of(address)
-    if interface is not None:
-        os.environ["GLOO_SOCKET_IFNAME"] = interface
-    return interface
+    for address in filter(None, map(_address_towards, peers)):
+        interface = None if ip_address(address).is_loopback else interface_of(address)
+        if interface is not None:
+            os.environ["GLOO_SOCKET_IFNAME"] = interface
+            return interface
+    return None
 
 
 def interface_of(address: str) -> str | None:
@@ -51,13 +53,20 @@ def interface_of(address: str) -> str | None:
     return None
 
 
-def _leads_here(host: str) -> bool:
+def leads_here(host: str) -> bool:
     """Return whether a name stands for an address of this machine at which others can reach it."""
     try:
         address = socket.gethostbyname(host)
     except OSError:
         return False
-    return not ip_address(address).is_loopback and interface_of(address) is not None
+    if ip_address(address).is_loopback:
+        return False
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.bind((address, 0))  # An interface may have several addresses.
+        except OSError:
+            return False
+    return True
 
 
 def _address_towards(peer: str) -> str | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import os
 from contextlib import suppress
 from typing import Any
 
@@ -11,17 +10,24 @@ _NAME = "BarrierCoordinator barrier epoch increment timer"
 
 
 def end_with_python(session: Any) -> None:
-    """End the timer of barrier stages when this process ends, where `spark-submit` has started it.
+    """End the timer of barrier stages when this process ends, where `spark-submit` runs it and then ends too.
 
-    Up to Spark 3.5.5 nothing else does (SPARK-49479). Before that the next barrier stage needs it.
+    Up to Spark 3.5.5 nothing else does (SPARK-49479). JVMs that outlive this process, as those of notebooks,
+    keep the timer: their next barrier stage needs it.
 
     Args:
         session: a session with a context, or one of Spark Connect, which needs nothing.
     """
     jvm = getattr(session, "_jvm", None)
-    if jvm is not None and "PYSPARK_GATEWAY_PORT" in os.environ:
+    if jvm is not None and _is_spark_submit(jvm):
         atexit.unregister(_end)
         atexit.register(_end, jvm)
+
+
+def _is_spark_submit(jvm: Any) -> bool:
+    """Return whether a JVM is a command `spark-submit FILE.py`; a JVM that Python starts runs no file."""
+    words = str(jvm.java.lang.System.getProperty("sun.java.command") or "").split()
+    return words[:1] == ["org.apache.spark.deploy.SparkSubmit"] and any(w.endswith(".py") for w in words)
 
 
 def _end(jvm: Any) -> None:

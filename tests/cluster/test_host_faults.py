@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -85,7 +86,7 @@ def test_hosts_whose_own_names_lead_elsewhere_train_all_the_same(
 ) -> None:
     everyone = [*lab.workers, lab.driver]
     right = {host: host.hosts_file.read_text() for host in everyone}
-    for host, address in zip(everyone, cycle(wrong)):  # The first is what Debian writes.
+    for host, address in zip(everyone, cycle(wrong), strict=False):  # The first is what Debian writes.
         entry = f"{address} {host.name}" if address else ""
         host.hosts_file.write_text(right[host].replace(f"{host.address} {host.name}", entry))
     try:
@@ -93,6 +94,43 @@ def test_hosts_whose_own_names_lead_elsewhere_train_all_the_same(
     finally:
         for host in everyone:
             host.hosts_file.write_text(right[host])
+    assert losses(tmp_path / "run") == pytest.approx(lab.alone(tmp_path / "alone"), abs=1e-6)
+
+
+def test_torchrun_on_two_hosts_whose_own_names_lead_to_loopback(lab: Lab, tmp_path: Path) -> None:
+    """By the command of docs/clusters.md; the first rank's name is loopback on its own host."""
+    programs = Path(sys.executable).parent
+    first = lab.workers[0]
+    torchrun = [programs / "torchrun", "--nnodes=2", "--nproc-per-node=1", "--rdzv-backend=c10d"]
+    rank = ["--no-python", programs / "shardrec", "train", lab.config, "--data", lab.data]
+    words = [
+        *torchrun,
+        f"--rdzv-endpoint={first.name}:29500",
+        *rank,
+        "--on",
+        "torchrun",
+        "--out",
+        tmp_path / "run",
+    ]
+    right = {host: host.hosts_file.read_text() for host in lab.workers}
+    for host in lab.workers:
+        own = right[host].replace(f"{host.address} {host.name}", f"127.0.1.1 {host.name}")
+        host.hosts_file.write_text(own)
+    try:
+        agents = [
+            subprocess.Popen(
+                host.command(*words, cwd=tmp_path),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+            for host in lab.workers
+        ]
+        said = [agent.communicate(timeout=300)[0] for agent in agents]
+    finally:
+        for host in lab.workers:
+            host.hosts_file.write_text(right[host])
+    assert [agent.returncode for agent in agents] == [0, 0], said
     assert losses(tmp_path / "run") == pytest.approx(lab.alone(tmp_path / "alone"), abs=1e-6)
 
 

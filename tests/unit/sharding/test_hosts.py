@@ -179,8 +179,8 @@ def test_the_interface_of_an_address_is_found() -> None:
     assert network.interface_of("203.0.113.7") is None
 
 
-@pytest.mark.parametrize("address", ["127.0.1.1", "10.77.0.99", None])
-def test_gloo_is_pointed_at_the_way_to_the_peer_when_the_hosts_name_leads_elsewhere(
+@pytest.mark.parametrize("address", ["127.0.1.1", "203.0.113.7", None])
+def test_gloo_is_pointed_at_the_way_to_other_hosts_when_the_hosts_name_leads_elsewhere(
     address: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def found(name: str) -> str:
@@ -188,12 +188,14 @@ def test_gloo_is_pointed_at_the_way_to_the_peer_when_the_hosts_name_leads_elsewh
             raise socket.gaierror(-2, "Name or service not known")
         return address
 
+    ways = {"10.77.0.10": "10.77.0.11", "localhost": "127.0.0.1"}
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "")  # so that the test's end takes back what is set below
     monkeypatch.delenv("GLOO_SOCKET_IFNAME")
     monkeypatch.setattr(socket, "gethostbyname", found)
-    monkeypatch.setattr(network, "_address_towards", lambda peer: "10.77.0.11")
+    monkeypatch.setattr(network, "_address_towards", ways.get)
     monkeypatch.setattr(network, "interface_of", lambda address: "eth7" if address == "10.77.0.11" else None)
-    assert network.use_reachable_interface("10.77.0.10") == "eth7"
+    assert network.use_reachable_interface(["localhost", "nowhere"]) is None
+    assert network.use_reachable_interface(["localhost", "nowhere", "10.77.0.10"]) == "eth7"
     assert os.environ["GLOO_SOCKET_IFNAME"] == "eth7"
 
 
@@ -202,10 +204,13 @@ def test_a_chosen_gloo_interface_and_a_good_hosts_file_are_left_alone(
 ) -> None:
     monkeypatch.setattr(network, "interface_of", lambda address: "eth7")
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "eth1")
-    assert network.use_reachable_interface("10.77.0.10") is None
+    assert network.use_reachable_interface(["10.77.0.10"]) is None
     monkeypatch.delenv("GLOO_SOCKET_IFNAME")
-    monkeypatch.setattr(socket, "gethostbyname", lambda name: "10.77.0.11")
-    assert network.use_reachable_interface("10.77.0.10") is None
+    own = network._address_towards("203.0.113.7")
+    if own is None:
+        pytest.skip("this machine has loopback alone")
+    monkeypatch.setattr(socket, "gethostbyname", lambda name: own)
+    assert network.use_reachable_interface(["10.77.0.10"]) is None
     assert "GLOO_SOCKET_IFNAME" not in os.environ
 
 
