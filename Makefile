@@ -1,6 +1,7 @@
 # Everything a person or CI runs here. `make help` lists it. Needs Python 3.10-3.12 and make; uv is fetched when missing.
 #   make test ENV=newest                    the same on newest pyspark, pyarrow and numpy, without petastorm
-#   make test ENV=oldest                    on the oldest versions that pyproject.toml allows (Python 3.10 or 3.11)
+#   make test ENV=oldest                    on the oldest pyspark, pyarrow, numpy, pandas and others that pyproject.toml
+#                                           allows, beside the usual torch; needs Python 3.10 or 3.11
 #   make setup EXTRAS=gpu,petastorm,dev     other extras of pyproject.toml (`cpu` and `gpu` exclude each other); they
 #                                           stay until EXTRAS names others
 #   make setup PYTHON=python3.12            an environment of this Python
@@ -23,10 +24,12 @@ else ifeq ($(ENV),oldest)
   VENV := .venv-oldest
   CONSTRAINTS := constraints-oldest.txt
   USUAL_EXTRAS := cpu,quickstart,dev
+  PYTHONS := python3.11 python3.10
 else
   $(error ENV is `$(ENV)`; it must be `default`, `newest` or `oldest`)
 endif
 
+PYTHONS ?= python3.11 python3.12 python3.10 python3 python
 comma := ,
 BIN := $(VENV)/bin
 # The stamp's name holds the extras (none has a dash in its name): asking for others installs them, and a make that
@@ -39,7 +42,7 @@ STAMP := $(VENV)/.setup-$(subst $(comma),-,$(EXTRAS))
 # environment that is the one it was made from, since the environment may be about to go.
 BASE := getattr(sys, "_base_executable", sys.executable)
 IN_RANGE := import sys; (3, 10) <= sys.version_info[:2] < (3, 13) and print($(BASE))
-PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3.10 python3 python,\
+PYTHON ?= $(firstword $(foreach name,$(PYTHONS),\
   $(shell $(name) -c '$(IN_RANGE)' 2>/dev/null)))
 
 # A Python that is named makes the environment anew where it is not the one inside; the standard library tells.
@@ -165,15 +168,17 @@ PINS = sed -E -e '/^(nvidia-|cuda-|triton)/d' -e 's/^torch==([0-9.]+).*/torch==\
 COMPILE = $(RUN_UV) pip compile --quiet --universal --python-version 3.10 --no-header --no-annotate pyproject.toml
 # What shardrec itself asks for is oldest; torch, torchrec and fbgemm must fit each other; tools are as new as may be.
 TRIPLE = grep -E '^(torch|torchrec|fbgemm-gpu-cpu)==' constraints.txt
-OLDEST = $(COMPILE) --resolution lowest-direct --constraint <($(TRIPLE)) --extra cpu --extra faiss --extra mlflow
+OLDEST = $(COMPILE) --resolution lowest-direct --extra cpu --extra faiss --extra mlflow
 
 lock: | $(filter $(OWN_UV),$(UV)) ## move the constraints files to the newest allowed versions
 	set -o pipefail; { echo "# Versions of the default environment; made by make lock."; \
 	  $(COMPILE) --extra cpu --extra petastorm --extra quickstart --extra docs --extra dev | $(PINS); } > constraints.txt
 	set -o pipefail; { echo "# Versions of the newest environment (no petastorm); made by make lock."; \
 	  $(COMPILE) --extra cpu --extra quickstart --extra docs --extra dev | $(PINS); } > constraints-newest.txt
-	set -o pipefail; { echo "# Versions of the oldest environment (no petastorm); made by make lock."; \
-	  $(COMPILE) --constraint <($(OLDEST)) --extra cpu --extra quickstart --extra dev | $(PINS); } > constraints-oldest.txt
+	set -o pipefail; folder=$$(mktemp -d); trap 'rm -r "$$folder"' EXIT; $(TRIPLE) > "$$folder/triple" && \
+	  $(OLDEST) --constraint "$$folder/triple" > "$$folder/oldest" && \
+	  { echo "# Versions of the oldest environment (no petastorm); made by make lock."; \
+	  $(COMPILE) --constraint "$$folder/oldest" --extra cpu --extra quickstart --extra dev | $(PINS); } > constraints-oldest.txt
 
 clean: ## remove caches and built files; environments and runs/ stay
 	rm -rf build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache spark-warehouse

@@ -185,7 +185,7 @@ def _check_master(master: str) -> None:
             got=master,
             fixes=[
                 "look up the address on the master's page or in its log: spark://HOST:PORT",
-                "start one: $SPARK_HOME/sbin/start-master.sh",
+                "start one: docs/clusters.md (Spark)",
             ],
         )
 

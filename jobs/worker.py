@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from jobs.ranks.faults import describe, kind_of, pack
 from jobs.ranks.interrupts import StopRequest, end_when_replaced, end_with_parent
-from jobs.ranks.status import Launch, RankStatus, log_file
+from jobs.ranks.status import Launch, RankStatus, log_file, process_table
 from jobs.ranks.streams import captured_output, last_lines
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def work(
         What the job raised, or None.
     """
     host, pid = socket.gethostname(), os.getpid()
-    status = RankStatus(launch.attempt, number, number, host, pid)
+    status = RankStatus(launch.attempt, number, number, host, pid, process_table=process_table())
     log = log_file(run_folder, number)
     with captured_output(log), _without_known_warnings():
         begun = datetime.now(timezone.utc).isoformat(timespec="seconds")

@@ -54,7 +54,7 @@ def interface_of(address: str) -> str | None:
 
 
 def leads_here(host: str) -> bool:
-    """Return whether a name stands for an address of this machine at which others can reach it."""
+    """Return whether a host name stands for an address of this machine at which others can reach it."""
     try:
         address = socket.gethostbyname(host)
     except OSError:

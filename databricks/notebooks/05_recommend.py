@@ -3,7 +3,7 @@
 # MAGIC # 5. Recommend
 # MAGIC
 # MAGIC The best items for some users, without those that they have met. The result is a Spark DataFrame; with `table`, a
-# MAGIC name such as `catalog.schema.recommendations`, it is written there.
+# MAGIC name such as `catalog.schema.recommendations`, it is written there. Where `users` is empty nothing happens.
 
 # COMMAND ----------
 
@@ -14,10 +14,12 @@ given = settings(globals(), run_folder="runs/movielens", users="1 42 405", k="10
 
 # COMMAND ----------
 
-best = recommend(given["run_folder"], given["users"].split(), int(given["k"]))
-show(globals(), best, rows=30)
+users = given["users"].split()
+if users:
+    best = recommend(given["run_folder"], users, int(given["k"]))
+    show(globals(), best, rows=30)
 
 # COMMAND ----------
 
-if given["table"]:
+if users and given["table"]:
     best.write.mode("overwrite").saveAsTable(given["table"])

@@ -9,7 +9,6 @@ import socket
 import tempfile
 from collections.abc import Iterator, Mapping
 from importlib import metadata
-from ipaddress import ip_address
 from pathlib import Path
 
 from jobs.diagnosis.findings import Finding
@@ -17,6 +16,7 @@ from jobs.errors import EnvironmentFault
 from jobs.java import java_home, java_version
 from sharding.machine_cores import available_cores
 from sharding.machine_memory import memory_bytes
+from sharding.network import leads_here
 
 _GIB = 2**30
 # Docker gives a container 64 MiB; NCCL hands over through it what ranks of a host exchange.
@@ -114,20 +114,20 @@ def name_findings(name: str, environment: Mapping[str, str]) -> Iterator[Finding
         address = socket.gethostbyname(name)
     except OSError:
         fixes = (f"add `127.0.0.1 {name}` to /etc/hosts", "with docker: --hostname and --add-host")
-        said = f"{name} has no address: ranks and Spark look their own name up"
+        said = f"{name} has no address: Spark looks its own name up"
         yield Finding("host name", "fault", said, fixes)
         return
     chosen = [
         key for key in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME", "SPARK_LOCAL_IP") if key in environment
     ]
     said = f"{name} is {address}" + "".join(f", {key}={environment[key]}" for key in chosen)
-    if ip_address(address).is_loopback and not chosen:
+    if not chosen and not leads_here(name):
         fixes = (
             "on one host: nothing",
             f"on several: give {name} its address in /etc/hosts, or start Spark's Master and Worker with "
             "--host ADDRESS and set NCCL_SOCKET_IFNAME for GPUs (ranks on CPU find their interface)",
         )
-        yield Finding("host name", "note", f"{said}, which no other host reaches", fixes)
+        yield Finding("host name", "note", f"{said}, where no other host reaches this one", fixes)
     else:
         yield Finding("host name", "fine", said)
 
@@ -202,7 +202,5 @@ def variable_findings(environment: Mapping[str, str]) -> Iterator[Finding]:
         yield Finding("variables", "note", said, (f"unset {' '.join(left)}",))
     threads = environment.get("OMP_NUM_THREADS")
     if threads is not None and threads != "1":
-        said = (
-            f"OMP_NUM_THREADS={threads} holds for each rank; left alone, the ranks of a host share its cores"
-        )
+        said = f"OMP_NUM_THREADS={threads} holds for Spark's tasks; ranks share the cores of their host without it"
         yield Finding("variables", "note", said, ("unset OMP_NUM_THREADS",))

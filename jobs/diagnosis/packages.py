@@ -16,7 +16,9 @@ LOOKED_AT = (
 # torch, and the fbgemm and torchrec that are built for it.
 _TRIPLES = {"2.13": "1.8", "2.12": "1.7", "2.11": "1.6"}
 # The oldest pyarrow that a pyspark takes for what goes through Arrow, newest pyspark first.
-_ARROW_OF_SPARK = (((4, 3), 18), ((4, 1), 15), ((4, 0), 11), ((3, 5), 4))
+_ARROW_OF_SPARK = (((4, 3), 18), ((4, 1), 15), ((3, 5), 14))
+# Of pyproject.toml, which wheels without requirements do not tell.
+LEAST = {"pyarrow": "14.0.1", "pandas": "2.0", "numpy": "1.25"}
 _INSTALLATION = "install the versions of constraints.txt: docs/install.md"
 
 
@@ -92,8 +94,11 @@ def _spark(versions: Mapping[str, str]) -> Iterator[Finding]:
     faults = []
     if least is None:
         faults.append("pyspark 3.5 or newer is needed")
-    elif arrow < least:
+    elif 14 < least > arrow:
         faults.append(f"this pyspark needs pyarrow {least} or newer")
+    for name, oldest in LEAST.items():
+        if _numbers(versions[name]) < _numbers(oldest):
+            faults.append(f"{name} {oldest} or newer is needed")
     if _numbers(versions["pandas"])[0] > 2:
         faults.append("pyspark does not support pandas 3")
     if arrow < 16 and _numbers(versions["numpy"])[0] > 1:
@@ -119,9 +124,9 @@ def _petastorm(versions: Mapping[str, str]) -> Iterator[Finding]:
 
 
 def _minor(version: str) -> str:
-    return ".".join(str(number) for number in _numbers(version))
+    return ".".join(str(number) for number in _numbers(version)[:2])
 
 
-def _numbers(version: str) -> tuple[int, int]:
-    found = re.match(r"(\d+)(?:\.(\d+))?", version)
-    return (int(found[1]), int(found[2] or 0)) if found else (0, 0)
+def _numbers(version: str) -> tuple[int, ...]:
+    found = re.match(r"\d+(\.\d+)*", version)
+    return tuple(map(int, found[0].split("."))) if found else (0, 0)

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TextIO
 
-from jobs.ranks.status import Launch, read_statuses, stop_file
+from jobs.ranks.status import Launch, process_table, read_statuses, stop_file
 
 _POLL_SECONDS = 1.0
 _PR_SET_PDEATHSIG = 1
@@ -60,9 +60,9 @@ def kill_ranks(run_folder: Path, launch: Launch) -> None:
     """End the ranks at once: those of this host by signal, others when they next look at the stop file."""
     with suppress(OSError):
         request_stop(run_folder, now=True)
-    here = socket.gethostname()
+    here = (socket.gethostname(), process_table())
     for status in read_statuses(run_folder, launch).values():
-        if not status.ended and status.host == here and status.pid != os.getpid():
+        if not status.ended and (status.host, status.process_table) == here and status.pid != os.getpid():
             with suppress(ProcessLookupError, PermissionError):
                 os.kill(status.pid, signal.SIGKILL)
 

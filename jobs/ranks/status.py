@@ -9,6 +9,7 @@ log's first lines hold both.
 from __future__ import annotations
 
 import json
+import os
 import socket
 import time
 import uuid
@@ -78,6 +79,7 @@ class RankStatus:
         rank: number among the ranks; the same as `number` until the ranks have met.
         host: host name.
         pid: process id on that host.
+        process_table: what the id is of, see `process_table`.
         state: `running` until the rank says otherwise.
         time: when this was written, seconds since the epoch.
         kind: of a failure: `user`, `error`, or `consequence` of another rank's end.
@@ -97,6 +99,7 @@ class RankStatus:
     error: str = ""
     user_error: dict[str, Any] | None = None
     last_lines: tuple[str, ...] = ()
+    process_table: str = ""
 
     def write(self, run_folder: Path, **changes: Any) -> RankStatus:
         """Write the status with changes, atomically, and return it."""
@@ -122,6 +125,15 @@ def read_statuses(run_folder: Path, launch: Launch) -> dict[int, RankStatus]:
             values["last_lines"] = tuple(values["last_lines"])
             found[number] = RankStatus(**values)
     return found
+
+
+def process_table() -> str:
+    """Name the table that ids of processes here are of: machines and containers may share their host names."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:  # not Linux
+        return ""
 
 
 def status_file(run_folder: Path, number: int) -> Path:

@@ -59,6 +59,13 @@ def test_ranks_of_a_host_are_neighbours_and_know_their_place(
         assert values["environment"] == expected
 
 
+def test_task_cpus_make_a_rank_of_several_cores(cluster: StandaloneCluster, tmp_path: Path) -> None:
+    driver = cluster.driver("tell", ranks=2, run_folder=tmp_path, conf={"spark.task.cpus": "2"})
+    out, err = driver.communicate(timeout=300)
+    assert out == "succeeded\n", err
+    assert {values["host"] for values in told(tmp_path)} == {"worker-1", "worker-2"}
+
+
 def test_two_ranks_on_each_of_two_hosts_equal_one_process(
     cluster: StandaloneCluster, run: HostRun, tmp_path: Path
 ) -> None:

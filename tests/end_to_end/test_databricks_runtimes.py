@@ -32,7 +32,8 @@ def installed_by_init(pyarrow: str, folder: Path) -> tuple[list[str], list[str]]
     (folder / "pyarrow.py").write_text(f"__version__ = {pyarrow!r}\n")
     python = folder / "python"
     note = f'printf "%s\\n" "${{*:4}}" >> {folder}/asked'
-    python.write_text(f'#!/bin/bash\n[ "$2" = pip ] || exec {sys.executable} "$@"\n{note}\n')
+    no_uv = '[ "$2" != uv ] || exit 1'
+    python.write_text(f'#!/bin/bash\n{no_uv}\n[ "$2" = pip ] || exec {sys.executable} "$@"\n{note}\n')
     python.chmod(0o755)
     subprocess.run(
         ["bash", INIT],

@@ -126,6 +126,8 @@ def test_widgets_and_display_of_databricks_are_used(
             "displayHTML": pages.append,
         }
         runpy.run_path(str(path), init_globals=given)
+    nobody = {"dbutils": Utilities(**parameters | {"users": ""}), "display": shown.append}
+    runpy.run_path(str(NOTEBOOKS[4]), init_globals=nobody)
     [frame] = shown
     assert frame.count() == 6
     assert spark.table("recommendations_of_notebooks").count() == 6

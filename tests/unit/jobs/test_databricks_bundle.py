@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import runpy
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,18 @@ def test_the_bundle_has_sections_that_bundles_have() -> None:
         FOLDER / "resources" / "jobs.yml"
     ]
     assert [name for name, target in BUNDLE["targets"].items() if target.get("default")] == ["dev"]
+
+
+def test_the_wheel_is_built_where_the_artifact_and_the_jobs_look_for_it() -> None:
+    module = runpy.run_path(str(FOLDER / "build_wheel.py"))
+    artifact = BUNDLE["artifacts"]["shardrec"]
+    [place] = [Path(file["source"]).parent for file in artifact["files"]]
+    assert (FOLDER / place).resolve() == module["DIST"]
+    script = artifact["build"].split()[-1]
+    assert (FOLDER / artifact["path"] / script).resolve() == FOLDER / "build_wheel.py"
+    for _, task in TASKS:
+        for library in task.get("libraries", []):
+            assert (FOLDER / "resources" / library["whl"]).resolve().parent == module["DIST"]
 
 
 def test_variables_are_declared_described_and_used() -> None:

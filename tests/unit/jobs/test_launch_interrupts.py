@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from jobs.ranks.interrupts import StopRequest, checkpoint_on_interrupt, kill_ranks, request_stop
-from jobs.ranks.status import Launch, RankStatus, stop_file
+from jobs.ranks.status import Launch, RankStatus, process_table, stop_file
 
 PARENT = """
 import os, subprocess, sys, time
@@ -85,20 +85,23 @@ def test_a_rank_takes_a_signal_as_a_request(tmp_path: Path) -> None:
 def test_only_running_ranks_of_this_host_are_killed(tmp_path: Path) -> None:
     import socket
 
-    launch = Launch.begin(tmp_path, "a:b", "local", 3, "cpu", 5)
-    sleepers = [subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) for _ in range(3)]
+    launch = Launch.begin(tmp_path, "a:b", "local", 4, "cpu", 5)
+    sleepers = [subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) for _ in range(4)]
     try:
+        here, table = socket.gethostname(), process_table()
         places = [
-            ("running", socket.gethostname()),
-            ("succeeded", socket.gethostname()),
-            ("running", "elsewhere"),
+            ("running", here, table),
+            ("succeeded", here, table),
+            ("running", "elsewhere", table),
+            ("running", here, "of a container with this host's name"),
         ]
-        for number, (state, host) in enumerate(places):
-            status = RankStatus(launch.attempt, number, number, host, sleepers[number].pid)
+        for number, (state, host, other) in enumerate(places):
+            pid = sleepers[number].pid
+            status = RankStatus(launch.attempt, number, number, host, pid, process_table=other)
             status.write(tmp_path, state=state)
         kill_ranks(tmp_path, launch)
         assert sleepers[0].wait(timeout=20) == -signal.SIGKILL
-        assert [sleeper.poll() for sleeper in sleepers[1:]] == [None, None]
+        assert [sleeper.poll() for sleeper in sleepers[1:]] == [None] * 3
         assert stop_file(tmp_path).read_text() == "now"
     finally:
         for sleeper in sleepers:

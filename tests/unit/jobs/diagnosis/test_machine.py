@@ -77,10 +77,10 @@ def test_a_package_of_the_same_name_in_front_of_ours_is_a_fault(
     assert f"`import trainer` finds another package, in {tmp_path}" in found.said
 
 
-def test_a_name_without_an_address_is_a_fault_and_one_on_loopback_a_note(
+def test_a_name_without_an_address_is_a_fault_and_one_that_leads_elsewhere_a_note(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    addresses = {"mine": "127.0.1.1", "node": "10.1.2.3"}
+    addresses = {"mine": "127.0.1.1", "old": "203.0.113.7", "node": "10.1.2.3"}
 
     def by_name(name: str) -> str:
         if name not in addresses:
@@ -91,9 +91,11 @@ def test_a_name_without_an_address_is_a_fault_and_one_on_loopback_a_note(
     [found] = name_findings("lost", {})
     assert found.state == "fault"
     assert "/etc/hosts" in found.fixes[0]
-    [found] = name_findings("mine", {})
-    assert found.state == "note"
-    assert "127.0.1.1" in found.said
+    for name in ("mine", "old"):
+        [found] = name_findings(name, {})
+        assert found.state == "note"
+        assert f"{name} is {addresses[name]}, where no other host" in found.said
+    monkeypatch.setattr(machine, "leads_here", lambda name: name == "node")
     for name, environment in (("node", {}), ("mine", {"GLOO_SOCKET_IFNAME": "eth0"})):
         [found] = name_findings(name, environment)
         assert found.state == "fine"

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
 from jobs.diagnosis.findings import Finding
-from jobs.diagnosis.packages import installed, package_findings, python_findings
+from jobs.diagnosis.packages import LEAST, installed, package_findings, python_findings
 
 GOOD = {
     "torch": "2.13.0+cpu",
@@ -54,6 +57,9 @@ def test_each_torch_has_its_torchrec_and_fbgemm(torch: str, other: str) -> None:
         ({"pyspark": "3.4.0"}, "Spark", "pyspark 3.5 or newer", "constraints.txt"),
         ({"pandas": "3.0.0"}, "Spark", "pandas 3", "constraints.txt"),
         ({"numpy": "2.1.0"}, "Spark", "numpy below 2", "constraints.txt"),
+        ({"pandas": "1.5.3"}, "Spark", "pandas 2.0 or newer", "constraints.txt"),
+        ({"numpy": "1.23.5"}, "Spark", "numpy 1.25 or newer", "constraints.txt"),
+        ({"pyarrow": "14.0.0"}, "Spark", "pyarrow 14.0.1 or newer", "constraints.txt"),
         ({"pyarrow": "18.0.0"}, "petastorm", "pyarrow below 15", "constraints.txt"),
         ({"setuptools": "82.0.0"}, "petastorm", "pkg_resources", "constraints.txt"),
     ],
@@ -63,6 +69,11 @@ def test_versions_that_do_not_fit(wrong: dict[str, str], subject: str, said: str
     assert found.state == "fault"
     assert said in found.said
     assert fix in found.fixes[0]
+
+
+def test_the_oldest_versions_are_those_of_pyproject() -> None:
+    text = (Path(__file__).parents[4] / "pyproject.toml").read_text()
+    assert dict(re.findall(r'"(pyarrow|pandas|numpy)>=([\d.]+)', text)) == LEAST
 
 
 @pytest.mark.parametrize(
