@@ -202,5 +202,5 @@ def variable_findings(environment: Mapping[str, str]) -> Iterator[Finding]:
         yield Finding("variables", "note", said, (f"unset {' '.join(left)}",))
     threads = environment.get("OMP_NUM_THREADS")
     if threads is not None and threads != "1":
-        said = f"OMP_NUM_THREADS={threads} holds for Spark's tasks; ranks share the cores of their host without it"
+        said = f"OMP_NUM_THREADS={threads} holds for Spark's tasks; ranks share their host's cores without it"
         yield Finding("variables", "note", said, ("unset OMP_NUM_THREADS",))

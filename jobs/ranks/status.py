@@ -128,7 +128,7 @@ def read_statuses(run_folder: Path, launch: Launch) -> dict[int, RankStatus]:
 
 
 def process_table() -> str:
-    """Name the table that ids of processes here are of: machines and containers may share their host names."""
+    """Name the table that ids of processes here are of: machines and containers may share a host name."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
         return f"{boot} {os.readlink('/proc/self/ns/pid')}"
