@@ -142,8 +142,8 @@ class _Log:
             return
         with _warned(f"no version of {name} is made; the same train command tries again"):
             self._upload(checkpoint)
-            registry_uri = "databricks-uc" if _in_catalog(name, self._saved["tracking_uri"]) else None
-            registry = _mlflow().MlflowClient(self._saved["tracking_uri"], registry_uri)
+            tracking_uri = self._saved["tracking_uri"]
+            registry = _mlflow().MlflowClient(tracking_uri, registry_of(name, tracking_uri))
             try:
                 registry.create_registered_model(name)
             except _mlflow().exceptions.MlflowException as error:
@@ -213,9 +213,15 @@ def _experiment(client: Any, name: str) -> str:
     return str(found.experiment_id if found is not None else client.create_experiment(name))
 
 
-def _in_catalog(name: str, tracking_uri: str) -> bool:
-    """Return whether a name is one of Unity Catalog, on Databricks."""
-    return "." in name and tracking_uri.startswith("databricks")
+def registry_of(name: str, tracking_uri: str) -> str | None:
+    """Return the registry of a model where that is Unity Catalog, of the same profile; else None.
+
+    Args:
+        name: of the registered model.
+        tracking_uri: `databricks`, `databricks://PROFILE`, or of another server.
+    """
+    scheme, separator, profile = tracking_uri.partition("://")
+    return f"databricks-uc{separator}{profile}" if "." in name and scheme == "databricks" else None
 
 
 def _mlflow() -> Any:
