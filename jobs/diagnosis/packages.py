@@ -15,8 +15,8 @@ LOOKED_AT = (
 
 # torch, and the fbgemm and torchrec that are built for it.
 _TRIPLES = {"2.13": "1.8", "2.12": "1.7", "2.11": "1.6"}
-# The oldest pyarrow that a pyspark takes for what goes through Arrow, newest pyspark first.
-_ARROW_OF_SPARK = (((4, 3), 18), ((4, 1), 15), ((3, 5), 14))
+# The oldest pyarrow that a pyspark takes, newest pyspark first; 0 where shardrec itself asks for a newer one.
+_ARROW_OF_SPARK = (((4, 3), 18), ((4, 1), 15), ((3, 5), 0))
 # Of pyproject.toml, which wheels without requirements do not tell.
 LEAST = {"pyarrow": "14.0.1", "pandas": "2.0", "numpy": "1.25"}
 _INSTALLATION = "install the versions of constraints.txt: docs/install.md"
@@ -94,7 +94,7 @@ def _spark(versions: Mapping[str, str]) -> Iterator[Finding]:
     faults = []
     if least is None:
         faults.append("pyspark 3.5 or newer is needed")
-    elif 14 < least > arrow:
+    elif arrow < least:
         faults.append(f"this pyspark needs pyarrow {least} or newer")
     for name, oldest in LEAST.items():
         if _numbers(versions[name]) < _numbers(oldest):

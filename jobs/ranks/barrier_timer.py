@@ -26,7 +26,10 @@ def end_with_python(session: Any) -> None:
 
 def _is_spark_submit(jvm: Any) -> bool:
     """Return whether a JVM is a command `spark-submit FILE.py`; a JVM that Python starts runs no file."""
-    words = str(jvm.java.lang.System.getProperty("sun.java.command") or "").split()
+    try:
+        words = str(jvm.java.lang.System.getProperty("sun.java.command") or "").split()
+    except Exception:  # a cluster that shuts users out of its JVM
+        return False
     return words[:1] == ["org.apache.spark.deploy.SparkSubmit"] and any(w.endswith(".py") for w in words)
 
 

@@ -49,5 +49,14 @@ def test_only_a_jvm_that_ends_with_python_loses_its_timer(
     assert stopped == [timer] * ends
 
 
+def test_a_jvm_that_answers_nobody_keeps_its_timer(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(key: str) -> str:
+        raise RuntimeError(f"{key} is not on the list of what users may call")
+
+    monkeypatch.setattr(atexit, "register", lambda *given: pytest.fail("the timer would be ended"))
+    lang = SimpleNamespace(System=SimpleNamespace(getProperty=refuse))
+    barrier_timer.end_with_python(SimpleNamespace(_jvm=SimpleNamespace(java=SimpleNamespace(lang=lang))))
+
+
 def test_a_session_of_spark_connect_has_no_jvm() -> None:
     barrier_timer.end_with_python(SimpleNamespace())
