@@ -42,7 +42,7 @@ CONFIG: dict[str, Any] = {
         "epochs": 2,
         "log_every_steps": 10,
         "checkpoint_every_steps": 40,
-        # Adam divides by gradients: where these are all but 0, rounding decides, and grows in 160 steps to 0.001.
+        # Adam divides by gradients: rounding decides where they are all but 0, and losses part by 0.001.
         "dense_optimizer": {"name": "sgd", "learning_rate": 0.1},
         "embedding_optimizer": {"learning_rate": 0.1},
     },
