@@ -69,18 +69,6 @@ def first_steps(run_folder: Path) -> list[int]:
     return [line["first_step"] for line in lines if line["kind"] == "start"]
 
 
-def assert_same_metrics(one: TrainResult, other: TrainResult, abs: float = 1e-6) -> None:
-    """Compare metrics but for rounding, by which processors differ from one process to the next.
-
-    A row whose probability is 0.5 but for rounding moves the accuracy by 1/10,126; one at the edge of a bin
-    moves the calibration error.
-    """
-    got, wanted = one.metrics, other.metrics
-    for stepped in ("accuracy", "ece"):
-        assert got.pop(stepped) == pytest.approx(wanted.pop(stepped), rel=0, abs=1e-3)
-    assert got == pytest.approx(wanted, rel=0, abs=abs)
-
-
 @pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.thorough)])
 def test_a_run_killed_with_sigkill_ends_with_the_same_metrics(
     movielens: tuple[RunConfig, Dataset], tmp_path: Path, ranks: int
@@ -106,7 +94,7 @@ def test_a_run_killed_with_sigkill_ends_with_the_same_metrics(
     assert 20 <= starts[-1] < steps
     assert first_steps(tmp_path / "unbroken") == [0]
     assert resumed.result["steps"] == expected.result["steps"] == steps
-    assert_same_metrics(resumed, expected)
+    assert resumed.metrics == pytest.approx(expected.metrics, abs=1e-6)
 
 
 def test_a_run_goes_on_at_another_world_size_with_the_same_metrics(
@@ -122,7 +110,12 @@ def test_a_run_goes_on_at_another_world_size_with_the_same_metrics(
         full, data, Cluster(ranks_per_node=2, on="torchrun"), out=tmp_path / "run", show_progress=False
     )
     assert resumed.result["steps"] == 90
-    assert_same_metrics(resumed, expected, abs=1e-4)
+    # A row whose probability is 0.5 but for rounding moves the accuracy by 1/10,126; one at the edge of a bin
+    # moves the calibration error.
+    got, wanted = resumed.metrics, expected.metrics
+    for stepped in ("accuracy", "ece"):
+        assert got.pop(stepped) == pytest.approx(wanted.pop(stepped), abs=1e-3)
+    assert got == pytest.approx(wanted, abs=1e-4)
 
 
 def test_ctrl_c_saves_and_the_run_goes_on(movielens: tuple[RunConfig, Dataset], tmp_path: Path) -> None:
@@ -144,7 +137,8 @@ def test_ctrl_c_saves_and_the_run_goes_on(movielens: tuple[RunConfig, Dataset], 
     expected = train(whole, data, out=tmp_path / "unbroken", show_progress=False)
     assert first_steps(tmp_path / "run") == [0, step]
     assert resumed.result["steps"] == expected.result["steps"] == step + 10
-    assert_same_metrics(resumed, expected)
+    # Some processors round differently from one process to the next: the first steps were another's.
+    assert resumed.metrics == pytest.approx(expected.metrics, abs=1e-6)
 
 
 def test_a_run_folder_with_checkpoints_is_not_overwritten(
