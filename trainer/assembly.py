@@ -39,6 +39,7 @@ from trainer.data import BatchReader, ReadPolicy, open_reader
 from trainer.errors import ConfigError
 from trainer.inputs import model_inputs
 from trainer.losses.pointwise import TaskHead
+from trainer.max_norm import MaxNorm
 from trainer.modules.item_model import ItemModel
 from trainer.optimizers import Optimizers
 from trainer.registry import ModelInputs, ModelSection, build_model, model_class, model_section, models
@@ -297,11 +298,9 @@ def assemble(run: RunConfig, manifest: Manifest, plan: Plan, context: RankContex
     task.penalty.watch(sharded, inputs.tables)
     initialise_tables(sharded, inputs.tables, seed=run.seed)
     table_optimizer = build_table_optimizer(sharded, inputs.tables, fused)
-    optimizers = Optimizers(
-        table_optimizer,
-        dict(dense_parameters(sharded)),
-        run.train.dense_optimizer,
-    )
+    dense_config = run.train.dense_optimizer
+    max_norm = None if dense_config.max_norm is None else MaxNorm(sharded, dense_config.max_norm)
+    optimizers = Optimizers(table_optimizer, dict(dense_parameters(sharded)), dense_config, max_norm)
     ids = IdMap(inputs.tables, context.device)
     fresh = FreshRows(sharded, table_optimizer, ids.tables, run.seed)
     ema = run.train.ema

@@ -12,6 +12,7 @@ from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizer, KeyedOptimiz
 from sharding.optimizers import TableOptimizer
 from trainer.config import DenseOptimizerConfig
 from trainer.lamb import Lamb
+from trainer.max_norm import MaxNorm
 
 
 class Optimizers:
@@ -25,9 +26,14 @@ class Optimizers:
     """
 
     def __init__(
-        self, tables: KeyedOptimizer, dense: dict[str, nn.Parameter], config: DenseOptimizerConfig
+        self,
+        tables: KeyedOptimizer,
+        dense: dict[str, nn.Parameter],
+        config: DenseOptimizerConfig,
+        max_norm: MaxNorm | None = None,
     ) -> None:
         self.steps = 0
+        self._max_norm = max_norm
         self._tables = tables
         self._dense_parameters = list(dense.values())
         # All of matrix factorization may be tables.
@@ -54,7 +60,7 @@ class Optimizers:
         self.steps += 1
 
     def end_step(self, max_gradient_norm: float | None) -> None:
-        """Clip the dense gradients and update the dense parameters.
+        """Clip the dense gradients, update the dense parameters and bound the norms of their units.
 
         The norm is that of all gradients of the dense part: each rank holds them whole, or as parts
         (DTensors) whose norm takes one all-reduce.
@@ -62,6 +68,8 @@ class Optimizers:
         if max_gradient_norm is not None:
             torch.nn.utils.clip_grad_norm_(self._dense_parameters, max_gradient_norm)
         self._combined.step()
+        if self._max_norm is not None:
+            self._max_norm.apply()
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state of all optimizers, sharded as their parameters are.

@@ -35,6 +35,7 @@ from trainer.averaging import DenseAverage
 from trainer.batch import Batch
 from trainer.config import DenseOptimizerConfig
 from trainer.lamb import Lamb
+from trainer.max_norm import MaxNorm
 from trainer.optimizers import Optimizers
 from trainer.registry import ModelInputs, build_model
 from trainer.tasks import TrainingTask
@@ -55,7 +56,8 @@ class Case:
     parallel: DenseParallel
     group: int | None = None
     optimizer: str = "sgd"
-    max_norm: float | None = None
+    gradient_norm: float | None = None
+    unit_norm: float | None = None
     pipelined: bool = False
     precision: str = "fp32"
     l2: float = 0.0
@@ -77,7 +79,8 @@ class Case:
             str(part)
             for part in (
                 *parts,
-                self.max_norm and "clipped",
+                self.gradient_norm and "clipped",
+                self.unit_norm and "bounded",
                 self.pipelined and "pipelined",
                 self.l2 and "l2",
             )
@@ -117,7 +120,9 @@ def save_plan(model: str, folder: Path) -> None:
 
 
 def dense_config(case: Case) -> DenseOptimizerConfig:
-    return DenseOptimizerConfig(name=case.optimizer, learning_rate=RATE[case.optimizer], eps=EPS)
+    return DenseOptimizerConfig(
+        name=case.optimizer, learning_rate=RATE[case.optimizer], eps=EPS, max_norm=case.unit_norm
+    )
 
 
 def unsharded(case: Case) -> Outcome:
@@ -149,15 +154,24 @@ def unsharded(case: Case) -> Outcome:
         batch = random_batch(inputs(), ROWS, step % 2)
         loss, _ = task(batch)
         (loss + case.l2 / 2 * squares(task, batch) / ROWS).backward()
-        if case.max_norm is not None:
-            nn.utils.clip_grad_norm_(dense.values(), case.max_norm)
+        if case.gradient_norm is not None:
+            nn.utils.clip_grad_norm_(dense.values(), case.gradient_norm)
         for optimizer in optimizers:
             optimizer.step()
+        if case.unit_norm is not None:
+            bound_units(task, case.unit_norm)
         losses.append(loss.item())
         kept = min(DECAY, (1 + step) / (10 + step))
         for name, p in dense.items():
             averages[name] = kept * averages[name] + (1 - kept) * p.detach().numpy()
     return Outcome(losses, {name: p.detach().numpy() for name, p in dense.items()}, averages)
+
+
+def bound_units(task: nn.Module, bound: float) -> None:
+    for layer in task.modules():
+        if isinstance(layer, (nn.Linear, nn.Conv2d)):
+            for unit in layer.weight.data:
+                unit.mul_(min(1.0, bound / float(unit.norm())))
 
 
 def squares(task: nn.Module, batch: Batch) -> Tensor:
@@ -180,7 +194,8 @@ def start(case: Case, folder: str) -> tuple[DistributedModelParallel, Optimizers
     task.penalty.watch(dmp, tables)
     initialise_tables(dmp, tables, SEED)
     table_optimizer = build_table_optimizer(dmp, tables, fused)
-    return dmp, Optimizers(table_optimizer, dict(dense_parameters(dmp)), dense_config(case))
+    max_norm = None if case.unit_norm is None else MaxNorm(dmp, case.unit_norm)
+    return dmp, Optimizers(table_optimizer, dict(dense_parameters(dmp)), dense_config(case), max_norm)
 
 
 def train(case: Case, rank: int, folder: str) -> Outcome:
@@ -219,14 +234,14 @@ def _steps(dmp: nn.Module, optimizers: Optimizers, batches: list[Batch], case: C
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=case.precision == "bf16"):
             loss, (told, *_) = dmp(batch)
         loss.backward()
-        optimizers.end_step(case.max_norm)
+        optimizers.end_step(case.gradient_norm)
         yield told.clone()
 
 
 def _pipelined(dmp: nn.Module, optimizers: Optimizers, batches: list[Batch], case: Case) -> Iterator[Tensor]:
     from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 
-    assert case.max_norm is None
+    assert case.gradient_norm is case.unit_norm is None
     pipeline = TrainPipelineSparseDist(dmp, optimizers._combined, CPU)
     remaining = iter(batches)
     for _ in batches:

@@ -47,7 +47,8 @@ CASES += [Case("dhen", **layout, optimizer="adam") for layout in LAYOUTS.values(
 # LAMB makes whole steps of gradients that are zero but for rounding, as DHEN's attention has them.
 CASES += [Case("dlrm", **LAYOUTS[name], optimizer="lamb") for name in ("fsdp", "hsdp")]
 CASES += [Case("dhen", **LAYOUTS["fsdp"], l2=1.0), Case("dhen", **LAYOUTS["hsdp"], pipelined=True, l2=1.0)]
-CASES += [Case("dhen", **layout, max_norm=0.1) for layout in LAYOUTS.values()]
+CASES += [Case("dhen", **layout, gradient_norm=0.1) for layout in LAYOUTS.values()]
+CASES += [Case("dhen", **layout, unit_norm=0.5) for layout in LAYOUTS.values()]
 CASES += [Case("dhen", **LAYOUTS["hsdp"], pipelined=True)]
 BF16 = [Case("dhen", **layout, precision="bf16") for layout in LAYOUTS.values()]
 
@@ -152,8 +153,8 @@ def assert_equal(outcome: Outcome, expected: Outcome, loss_gap: float, weight_ga
             np.testing.assert_allclose(found[name], weight, atol=weight_gap, rtol=0, err_msg=name)
 
 
-@pytest.mark.parametrize("changes", [{"max_norm": 0.1}, {"l2": 1.0}], ids=str)
-def test_clipping_and_the_penalty_make_a_difference(
+@pytest.mark.parametrize("changes", [{"gradient_norm": 0.1}, {"unit_norm": 0.5}, {"l2": 1.0}], ids=str)
+def test_bounds_and_the_penalty_make_a_difference(
     changes: dict[str, float], references: dict[Case, Outcome]
 ) -> None:
     changed, plain = references[Case("dhen", "ddp", **changes)], references[Case("dhen", "ddp")]

@@ -98,6 +98,24 @@ def test_parts_that_do_not_divide_the_rows_of_a_rank_are_refused(
         train(run.override("train.micro_batches=7"), data, out=tmp_path / "run", show_progress=False)
 
 
+def test_units_of_the_dense_part_stay_within_the_bound_but_for_frozen_ones(
+    run: RunConfig, data: Dataset, tmp_path: Path
+) -> None:
+    run = run.override(
+        "train.dense_optimizer.max_norm=0.2", "train.frozen=['dense_arch.*']", "train.max_steps=4"
+    )
+    result = train(run, data, out=tmp_path / "run", show_progress=False)
+    norms = {
+        name.removeprefix("model."): weight.norm(dim=1).max().item()
+        for name, weight in checkpoint(result.path, 4).items()
+        if name.endswith(".weight") and weight.ndim == 2 and name.startswith("model.")
+    }
+    bounded = [norm for name, norm in norms.items() if "over_arch" in name]
+    frozen = [norm for name, norm in norms.items() if "dense_arch" in name]
+    assert bounded == pytest.approx([0.2] * len(bounded), abs=1e-6)
+    assert min(frozen) > 0.25
+
+
 def checkpoint(folder: Path, step: int) -> dict[str, torch.Tensor]:
     """Return all tensors of a checkpoint by name."""
     stored = StoredTensors(folder / "checkpoints" / f"step_{step:08d}")

@@ -30,6 +30,9 @@ class DenseOptimizerConfig(Section):
     """Only for `adam`, `adamw` and `lamb`."""
     eps: float = Field(default=1e-8, gt=0)
     """Added to the denominator; not for `sgd`."""
+    max_norm: float | None = Field(default=None, gt=0)
+    """Bound of the norm of each unit's incoming weights, in linear and convolution layers, after every step.
+    With it the dense part cannot undo `train.embedding_l2` by magnifying short embeddings."""
 
 
 class EmbeddingOptimizerConfig(Section):
