@@ -2,31 +2,49 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-_LAYERS = (nn.Linear, nn.Conv2d)
+from trainer.errors import ConfigError
+
+_LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 class MaxNorm:
-    """Scales the incoming weights of every unit of linear and convolution layers back to a norm.
+    """Scales the incoming weights of every unit back to a norm where they are longer.
 
-    Without it a layer can undo the L2 of embeddings: it magnifies what short vectors say. Biases, norms and
-    recurrent layers are left alone, and so are layers whose weights are frozen.
+    Units are those of linear and convolution layers and of the projections of torch's attention. Biases,
+    norms, learned vectors, recurrent layers and cross layers are left alone, and so is what is frozen.
+
+    Without it layers can make up for the L2 of embeddings: they magnify what short vectors say.
 
     Args:
         model: sharded or not. Where ranks share a matrix they hold whole rows, one a unit, so each scales its
             own.
         bound: of the Euclidean norm of a unit's weights.
 
+    Raises:
+        ConfigError: the model has no such layer.
+
     Source: Srivastava et al. 2014, "Dropout: A Simple Way to Prevent Neural Networks from Overfitting",
     section 5.1.
     """
 
     def __init__(self, model: nn.Module, bound: float) -> None:
-        weights = {id(layer.weight): layer.weight for layer in model.modules() if isinstance(layer, _LAYERS)}
-        self._weights, self._bound = list(weights.values()), bound
+        self._weights, self._bound = (
+            list({id(weight): weight for weight in _unit_weights(model)}.values()),
+            bound,
+        )
+        if not self._weights:
+            raise ConfigError(
+                "the model has no layer whose weights could be bounded",
+                where="train.dense_optimizer.max_norm",
+                got=bound,
+                fixes=["leave it out"],
+            )
 
     @torch.no_grad()
     def apply(self) -> None:
@@ -34,4 +52,19 @@ class MaxNorm:
         for weight in self._weights:
             rows = weight.to_local() if isinstance(weight, DTensor) else weight
             if weight.requires_grad and rows.numel():
-                rows.copy_(torch.renorm(rows, p=2, dim=0, maxnorm=self._bound))
+                rows.renorm_(p=2, dim=0, maxnorm=self._bound)
+
+
+def _unit_weights(model: nn.Module) -> Iterator[Tensor]:
+    """Yield the matrices of a model with one unit a row."""
+    for module in model.modules():
+        if isinstance(module, _LAYERS):
+            yield module.weight
+        elif isinstance(module, nn.MultiheadAttention):
+            projections = (
+                module.in_proj_weight,
+                module.q_proj_weight,
+                module.k_proj_weight,
+                module.v_proj_weight,
+            )
+            yield from (weight for weight in projections if weight is not None)

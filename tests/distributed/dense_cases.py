@@ -168,9 +168,10 @@ def unsharded(case: Case) -> Outcome:
 
 
 def bound_units(task: nn.Module, bound: float) -> None:
-    for layer in task.modules():
-        if isinstance(layer, (nn.Linear, nn.Conv2d)):
-            for unit in layer.weight.data:
+    """Bound every matrix outside the tables, as `dhen` has no others."""
+    for name, weight in task.named_parameters():
+        if weight.ndim > 1 and "embedding" not in name:
+            for unit in weight.data:
                 unit.mul_(min(1.0, bound / float(unit.norm())))
 
 

@@ -31,8 +31,9 @@ class DenseOptimizerConfig(Section):
     eps: float = Field(default=1e-8, gt=0)
     """Added to the denominator; not for `sgd`."""
     max_norm: float | None = Field(default=None, gt=0)
-    """Bound of the norm of each unit's incoming weights, in linear and convolution layers, after every step.
-    With it the dense part cannot undo `train.embedding_l2` by magnifying short embeddings."""
+    """Bound of the norm of each unit's incoming weights after every step, in linear and convolution layers
+    and attention projections that are not frozen. It limits how far layers magnify embeddings that
+    `train.embedding_l2` keeps short."""
 
 
 class EmbeddingOptimizerConfig(Section):

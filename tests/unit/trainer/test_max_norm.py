@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from trainer.errors import ConfigError
 from trainer.max_norm import MaxNorm
 
 
@@ -33,3 +34,18 @@ def test_frozen_layers_and_other_modules_stay() -> None:
     MaxNorm(model, 1e-3).apply()
     for name, weight in model.named_parameters():
         assert torch.equal(weight, before[name]), name
+
+
+@pytest.mark.parametrize("dims", [{}, {"kdim": 3, "vdim": 5}], ids=str)
+def test_projections_of_attention_are_bounded(dims: dict[str, int]) -> None:
+    attention = nn.MultiheadAttention(4, 2, **dims)
+    MaxNorm(attention, 0.1).apply()
+    matrices = {name: weight for name, weight in attention.named_parameters() if weight.ndim == 2}
+    assert len(matrices) == (4 if dims else 2)
+    for name, weight in matrices.items():
+        assert weight.norm(dim=1).tolist() == pytest.approx([0.1] * len(weight), abs=1e-6), name
+
+
+def test_a_model_of_tables_alone_is_refused() -> None:
+    with pytest.raises(ConfigError, match="no layer"):
+        MaxNorm(nn.EmbeddingBag(4, 2), 1.0)
