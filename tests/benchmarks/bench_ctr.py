@@ -6,7 +6,7 @@ Each model is trained by its shipped config `jobs/configs/movielens_1m_<model>.y
 and BaseModel in a Python that has fuxictr 2.3 (`tests/benchmarks/ctr/fuxictr_models.py`). Both sides try two
 settings, choose by AUC on the valid split, and keep the epoch that is best there. Prints one JSON object a
 model, with AUC and log loss on the test split. Everything computes on one thread. Raw ratings need no
-timestamps. Of equal FLOPs are `--models dhen` and
+timestamps. Beside each other stand `--models dhen` and
 
     --models dlrm --set model.over_arch_layer_sizes=[176,88]
 """
