@@ -23,6 +23,7 @@ from trainer.checkpoint import (
     save_checkpoint,
 )
 from trainer.data import prefetched
+from trainer.denormals import denormals_flushed
 from trainer.errors import ConfigError, DataError, TrainingError
 from trainer.guard import Guard
 from trainer.improvement import follow_plateau, update_best, use_metric
@@ -49,7 +50,8 @@ def train_rank(run_folder: Path, context: RankContext) -> str:
     Returns:
         `"finished"`, or `"stopped"` when someone asked the run to stop.
     """
-    return _Training(RunFolder(run_folder), context).run()
+    with denormals_flushed():
+        return _Training(RunFolder(run_folder), context).run()
 
 
 class _Training:

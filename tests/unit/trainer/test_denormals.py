@@ -1,0 +1,40 @@
+"""Denormal numbers are zeros inside the context only."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from trainer.denormals import denormals_flushed
+
+
+def half_of_the_smallest() -> float:
+    return (torch.tensor([torch.finfo(torch.float32).tiny]) / 2).item()
+
+
+@pytest.fixture(autouse=True)
+def _needs_flushing() -> None:
+    can = torch.set_flush_denormal(True)
+    torch.set_flush_denormal(False)
+    if not can:
+        pytest.skip("this CPU cannot flush denormal numbers")
+
+
+def fail_inside() -> None:
+    with denormals_flushed():
+        assert half_of_the_smallest() == 0
+        raise KeyError
+
+
+def test_they_are_zeros_inside_and_numbers_again_after_an_error() -> None:
+    assert half_of_the_smallest() > 0
+    with pytest.raises(KeyError):
+        fail_inside()
+    assert half_of_the_smallest() > 0
+
+
+def test_who_flushed_before_goes_on() -> None:
+    with denormals_flushed():
+        with denormals_flushed():
+            pass
+        assert half_of_the_smallest() == 0
