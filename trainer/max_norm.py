@@ -34,10 +34,8 @@ class MaxNorm:
     """
 
     def __init__(self, model: nn.Module, bound: float) -> None:
-        self._weights, self._bound = (
-            list({id(weight): weight for weight in _unit_weights(model)}.values()),
-            bound,
-        )
+        self._weights = list({id(weight): weight for weight in _unit_weights(model)}.values())
+        self._bound = bound
         if not self._weights:
             raise ConfigError(
                 "the model has no layer whose weights could be bounded",
