@@ -19,9 +19,10 @@ from typing import Literal
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor
 from torchrec.modules.embedding_modules import EmbeddingBagCollection, EmbeddingCollection
 
 from sharding.errors import PlanError
@@ -141,6 +142,14 @@ def let_go_of_whole_weights(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, FSDPModule):
             module.reshard()
+
+
+def local_part(tensor: Tensor) -> Tensor:
+    """Return what this rank holds of a tensor that ranks may share: a view of it, or the whole tensor."""
+    if not isinstance(tensor, DTensor):
+        return tensor
+    local: Tensor = tensor.to_local()
+    return local
 
 
 def _mesh(layout: DenseLayout, device: torch.device) -> DeviceMesh:

@@ -11,10 +11,9 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from sharding.dense import let_go_of_whole_weights
+from sharding.dense import let_go_of_whole_weights, local_part
 
 
 class DenseAverage:
@@ -71,4 +70,4 @@ class DenseAverage:
 
 
 def _local(tensors: Mapping[str, Tensor]) -> list[Tensor]:
-    return [value.to_local() if isinstance(value, DTensor) else value for value in tensors.values()]
+    return [local_part(value) for value in tensors.values()]

@@ -12,8 +12,8 @@ import torch
 def denormals_flushed() -> Iterator[None]:
     """Take denormal numbers for 0 in this thread; afterwards it does as before.
 
-    Adam's moments of rows that a step does not touch shrink to such numbers within some 800 steps. A CPU
-    that cannot flush them goes on with them.
+    Adam's moments of weights that get no gradient any more, such as those of dead units, shrink to such
+    numbers and stay there. A CPU that cannot flush them goes on with them.
     """
     before = _flushes()
     torch.set_flush_denormal(True)

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor, Partial, Replicate
 
+from sharding.dense import local_part
+
 
 class Lamb(torch.optim.Optimizer):
     """Adam whose step of each parameter is scaled by the parameter's norm over the step's own.
@@ -47,7 +49,7 @@ class Lamb(torch.optim.Optimizer):
             weights = [weight for weight in group["params"] if weight.grad is not None]
             steps = [self._adam_step(weight, group) for weight in weights]
             for weight, step, ratio in zip(weights, steps, _ratios(weights, steps), strict=True):
-                _local(weight).sub_(step * (group["lr"] * ratio))
+                local_part(weight).sub_(step * (group["lr"] * ratio))
         return loss
 
     def _adam_step(self, weight: Tensor, group: dict[str, Any]) -> Tensor:
@@ -58,21 +60,21 @@ class Lamb(torch.optim.Optimizer):
             state["exp_avg"] = torch.zeros_like(weight)
             state["exp_avg_sq"] = torch.zeros_like(weight)
         assert weight.grad is not None
-        gradient, (first, second) = _local(weight.grad), group["betas"]
+        gradient, (first, second) = local_part(weight.grad), group["betas"]
         state["step"] += 1
         taken = float(state["step"])
-        mean, square = _local(state["exp_avg"]), _local(state["exp_avg_sq"])
+        mean, square = local_part(state["exp_avg"]), local_part(state["exp_avg_sq"])
         mean.lerp_(gradient, 1 - first)
         square.mul_(second).addcmul_(gradient, gradient, value=1 - second)
         root = (square / (1 - second**taken)).sqrt_().add_(group["eps"])
         step: Tensor = mean / root / (1 - first**taken)
-        return step.add_(_local(weight), alpha=group["weight_decay"])
+        return step.add_(local_part(weight), alpha=group["weight_decay"])
 
 
 def _ratios(weights: list[Tensor], steps: list[Tensor]) -> list[Tensor]:
     """Return the norm of each weight over that of its step, 1 where one of them is 0."""
     squares = [
-        torch.stack([part.float().square().sum() for part in (_local(weight), step)])
+        torch.stack([part.float().square().sum() for part in (local_part(weight), step)])
         for weight, step in zip(weights, steps, strict=True)
     ]
     shared: dict[Any, list[int]] = {}
@@ -85,10 +87,3 @@ def _ratios(weights: list[Tensor], steps: list[Tensor]) -> list[Tensor]:
         for number, whole in zip(numbers, local.full_tensor(), strict=True):
             squares[number] = whole
     return [torch.where((s_2 > 0).all(), (s_2[0] / s_2[1]).sqrt(), 1.0) for s_2 in squares]
-
-
-def _local(tensor: Tensor) -> Tensor:
-    if not isinstance(tensor, DTensor):
-        return tensor
-    local: Tensor = tensor.to_local()
-    return local

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
+from sharding.dense import local_part
 from trainer.errors import ConfigError
 
 _LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -34,8 +34,7 @@ class MaxNorm:
     """
 
     def __init__(self, model: nn.Module, bound: float) -> None:
-        self._weights = list({id(weight): weight for weight in _unit_weights(model)}.values())
-        self._bound = bound
+        self._weights, self._bound = list(_unit_weights(model)), bound
         if not self._weights:
             raise ConfigError(
                 "the model has no layer whose weights could be bounded",
@@ -48,7 +47,7 @@ class MaxNorm:
     def apply(self) -> None:
         """Scale the weights that a step has made too long, in place."""
         for weight in self._weights:
-            rows = weight.to_local() if isinstance(weight, DTensor) else weight
+            rows = local_part(weight)
             if weight.requires_grad and rows.numel():
                 rows.renorm_(p=2, dim=0, maxnorm=self._bound)
 
@@ -59,10 +58,6 @@ def _unit_weights(model: nn.Module) -> Iterator[Tensor]:
         if isinstance(module, _LAYERS):
             yield module.weight
         elif isinstance(module, nn.MultiheadAttention):
-            projections = (
-                module.in_proj_weight,
-                module.q_proj_weight,
-                module.k_proj_weight,
-                module.v_proj_weight,
-            )
-            yield from (weight for weight in projections if weight is not None)
+            # One matrix, or three where keys or values have another width; the output's is a linear layer.
+            projections = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
+            yield from (weight for name in projections if (weight := getattr(module, name)) is not None)

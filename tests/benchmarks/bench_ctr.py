@@ -6,9 +6,13 @@ Each model is trained by its shipped config `jobs/configs/movielens_1m_<model>.y
 and BaseModel in a Python that has fuxictr 2.3 (`tests/benchmarks/ctr/fuxictr_models.py`). Both sides try two
 settings, choose by AUC on the valid split, and keep the epoch that is best there. Prints one JSON object a
 model, with AUC and log loss on the test split. Everything computes on one thread. Raw ratings need no
-timestamps. Beside each other stand `--models dhen` and
+timestamps. Beside each other stand `--models dhen` and, tuned by the same means,
 
-    --models dlrm --set model.over_arch_layer_sizes=[176,88]
+    --models dlrm --set model.over_arch_layer_sizes=[176,88] --set train.dense_optimizer.max_norm=0.35
+        --set train.embedding_optimizer.learning_rate=0.002 --set train.epochs=40
+        --set train.early_stopping.patience=6
+
+each with `--set seed=N`.
 """
 
 from __future__ import annotations

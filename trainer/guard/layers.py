@@ -6,8 +6,8 @@ import re
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
+from sharding.dense import local_part
 from trainer.guard.findings import Finding, listed
 
 DEAD_SHARE = 0.9
@@ -86,5 +86,5 @@ class LayerWatch:
 
 
 def _local(gradient: Tensor | None) -> Tensor | None:
-    local = gradient.to_local() if isinstance(gradient, DTensor) else gradient
+    local = None if gradient is None else local_part(gradient)
     return local if local is not None and local.numel() else None
