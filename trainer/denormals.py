@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 
 
@@ -15,6 +16,8 @@ def denormals_flushed() -> Iterator[None]:
     Adam's moments of weights that get no gradient any more, such as those of dead units, shrink to such
     numbers and stay there. A CPU that cannot flush them goes on with them.
     """
+    for kind in (np.float16, np.float32, np.float64):
+        np.finfo(kind)  # numpy looks at the smallest number once, and warns if it is taken for 0
     before = _flushes()
     torch.set_flush_denormal(True)
     try:

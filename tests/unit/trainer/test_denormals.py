@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -38,3 +41,17 @@ def test_who_flushed_before_goes_on() -> None:
         with denormals_flushed():
             pass
         assert half_of_the_smallest() == 0
+
+
+def test_numpy_warns_of_nothing_that_was_not_asked_of_it_before() -> None:
+    code = (
+        "import warnings\n"
+        "import numpy as np\n"
+        "from trainer.denormals import denormals_flushed\n"
+        "with denormals_flushed(), warnings.catch_warnings():\n"
+        "    warnings.simplefilter('error')\n"
+        "    for kind in (np.float16, np.float32, np.float64):\n"
+        "        str(np.finfo(kind))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
