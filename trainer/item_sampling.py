@@ -82,10 +82,12 @@ class ItemSampler(nn.Module):
 
     Attributes:
         popularity_N: counts of the N items in the training rows, given by `set_counts`.
+        targets_N: how often each is to be found there, likewise.
         seen: what users met in the training rows, given where `exclude_seen_by` asks for it.
     """
 
     popularity_N: Tensor | None
+    targets_N: Tensor | None
 
     def __init__(self, first: int, num_embeddings: int, config: ItemNegatives) -> None:
         super().__init__()
@@ -94,15 +96,18 @@ class ItemSampler(nn.Module):
         self.seen: Seen | None = None
         # No weight, and the same for every checkpoint of a run: it comes from the data set.
         self.register_buffer("popularity_N", None, persistent=False)
+        self.register_buffer("targets_N", None, persistent=False)
         self.register_buffer("_cumulative_N", None, persistent=False)
 
-    def set_counts(self, counts_N: Tensor) -> None:
+    def set_counts(self, counts_N: Tensor, targets_N: Tensor | None = None) -> None:
         """Take the counts of the items in the training rows; one that is in none counts as once.
 
         Args:
             counts_N: [N], from the first item on.
+            targets_N: [N], rows of which the item is to be found; default all of them.
         """
         self.popularity_N = counts_N.double().clamp(min=1)
+        self.targets_N = self.popularity_N if targets_N is None else targets_N.double().clamp(min=1)
         weights_N = self.popularity_N**self.config.alpha
         self._cumulative_N = torch.cumsum(weights_N / weights_N.sum(), dim=0)
 
@@ -122,11 +127,11 @@ class ItemSampler(nn.Module):
         if config.distribution == "uniform":
             expected = torch.full(ids.shape, drawn / self.num_items, dtype=torch.float64, device=ids.device)
         else:
-            weights_N = self._popularity() ** config.alpha
+            weights_N = _given(self.popularity_N) ** config.alpha
             expected = drawn * (weights_N / weights_N.sum())[place]
         if config.in_batch:
-            popularity_N = self._popularity()
-            expected = expected + queries * (popularity_N / popularity_N.sum())[place]
+            targets_N = _given(self.targets_N)
+            expected = expected + queries * (targets_N / targets_N.sum())[place]
         return expected.clamp(min=torch.finfo(torch.float64).tiny).log().float()
 
     @torch.no_grad()
@@ -180,15 +185,15 @@ class ItemSampler(nn.Module):
         """Return items drawn by the hash of keys; the keys are overwritten."""
         uniform = unit_interval(splitmix64_(keys.add_(hashed_seed(keys.device, stream * _DRAW_STEP))))
         if self.config.distribution == "popularity":
-            self._popularity()
-            place = torch.searchsorted(self._cumulative_N, uniform, right=True)
+            place = torch.searchsorted(_given(self._cumulative_N), uniform, right=True)
         else:
             place = (uniform * self.num_items).long()
         return place.clamp(max=self.num_items - 1) + self.first
 
-    def _popularity(self) -> Tensor:
-        assert self.popularity_N is not None, "set_counts comes first"
-        return self.popularity_N
+
+def _given(counts_N: Tensor | None) -> Tensor:
+    assert counts_N is not None, "set_counts comes first"
+    return counts_N
 
 
 def _among(values_N: Tensor, sorted_H: Tensor) -> Tensor:

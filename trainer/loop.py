@@ -37,6 +37,7 @@ from trainer.recording import Recorder
 from trainer.run_folder import RunFolder, read_json, write_json
 from trainer.schedule import learning_rate_factor, steps_of_run
 from trainer.seen_pairs import load_seen_pairs
+from trainer.tasks import begin_parts
 from trainer.usage import Meter, all_finite, peak_memory_gib
 
 
@@ -68,7 +69,7 @@ class _Training:
         self.validation = self._open_validation()
         self.assembly: Assembly = assemble(self.config, self.manifest, self.plan, context)
         load_item_features(self.assembly.task, folder.dataset(), context.device)
-        load_item_counts(self.assembly.task, folder.dataset(), self.manifest, context.device)
+        load_item_counts(self.assembly.task, self.config, self.manifest, folder.dataset(), context)
         load_seen_pairs(self.assembly.task, self.config, self.manifest, folder.dataset(), context)
         self.pretrained: dict[str, dict[str, int]] = {}
         self.progress = self._restore()
@@ -169,6 +170,7 @@ class _Training:
     def _looked_up(self, batch: Batch) -> Batch:
         batch = self.assembly.ids.train(batch.to(self.context.device, non_blocking=True))
         self.guard.looked_up(batch, self.progress.step)
+        begin_parts(self.assembly.task, batch, self.config.train.micro_batches)
         return batch
 
     def _loss(self, batch: Batch) -> tuple[Tensor, Tensor]:

@@ -13,7 +13,6 @@ from trainer.config import LossConfig
 from trainer.losses.pointwise import PointwiseLoss, TaskHead
 from trainer.modules.item_model import ItemModel
 from trainer.modules.lookup_penalty import LookupPenalty
-from trainer.modules.over_ranks import summed, world
 from trainer.modules.row_dropout import row_dropouts, row_numbers
 
 Wanted = Literal["loss", "queries", "items"]
@@ -42,6 +41,8 @@ class TrainingTask(nn.Module):
     ) -> None:
         super().__init__()
         self.model = model
+        if isinstance(model, ItemModel) and loss is not None:
+            model.loss = loss
         # A module, not a function: TorchRec's pipelines trace this forward and leave whole modules alone.
         self.loss = PointwiseLoss(loss or LossConfig(), heads)
         self.penalty = LookupPenalty(embedding_l2)
@@ -68,16 +69,13 @@ class TrainingTask(nn.Module):
         for dropout in self._dropouts:
             dropout.rows_B = rows_B
         logits_BT = model(batch)
-        own_loss = self.training and isinstance(model, ItemModel) and model.has_own_loss
-        if own_loss:
+        if self.training and isinstance(model, ItemModel) and model.has_own_loss:
             loss, logits_BT = logits_BT, torch.zeros_like(batch.labels_BT)
+            # A mean over queries already: as the others it is told as a weighted sum of rows, divided by B.
+            told_loss = loss.detach() * model.weight(batch)
         else:
             loss = self.loss(logits_BT, batch.labels_BT, batch.weights_B)
-        told_loss = loss.detach()
-        if own_loss:
-            # A mean over queries already: as the others it is told as a weighted sum of rows, divided by B.
-            weight_1 = summed(batch.weights_B.sum().reshape(1)) / world()[1]
-            told_loss = told_loss * weight_1.squeeze() / batch.size
+            told_loss = loss.detach()
         told = (told_loss, logits_BT.detach(), batch.labels_BT, batch.weights_B)
         return (loss + self.penalty(batch.weights_B) if self.penalty.l2 else loss), told
 
@@ -92,9 +90,27 @@ def asked(task: nn.Module, wanted: Wanted, batch: Batch) -> Any:
         wanted: `queries` for its `row_queries`, `items` for its `item_share`.
         batch: rows of this rank.
     """
-    inner = next(module for module in task.modules() if isinstance(module, TrainingTask))
+    inner = _inner(task)
     inner.wanted = wanted
     try:
         return task(batch)
     finally:
         inner.wanted = "loss"
+
+
+def begin_parts(task: nn.Module, batch: Batch, parts: int) -> None:
+    """Say that the next batches are the parts of one; every rank calls it.
+
+    Args:
+        task: a `TrainingTask`, wrapped or not.
+        batch: whole, as the model looks it up.
+        parts: that it is trained in.
+    """
+    inner = _inner(task)
+    inner.penalty.parts = parts
+    if parts > 1 and isinstance(inner.model, ItemModel):
+        inner.model.begin_parts(batch, parts)
+
+
+def _inner(task: nn.Module) -> TrainingTask:
+    return next(module for module in task.modules() if isinstance(module, TrainingTask))

@@ -13,12 +13,11 @@ from jobs.preparation.labels import label_value
 from jobs.preparation.spark_paths import spark_path
 from jobs.preparation.transform import with_features
 from trainer.config import RunConfig
-from trainer.schema import KEEP_PREFIX, FeatureSpec
+from trainer.schema import KEEP_PREFIX, LOG_Q_FOLDER, FeatureSpec
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
-LOG_Q_FOLDER = "item_log_q"
 _SHARE = "__share"
 
 

@@ -29,12 +29,10 @@ class ItemRun:
 def train_items(rank: int, world_size: int, cases: dict[str, Case]) -> dict[str, ItemRun]:
     """Train each model on this rank's rows, its tables cut by rows, and rank targets.
 
-    Those whose name ends in `fsdp` share out their dense part.
+    The last word of a name says more: `fsdp` shares out the dense part, `smoothed` smooths labels, `l2` adds
+    an L2 of what is looked up.
     """
-    return {
-        name: _trained(rank, world_size, *case, parallel="fsdp" if name.endswith("fsdp") else "ddp")
-        for name, case in cases.items()
-    }
+    return {name: _trained(rank, world_size, *case, how=name.split()[-1]) for name, case in cases.items()}
 
 
 def genres_of(items: int) -> tuple[Any, Any]:
@@ -46,7 +44,7 @@ def genres_of(items: int) -> tuple[Any, Any]:
 
 
 def _trained(
-    rank: int, world_size: int, name: str, inputs: ModelInputs, keys: dict[str, Any], parallel: Any
+    rank: int, world_size: int, name: str, inputs: ModelInputs, keys: dict[str, Any], how: str
 ) -> ItemRun:
     import torch
     import torch.distributed as dist
@@ -64,6 +62,7 @@ def _trained(
     from tests.unit.trainer.models.examples import example_section
     from tests.unit.trainer.models.item_examples import item_batch, rows_of
     from trainer.best_items import best_items
+    from trainer.config import LossConfig
     from trainer.item_ranking import rank_targets
     from trainer.list_figures import ListFigures
     from trainer.modules.item_catalogue import ItemCatalogue
@@ -76,14 +75,20 @@ def _trained(
     tables = tuple(replace(table, sharding_types=("row_wise",)) for table in completed.tables)
     completed = replace(completed, tables=tables)
     torch.manual_seed(0)
-    task = TrainingTask(build_model(completed, section))
+    loss_config = LossConfig(label_smoothing=0.2 if how == "smoothed" else 0.0)
+    task = TrainingTask(
+        build_model(completed, section), loss_config, embedding_l2=0.3 if how == "l2" else 0.0
+    )
     cluster = Cluster(ranks_per_node=world_size)
     plan = make_plan(
         task, tables, cluster, batch_size_per_rank=ROWS // world_size, embedding_optimizer="adagrad"
     )
     fused = FusedOptimizer("adagrad", learning_rate=0.2)
-    layout = dense_layout(parallel, world_size=world_size, local_world_size=world_size)
+    layout = dense_layout(
+        "fsdp" if how == "fsdp" else "ddp", world_size=world_size, local_world_size=world_size
+    )
     sharded = shard_model(task, plan, tables, fused, device=torch.device("cpu"), dense=layout)
+    task.penalty.watch(sharded, tables)
     initialise_tables(sharded, tables, 1)
     table_optimizer = build_table_optimizer(sharded, tables, fused)
     dense = [parameter for _, parameter in dense_parameters(sharded)]

@@ -127,7 +127,11 @@ class EmaConfig(Section):
 
 
 class LossConfig(Section):
-    """Of binary labels cross-entropy, or a form of it; of ratings the squared error."""
+    """Of binary labels cross-entropy, or a form of it; of ratings the squared error.
+
+    Models that score queries against items have those of binary labels under `objective: pointwise`, and
+    `label_smoothing` under a softmax, whose share s is spread evenly over the items that are compared.
+    """
 
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     """Share s by which labels are drawn to the middle: y becomes y (1 - s) + s / 2."""
@@ -200,7 +204,7 @@ class TrainConfig(Section):
     micro_batches: int = Field(default=1, ge=1)
     """Parts that a rank's batch is cut into, to save memory: gradients of dense parameters are added up over
     them and applied once; tables learn from each part at once, as their fused optimizers do, but for
-    `data_parallel` ones. Plans reckon with the whole batch."""
+    `data_parallel` ones. `in_batch` negatives are those of the part. Plans reckon with the whole batch."""
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"
     """`bf16` runs the dense part under autocast; `tf32` lets GPUs round the factors of fp32 matrix products
     to 10 bits. Tables keep their own data type."""

@@ -99,7 +99,8 @@ class MultVAE(ItemAutoencoder):
 
     def _kl_weight_now(self) -> Tensor:
         share_1 = self.steps_1 / self.anneal_steps if self.anneal_steps else torch.ones_like(self.steps_1)
-        self.steps_1 += 1
+        if self.parts_left <= 1:
+            self.steps_1 += 1
         return self.kl_weight * share_1.clamp(max=1.0)
 
 

@@ -31,7 +31,8 @@ class TwoTowerConfig(ItemModelSection):
     item_features: list[str] = Field(default_factory=list)
     """Sparse and sequence features of items besides their id; they need `data.catalogue`."""
     query_features: list[str] | None = Field(default=None, min_length=1)
-    """Features of queries. Default: all others, and lists of the items' table; the item's own id is none."""
+    """Sparse and sequence features of queries. Default: all others, and lists of the items' table; the item's
+    own id is none. All dense features are the query's: rows must have none of the item."""
     query_layer_sizes: list[PositiveInt] = Field(default=[128])
     """Hidden layers of the query tower; a linear layer to `output_dim` follows."""
     item_layer_sizes: list[PositiveInt] = Field(default=[128])
@@ -45,7 +46,7 @@ class TwoTowerConfig(ItemModelSection):
     negatives: ItemNegatives = ItemNegatives(in_batch=True, log_q=True)
     """Where the items come from that a query's own is told from, besides rows with label 0."""
     temperature: float = Field(default=0.05, gt=0)
-    """What scores are divided by in the loss."""
+    """What scores are divided by in the loss, and in predictions too under `pointwise`: probabilities."""
 
     def item_feature(self, inputs: ModelInputs) -> str:
         """Return the feature that names the items' table, whatever else items have."""

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torchrec.sparse.jagged_tensor import JaggedTensor
 
 from trainer.batch import Batch
+from trainer.config import LossConfig
 from trainer.errors import DataError
 from trainer.item_sampling import ItemSampler
 from trainer.losses.ranking import (
@@ -23,6 +24,7 @@ from trainer.losses.ranking import (
     hardest,
     pointwise_loss,
     sampled_softmax_loss,
+    smoothed,
 )
 from trainer.modules.item_section import ItemFeatures, ItemModelSection
 from trainer.modules.lookup import Found, Lookup
@@ -69,6 +71,8 @@ class ItemModel(nn.Module):
         seen_by: feature of the users whose items in all training rows are no negatives of theirs, if any.
         first_user: first id of it that stands for one user.
         has_own_loss: whether it is trained by its own loss, and not by that of each row's label.
+        loss: forms of its own loss, as far as its objective has them; given by the `TrainingTask`.
+        parts_left: forward passes of a step that are to come, where it has several.
         row_queries_only: whether a row has one query, that all its targets share. Its loss is then their sum,
             and the batch's the mean over rows; else it is the mean over queries.
         lookup: the tables.
@@ -86,6 +90,9 @@ class ItemModel(nn.Module):
         self.holders = [name for name in ids.features if name in inputs.features]
         self._keys, self._settings = inputs.features, config
         self.has_own_loss = config.own_loss
+        self.loss = LossConfig()
+        self._whole: tuple[Tensor, Tensor] | None = None  # Queries and weight of the batch that parts are of.
+        self.parts_left = 0
         self.lookup = Lookup(inputs)
         self.seen_by = config.negatives.exclude_seen_by
         self.first_user = 0
@@ -155,7 +162,10 @@ class ItemModel(nn.Module):
         ids = batch.sparse[self.item_feature]
         found = self.lookup(batch.sparse, self.item_inputs(self.item_feature, ids))
         items = self.item_vectors(found, self.item_feature, ids)
-        return self.scores(self.queries(found, batch, None), items.unsqueeze(1)).float()
+        scores_B1 = self.scores(self.queries(found, batch, None), items.unsqueeze(1)).float()
+        # Of `pointwise` scores stand for probabilities, and these are what is trained.
+        pointwise = self._settings.objective == "pointwise"
+        return scores_B1 / self._settings.temperature if pointwise else scores_B1
 
     def row_queries(self, batch: Batch) -> Tensor:
         """Return the query of each row, [B, X]."""
@@ -196,20 +206,42 @@ class ItemModel(nn.Module):
         items_QX = vectors[names.target]
         positive_Q = self.scores(queries_QX, items_QX.unsqueeze(1)).squeeze(1).float() / settings.temperature
         if settings.objective == "softmax":
-            normaliser_R = self._log_normaliser(queries_RX, vectors[names.every])
-            loss_Q = (normaliser_R[place_Q] if self.row_queries_only else normaliser_R) - positive_Q
+            normaliser_R, mean_R = self._over_all_items(queries_RX, vectors[names.every])
+            if self.row_queries_only:
+                normaliser_R, mean_R = normaliser_R[place_Q], mean_R[place_Q]
+            loss_Q = normaliser_R - smoothed(positive_Q, mean_R, self.loss)
         else:
             loss_Q = self._against_negatives(asked, vectors, queries_QX, positive_Q)
-        weights_Q = batch.weights_B[place_Q]
-        counted = (weights_Q > 0).sum()
-        if self.row_queries_only:
-            counted = ((batch.weights_B > 0) & (examples.targets.lengths() > 0)).sum()
-        # Ranks have different numbers of queries: each counts as much as any other of the global batch.
-        counted_1 = summed(counted.reshape(1).float()) / world()[1]
-        total = (loss_Q * weights_Q).sum()
+        total = (loss_Q * batch.weights_B[place_Q]).sum()
         for penalty_B in examples.penalties:
             total = total + (penalty_B * batch.weights_B).sum()
-        return total / counted_1.clamp(min=1.0).squeeze()
+        self.parts_left -= 1
+        queries_1 = self._counted(batch, examples) if self._whole is None else self._whole[0]
+        return total / queries_1.clamp(min=1.0).squeeze()
+
+    def begin_parts(self, batch: Batch, parts: int) -> None:
+        """Let the queries of a batch count alike in whichever of its parts they are; every rank calls it.
+
+        Args:
+            batch: whole, as the model looks it up.
+            parts: that follow, one forward pass each.
+        """
+        if self.has_own_loss:
+            self.parts_left = parts
+            self._whole = self._counted(batch, self.examples(batch)) / parts, mean_weight(batch)
+
+    def weight(self, batch: Batch) -> Tensor:
+        """Return the mean weight of the rows of all ranks, of this batch or of that it is a part of."""
+        return mean_weight(batch) if self._whole is None else self._whole[1]
+
+    def _counted(self, batch: Batch, examples: Examples) -> Tensor:
+        """Return the mean number of queries of the ranks, [1].
+
+        Ranks have different numbers: each query counts as much as any other of the global batch.
+        """
+        queries_B = examples.targets.lengths() * (batch.weights_B > 0)
+        counted_B = queries_B.clamp(max=1) if self.row_queries_only else queries_B
+        return summed(counted_B.sum().reshape(1).float()) / world()[1]
 
     def _mine(self, batch: Batch) -> JaggedTensor:
         """Return the ids of this rank's share of all items, on the first row of the batch."""
@@ -265,6 +297,9 @@ class ItemModel(nn.Module):
         ids_QC = torch.cat([ids.expand(len(targets_Q), ids.shape[-1]) for ids, _ in pools], dim=1)
         parts = [self.scores(queries_QX, items).float() / settings.temperature for _, items in pools]
         counts_QC = (ids_QC != targets_Q.unsqueeze(1)) & (ids_QC >= self.sampler.first)
+        if self.row_queries_only:
+            # All targets of a row are the same query's: none of them is a negative of another.
+            counts_QC &= ~torch.cat([self._held(asked[names.target], ids) for ids, _ in pools], dim=1)
         if drawn.log_q:
             positive_Q = positive_Q - self.sampler.expected_log_count(targets_Q, queries)
             # Once for each item, and not again for each query that shares it.
@@ -273,21 +308,48 @@ class ItemModel(nn.Module):
         negative_QC = torch.cat(parts, dim=1)
         if drawn.hard is not None:
             counts_QC = hardest(negative_QC, counts_QC, drawn.hard)
-        return _PAIRWISE[settings.objective](positive_Q, negative_QC, counts_QC)
+        return _PAIRWISE[settings.objective](positive_Q, negative_QC, counts_QC, self.loss)
 
-    def _log_normaliser(self, queries_QX: Tensor, every_NX: Tensor) -> Tensor:
-        """Return the logarithm of the sum of exp(score) over the items of all ranks, [Q]."""
+    def _held(self, targets: JaggedTensor, ids: Tensor) -> Tensor:
+        """Return which of some ids, [C] or [Q, C], are targets of each query's row, bool [Q, C]."""
+        place_Q, rows = segment_rows(targets), len(targets.lengths())
+        items = self.sampler.first + self.sampler.num_items
+        # Pairs of row and item, as one number.
+        held_Q = place_Q * items + targets.values()
+        if ids.dim() == 2:
+            return torch.isin(place_Q.unsqueeze(1) * items + ids, held_Q)
+        of_rows_RC = torch.arange(rows, device=ids.device).unsqueeze(1) * items + ids
+        return torch.isin(of_rows_RC, held_Q)[place_Q]
+
+    def _over_all_items(self, queries_QX: Tensor, every_NX: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the logarithm of the sum of exp(score) over the items of all ranks, and the mean score, [Q].
+
+        The mean is 0 where no labels are smoothed.
+        """
         everyone_QX, own = gathered(queries_QX)
         scores_QN = self.scores(everyone_QX, every_NX).float() / self._settings.temperature
+        mean_Q = scores_QN.new_zeros(len(everyone_QX))
+        if self.loss.label_smoothing:
+            mean_Q = summed(scores_QN.sum(dim=1)) / self.sampler.num_items
+        return self._log_normaliser(scores_QN)[own], mean_Q[own]
+
+    @staticmethod
+    def _log_normaliser(scores_QN: Tensor) -> Tensor:
+        """Return the logarithm of the sum of exp(score) over all ranks' items, of the queries of all, [Q]."""
         if world()[1] == 1:
             return torch.logsumexp(scores_QN, dim=1)
-        top_Q = scores_QN.new_full((len(everyone_QX),), -torch.inf)
-        if len(every_NX):
+        top_Q = scores_QN.new_full((len(scores_QN),), -torch.inf)
+        if scores_QN.shape[1]:
             top_Q = scores_QN.detach().amax(dim=1)
         top_Q = largest(top_Q)
         sum_Q = summed(torch.exp(scores_QN - top_Q.unsqueeze(1)).sum(dim=1))
-        normaliser_Q: Tensor = (top_Q + sum_Q.log())[own]
+        normaliser_Q: Tensor = top_Q + sum_Q.log()
         return normaliser_Q
+
+
+def mean_weight(batch: Batch) -> Tensor:
+    """Return the mean weight of the rows of all ranks, a scalar; every rank calls it."""
+    return (summed(batch.weights_B.sum().reshape(1)) / world()[1]).squeeze() / batch.size
 
 
 def vectors_of(found: Found, feature: str) -> Tensor:

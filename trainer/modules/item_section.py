@@ -8,10 +8,17 @@ from typing import ClassVar
 from pydantic import Field, model_validator
 
 from sharding.tables import TableSpec
+from trainer.config import LossConfig
 from trainer.errors import ConfigError
 from trainer.item_sampling import ItemNegatives
 from trainer.losses.ranking import Objective
 from trainer.registry import ModelInputs, ModelSection
+
+_FORMS = {
+    "pointwise": ("label_smoothing", "focal_gamma", "positive_weight"),
+    "sampled_softmax": ("label_smoothing",),
+    "softmax": ("label_smoothing",),
+}
 
 
 class ItemModelSection(ModelSection):
@@ -27,7 +34,7 @@ class ItemModelSection(ModelSection):
     negatives: ItemNegatives = ItemNegatives()
     """Where the items come from that a query's own is told from, besides rows with label 0."""
     temperature: float = Field(default=1.0, gt=0)
-    """What scores are divided by in the loss."""
+    """What scores are divided by in the loss, and in predictions too under `pointwise`: probabilities."""
 
     @property
     def own_loss(self) -> bool:
@@ -140,6 +147,41 @@ class ItemModelSection(ModelSection):
         return replace(inputs, tables=tuple(items if other is table else other for other in inputs.tables))
 
 
+def check_own_loss(section: ModelSection, loss: LossConfig, *, rated: bool) -> None:
+    """Refuse what a loss of queries and items has no form of; other models take any.
+
+    Args:
+        section: of any model.
+        loss: what `train.loss` asks for.
+        rated: whether the label of the rows is a rating.
+
+    Raises:
+        ConfigError: naming the key, and what the objective allows.
+    """
+    if not isinstance(section, ItemModelSection) or not section.own_loss:
+        return
+    if rated:
+        raise ConfigError(
+            "the model learns which items go with a query, and a rating does not say whether one does",
+            where="model.objective",
+            got=f"{section.objective}, and a label of kind: rating",
+            fixes=[
+                "a label with `positive_at_least`",
+                "model.objective: pointwise and model.negatives: {} predict the rating",
+            ],
+        )
+    default, allowed = LossConfig(), _FORMS.get(section.objective, ())
+    for key, value in loss:
+        if value != getattr(default, key) and key not in allowed:
+            raise ConfigError(
+                f"`objective: {section.objective}` has no form of the loss by this key",
+                where=f"train.loss.{key}",
+                got=value,
+                allowed=list(allowed) or "none",
+                fixes=["leave it out"],
+            )
+
+
 @dataclass(frozen=True)
 class ItemFeatures:
     """Names of the features that a model adds to the table of the items."""
@@ -153,3 +195,13 @@ class ItemFeatures:
     def of(cls, table: str) -> ItemFeatures:
         """Return the names for a table."""
         return cls(*(f"{table}:{what}" for what in ("target", "negatives", "shared", "every")))
+
+    @staticmethod
+    def is_shared(name: str) -> bool:
+        """Return whether each rank looks up the same ids under a name, of items or of their features."""
+        return name.endswith(":shared")
+
+    @staticmethod
+    def is_of_step(name: str) -> bool:
+        """Return whether ids under a name stand on a batch's first row, and are no row's."""
+        return name.endswith((":shared", ":every"))

@@ -275,6 +275,12 @@ TRAINED = {
     ),
 }
 TRAINED |= {f"{name} fsdp": TRAINED[name] for name in ("ncf", "mult_vae", "sasrec")}
+TRAINED |= {f"{name} smoothed": TRAINED[name] for name in ("mf softmax", "mf mixed", "mult_vae")}
+TRAINED |= {
+    "cdae of others' items l2": ("cdae", user_inputs(), {"negatives": {"in_batch": True, "shared": 3}}),
+    "mf hard l2": TRAINED["mf hard"],
+    "mf softmax l2": TRAINED["mf softmax"],
+}
 
 
 @pytest.fixture(scope="module")
