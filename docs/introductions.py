@@ -74,4 +74,5 @@ MODELS_INTRO = """# Models
 names the Python module of [a model of yours](own-models.md). A model to share is one file in
 `trainer/models/` (CONTRIBUTING.md in the repository shows one); it appears here by itself. Each has a
 config for MovieLens-100K, `jobs/configs/movielens_100k_<name>.yaml`. `shardrec models` prints this table.
+To compare with there are popularity, item-kNN and ALS, the [baselines](baselines.md).
 """

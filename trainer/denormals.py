@@ -11,7 +11,11 @@ import torch
 
 @contextmanager
 def denormals_flushed() -> Iterator[None]:
-    """Take denormal numbers for 0 in this thread; afterwards it does as before.
+    """Take denormal numbers for 0 in this thread, and in those that torch starts from it meanwhile.
+
+    Afterwards this thread does as before. A thread of torch's pool keeps what it began with: where torch has
+    computed in the process before, the pool's others go on with denormals, and those that begin inside flush
+    until the process ends.
 
     Adam's moments of weights that get no gradient any more, such as those of dead units, shrink to such
     numbers and stay there. A CPU that cannot flush them goes on with them.

@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeVar
 
 import torch
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 
 from sharding.tables import TableSpec
 from trainer.config import ModelConfig
@@ -80,6 +80,15 @@ class ModelSection(Section):
     name: str
     embedding_dim: int = Field(default=16, ge=1)
     """Width of every table that neither its feature group nor `tables` gives one."""
+
+    @field_validator("embedding_dim", mode="before")
+    @classmethod
+    def _one_width(cls, value: Any) -> Any:
+        if value == "auto":
+            raise ValueError(
+                "`auto` is of feature groups: `embedding_dim: auto` in `features.sparse` and others"
+            )
+        return value
 
     def completed(self, inputs: ModelInputs) -> ModelInputs:
         """Return the inputs with what the model itself keeps in the tables; here nothing.

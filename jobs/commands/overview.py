@@ -19,6 +19,7 @@ from trainer.errors import UserError
 
 
 def _models(_: Namespace) -> Outcome:
+    from trainer.baselines.sections import BASELINES
     from trainer.registry import models
 
     entries = [
@@ -36,8 +37,8 @@ def _models(_: Namespace) -> Outcome:
         f"{e['name']:<10} {e['task']:<10} {e['summary']}\n{'':<22}needs {e['needs']}; {e['source']}"
         for e in entries
     ]
-    text = "\n".join(lines)
-    return Outcome(text, {"models": entries})
+    lines.append(f"to compare with, by `shardrec baseline`: {', '.join(BASELINES)}")
+    return Outcome("\n".join(lines), {"models": entries, "baselines": list(BASELINES)})
 
 
 def _config_verb_arguments(parser: ArgumentParser) -> None:

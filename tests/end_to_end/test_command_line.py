@@ -10,6 +10,7 @@ import pytest
 from jobs import Dataset, RunConfig
 from jobs.cli import main
 from tests.end_to_end.conftest import CONFIGS, shardrec
+from trainer.registry import models
 
 TINY = (
     "--set",
@@ -159,8 +160,9 @@ def test_the_config_schema_knows_models_and_ops(capsys: pytest.CaptureFixture[st
 
 
 def test_models_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
-    listed = json.loads(said(capsys, "models", "--json"))["models"]
-    assert {"dlrm", "dcn_v2", "dhen"} <= {model["name"] for model in listed}
+    listed = json.loads(said(capsys, "models", "--json"))
+    assert {model["name"] for model in listed["models"]} == set(models())
+    assert listed["baselines"] == ["popularity", "item_knn", "als"]
 
 
 def test_declared_tables_are_planned_priced_and_shown(

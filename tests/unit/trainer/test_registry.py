@@ -40,6 +40,7 @@ def test_every_config_key_is_documented() -> None:
         ({"name": "dlrm", "over_arch_layer_sizes": [0]}, "over_arch_layer_sizes.0", "greater than 0"),
         ({"name": "dcn_v2", "structure": "paralel"}, "structure", "did you mean `parallel`?"),
         ({"name": "dlrm", "embedding_dim": 0}, "embedding_dim", "greater than or equal to 1"),
+        ({"name": "dlrm", "embedding_dim": "auto"}, "embedding_dim", "is of feature groups"),
     ],
 )
 def test_wrong_model_section_names_the_key(config: dict[str, Any], where: str, message: str) -> None:

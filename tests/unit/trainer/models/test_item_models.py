@@ -310,6 +310,11 @@ PLANTED: dict[str, Any] = {
     "ncf": ("ncf", event_inputs(), {}),
     "cdae": ("cdae", user_inputs(), {}),
     "mult_vae": ("mult_vae", user_inputs(), {"hidden_layer_sizes": [16], "latent_dim": 8}),
+    "two_tower": (
+        "two_tower",
+        event_inputs(),
+        {"query_features": ["user"], "negatives": {"in_batch": True}, "temperature": 0.2},
+    ),
 }
 
 

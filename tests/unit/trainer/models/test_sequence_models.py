@@ -330,17 +330,6 @@ def test_masked_items_have_the_masks_vector() -> None:
     assert torch.allclose(encoder(x_BLD, lengths_B, masked_BL1), encoder(replaced, lengths_B, none))
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_a_state_dict_carries_a_model_over(name: str) -> None:
-    first, second = _model(name).eval(), _model(name).eval()
-    for parameter in first.parameters():
-        nn.init.normal_(parameter)
-    batch = _batch(LISTS)
-    assert not torch.allclose(first.row_queries(batch), second.row_queries(batch))
-    second.load_state_dict(first.state_dict())
-    assert torch.equal(first.row_queries(batch), second.row_queries(batch))
-
-
 def test_the_work_of_a_row_holds_that_of_attention() -> None:
     inputs, length, dim = user_inputs(), 9, 8
     tables = (inputs.tables[0], replace(inputs.tables[1], pooling_factors=(float(length),)))
