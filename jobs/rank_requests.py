@@ -68,6 +68,7 @@ def run_request(
     on_corrupt: Literal["fail", "skip"] | None = None,
     confidence: float | None = None,
     options: Mapping[str, Any] | None = None,
+    candidates: int | Literal["all"] | None = None,
 ) -> None:
     """Run a function of `trainer.rank_jobs`, or a `module:function`, on a split; its files are in `place`.
 
@@ -87,7 +88,7 @@ def run_request(
     dataset.manifest.split(split)
     check_layout_of(run, dataset, cluster, split)
     paths = (str(folder.path.absolute()), checkpoint, str(dataset.path.absolute()))
-    Request(*paths, split, by, on_corrupt, confidence, dict(options or {})).save(place)
+    Request(*paths, split, by, on_corrupt, confidence, dict(options or {}), candidates).save(place)
     layout = plan(scoring_config(run, cluster.device), Dataset(folder.dataset(), manifest), cluster)
     layout.save(place / PLAN_FILE)
     launch(

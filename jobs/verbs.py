@@ -212,8 +212,11 @@ def evaluate(
     checkpoint: str | None = None,
     on_corrupt: Literal["fail", "skip"] | None = None,
     confidence: float | None = None,
+    candidates: int | Literal["all"] | None = None,
 ) -> Evaluation:
     """Evaluate a run on a split, each row once, and store `evaluation_<split>.json` in the run folder.
+
+    What another data set, checkpoint or number of candidates gives is returned, but not stored.
 
     Args:
         result: run or run folder.
@@ -224,8 +227,11 @@ def evaluate(
         checkpoint: name of a checkpoint; default the run's choice (best, else last).
         on_corrupt: what to do at damaged part files; default the run's `data.on_corrupt`.
         confidence: level of confidence intervals, such as 0.95; default the run's `metrics.confidence`.
+        candidates: drawn items that each target of user rows is ranked among, or `all` items; default the
+            run's `metrics.candidates`.
 
     Raises:
+        ConfigError: there are no user rows whose targets could be ranked, or no more items than `candidates`.
         DataError: the data set lacks a column that groups its rows or that metrics are broken down by, or no
             candidate list is longer than a K of `metrics.at`.
         SpecMismatchError: the data set was prepared with another feature spec.
@@ -236,7 +242,15 @@ def evaluate(
     folder = RunFolder(result.path if isinstance(result, TrainResult) else as_local(result, "a run folder"))
     name = chosen_checkpoint(folder, checkpoint)
     dataset = Dataset.open(folder.dataset()) if data is None else as_dataset(data)
-    run = Request(str(folder.path), name, str(dataset.path), split, on_corrupt=on_corrupt).config()
+    paths = (str(folder.path), name, str(dataset.path))
+    run = Request(*paths, split, on_corrupt=on_corrupt, candidates=candidates).config()
+    if candidates is not None and split not in dataset.manifest.user_row_splits:
+        raise ConfigError(
+            "only the targets of user rows are ranked among items",
+            where="candidates",
+            got=candidates,
+            fixes=["leave it out"],
+        )
     confidence = run.metrics.confidence if confidence is None else confidence
     # What is wrong with the request is told before ranks start.
     SplitMeasure.open(run, dataset.manifest, dataset.path, split, by=by, confidence=confidence)
@@ -252,9 +266,10 @@ def evaluate(
             by=by,
             on_corrupt=on_corrupt,
             confidence=confidence,
+            candidates=candidates,
         )
         values = read_json(place / RESULT_FILE)
-        if data is None and checkpoint is None:
+        if data is None and checkpoint is None and candidates is None:
             shutil.copy(place / RESULT_FILE, folder.path / f"evaluation_{split}.json")
             log_evaluation(folder, split, values["metrics"], int(name.removeprefix("step_")))
     names = ("split", "rows", "metrics", "by", "rows_skipped", "ids")

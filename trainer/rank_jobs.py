@@ -48,6 +48,7 @@ class Request:
         on_corrupt: what to do at damaged part files; None leaves it to the run's config.
         confidence: level of confidence intervals; None for none.
         options: what else the job wants to know.
+        candidates: items that targets of user rows are ranked among; None leaves it to the run's config.
     """
 
     run: str
@@ -58,13 +59,18 @@ class Request:
     on_corrupt: Literal["fail", "skip"] | None = None
     confidence: float | None = None
     options: dict[str, Any] = field(default_factory=dict)
+    candidates: int | Literal["all"] | None = None
 
     def config(self) -> RunConfig:
         """Return the config of the run, changed as the request says."""
         run = RunFolder(Path(self.run)).config()
-        if self.on_corrupt is None:
-            return run
-        return run.model_copy(update={"data": run.data.model_copy(update={"on_corrupt": self.on_corrupt})})
+        changes: dict[str, Any] = {}
+        if self.on_corrupt is not None:
+            changes["data"] = run.data.model_copy(update={"on_corrupt": self.on_corrupt})
+        if self.candidates is not None:
+            candidates = None if self.candidates == "all" else self.candidates
+            changes["metrics"] = run.metrics.model_copy(update={"candidates": candidates})
+        return run.model_copy(update=changes)
 
     def save(self, folder: Path) -> None:
         """Write `request.json`."""

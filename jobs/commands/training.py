@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from jobs.commands.base import (
     Command,
@@ -14,6 +14,7 @@ from jobs.commands.base import (
     config_arguments,
     launch_arguments,
     load_config,
+    positive,
     run_of,
 )
 from jobs.commands.metric_text import metric_lines, segment_lines
@@ -112,6 +113,16 @@ def _evaluate_arguments(parser: ArgumentParser) -> None:
         metavar="LEVEL",
         help="give confidence intervals by bootstrap, such as 0.95 (default: the run's metrics.confidence)",
     )
+    parser.add_argument(
+        "--candidates",
+        type=_candidates,
+        metavar="N|all",
+        help="rank targets of user rows among N drawn items, or all (default: the run's metrics.candidates)",
+    )
+
+
+def _candidates(text: str) -> int | Literal["all"]:
+    return "all" if text == "all" else positive(text)
 
 
 def _evaluate(arguments: Namespace) -> Outcome:
@@ -126,6 +137,7 @@ def _evaluate(arguments: Namespace) -> Outcome:
         checkpoint=arguments.checkpoint,
         on_corrupt=arguments.on_corrupt,
         confidence=arguments.confidence,
+        candidates=arguments.candidates,
     )
     skipped = f" ({found.rows_skipped:,} in damaged row groups skipped)" if found.rows_skipped else ""
     lines = [f"{found.split}: {found.rows:,} rows{skipped}"]

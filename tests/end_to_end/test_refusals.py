@@ -158,6 +158,15 @@ def test_metrics_by_value_cover_every_row(tmp_path: Path, run: RunConfig, data: 
         evaluate(result, "valid", "colour")
 
 
+def test_rows_with_labels_have_no_candidates_to_be_ranked_among(
+    tmp_path: Path, run: RunConfig, data: Dataset
+) -> None:
+    result = train(run.override("train.max_steps=2"), data, out=tmp_path / "run", show_progress=False)
+    with pytest.raises(ConfigError, match="only the targets of user rows") as error:
+        evaluate(result, candidates=5)
+    assert error.value.got == 5
+
+
 def test_a_damaged_part_file_fails_the_run_and_is_named(
     tmp_path: Path, run: RunConfig, data: Dataset
 ) -> None:

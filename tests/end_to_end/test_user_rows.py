@@ -53,4 +53,11 @@ def test_a_sequence_model_finds_the_next_song_on_two_ranks(spark: Any, tmp_path:
     guarded = [line for line in map(json.loads, lines) if line["kind"] == "guard"]
     assert not [line for line in guarded if "targets" in line["subjects"]]
     # Chance finds 5 of the 29 songs that a user did not play yet; which stride is a user's, the list tells.
-    assert evaluate(trained, split="test").metrics["recall@5"] > 0.5
+    found = evaluate(trained, split="test").metrics
+    assert found["recall@5"] > 0.5
+    stored = (tmp_path / "run" / "evaluation_test.json").read_text()
+    among_six = evaluate(trained, split="test", candidates=6).metrics
+    assert among_six["recall@5"] > found["recall@5"]
+    assert "recall@10" not in among_six
+    assert evaluate(trained, split="test", candidates="all").metrics == found
+    assert (tmp_path / "run" / "evaluation_test.json").read_text() == stored
