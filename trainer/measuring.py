@@ -195,6 +195,17 @@ class SplitMeasure:
         waiting.clear()
 
 
+def check_compared(run: RunConfig, manifest: Manifest) -> None:
+    """Refuse metrics that evaluations of the validation split cannot be compared by: before anything runs.
+
+    Raises:
+        ConfigError: a K is no smaller than the items that are ranked.
+    """
+    target = manifest.spec.target
+    if target is not None and "valid" in manifest.user_row_splits:
+        target_settings(run, (target.num_embeddings or 0) - known_from(target))
+
+
 def rows_skipped(found: Evaluated, rows: int, split: str) -> int:
     """Return how many of a split's rows could not be read (`data.on_corrupt: skip`).
 

@@ -92,7 +92,7 @@ def test_metrics_of_recommended_lists_are_those_worked_out_by_hand() -> None:
     assert "intra_list_diversity" not in target_metrics(plain, settings, None, counts).metrics
 
 
-def _run(**metrics: Any) -> RunConfig:
+def _run(train: dict[str, Any] | None = None, /, **metrics: Any) -> RunConfig:
     return RunConfig.from_dict(
         {
             "name": "songs",
@@ -110,6 +110,7 @@ def _run(**metrics: Any) -> RunConfig:
             "features": {"sequence": [{"columns": "seen", "ops": ["vocabulary"], "pooling": "none"}]},
             "model": {"name": "sasrec"},
             "metrics": metrics,
+            "train": train or {},
         }
     )
 
@@ -130,3 +131,21 @@ def test_usual_ks_are_those_below_the_number_of_items() -> None:
     assert target_settings(_run(), 20).at == (5, 10)
     assert target_settings(_run(candidates=7), 50).at == (5,)
     assert target_settings(_run(), 3).at == ()
+
+
+@pytest.mark.parametrize("key", ["early_stopping", "plateau"])
+def test_evaluations_are_not_compared_by_a_k_that_is_left_out(key: str) -> None:
+    by_ten = {key: {"metric": "ndcg@10"}}
+    assert target_settings(_run(by_ten), 11).at == (5, 10)
+    with pytest.raises(ConfigError, match=rf"{key}\.metric(.|\n)*ndcg@10(.|\n)*K below 10(.|\n)*\[5\]"):
+        target_settings(_run(by_ten), 10)
+    with pytest.raises(
+        ConfigError, match=rf"K below 4(.|\n)*train\.{key}\.metric: ndcg@3, and metrics.at: \[3\]"
+    ):
+        target_settings(_run(by_ten), 4)
+    # Drawn candidates are known from the config alone.
+    assert target_settings(_run(by_ten, candidates=10), 50).at == (5, 10)
+    with pytest.raises(
+        ConfigError, match=rf"{key}\.metric(.|\n)*K below 8(.|\n)*train\.{key}\.metric: ndcg@5"
+    ):
+        _run(by_ten, candidates=7)
