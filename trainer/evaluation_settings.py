@@ -140,7 +140,8 @@ def target_settings(
 
     Raises:
         ConfigError: a K of `metrics.at`, or of what evaluations are compared by, is no smaller than the
-            ranking, where every target would be found, or the level of confidence is not between 0 and 1.
+            ranking, where every target would be found; a metric is of lists of the first K items, and there
+            is no K; or the level of confidence is not between 0 and 1.
     """
     _check_level(confidence)
     metrics, compared = run.metrics, _compared(run)
@@ -158,6 +159,15 @@ def target_settings(
         _, k = split_name(name)
         if k is not None and k not in at:
             raise all_found(where, name, ranked, at, of_what)
+    for where, name in [*(("metrics.names", name) for name in metrics.names or ()), *compared.items()]:
+        if METRICS[split_name(name)[0]].recommended and not at:
+            raise ConfigError(
+                f"`{name}` is of lists of as many items as the largest K, and there is no K",
+                where=where,
+                got=name,
+                allowed=f"metrics.at: numbers below {ranked:,}, {of_what}",
+                fixes=[*([f"metrics.at: [{ranked - 1}]"] if ranked > 1 else []), f"leave `{name}` out"],
+            )
     of_lists = [name for name, metric in METRICS.items() if metric.at_k or metric.recommended]
     chosen = metrics.names or [name for name in of_lists if METRICS[name].shown]
     return EvaluationSettings(

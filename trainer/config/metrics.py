@@ -305,6 +305,7 @@ class MetricsConfig(Section):
     calibration_bins: int = Field(default=15, ge=1)
     """Intervals of equal width that `ece` cuts probabilities into."""
     confidence: float | None = Field(default=None, gt=0, lt=1)
-    """Level of the intervals that `evaluate` gives, like 0.95; `--confidence` wins. Training has none."""
+    """Level of the intervals that `evaluate` gives, like 0.95; `--confidence` wins. Training has none, nor
+    have `coverage` and `gini`."""
     resamples: int = Field(default=200, ge=20)
     """Of the bootstrap that makes the intervals: groups are drawn where there are any, else rows."""
