@@ -330,6 +330,8 @@ def _check_append(append: str | None, append_to: str | None, history: object) ->
 
 
 def _check_training(run: RunConfig, dataset: Dataset, cluster: Cluster) -> None:
+    from trainer.measuring import check_compared
+
     check_preparation(run, dataset)
     check_layout_of(run, dataset, cluster)
     valid = dataset.manifest.splits.get("valid")
@@ -339,6 +341,8 @@ def _check_training(run: RunConfig, dataset: Dataset, cluster: Cluster) -> None:
             where="train.early_stopping",
             fixes=["set data.split.fractions and prepare again", "set train.early_stopping: null"],
         )
+    if valid is not None and valid.rows:
+        check_compared(run, dataset.manifest)
 
 
 def _step_warnings(run: RunConfig, dataset: Dataset, cluster: Cluster) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from trainer.config import RunConfig
-from trainer.config.metrics import DEFAULT_AT, METRICS, split_name
+from trainer.config.metrics import DEFAULT_AT, METRICS, all_found, split_name, usual_at
 from trainer.errors import ConfigError
 from trainer.records import TaskLabel
 from trainer.schema import GROUP_COLUMN, KEEP_PREFIX, Manifest
@@ -105,8 +105,9 @@ def evaluation_settings(
     if rating:
         usual_names = [*_OF_RATINGS, *(name for name in usual_names if METRICS[name].grouped)]
     chosen = metrics.names or usual_names
-    compared = [name for name in _compared(run) if task is None or name.rpartition("/")[0] in ("", task.name)]
-    names = frozenset([*chosen, *(split_name(name)[0] for name in compared)])
+    compared = _compared(run).values()
+    own = [name for name in compared if task is None or name.rpartition("/")[0] in ("", task.name)]
+    names = frozenset([*chosen, *(split_name(name)[0] for name in own)])
     group = metrics.group or (GROUP_COLUMN.removeprefix(KEEP_PREFIX) if lists else None)
     if confidence is None and not any(METRICS[name].grouped for name in names):
         group = None
@@ -138,25 +139,40 @@ def target_settings(
         confidence: level of confidence intervals, if any.
 
     Raises:
-        ConfigError: a K is no smaller than the ranking, where every target would be found, or the level of
-            confidence is not between 0 and 1.
+        ConfigError: a K of `metrics.at`, or of what evaluations are compared by, is no smaller than the
+            ranking, where every target would be found; a metric is of lists of the first K items, and there
+            is no K; or the level of confidence is not between 0 and 1.
     """
     _check_level(confidence)
-    metrics = run.metrics
+    metrics, compared = run.metrics, _compared(run)
     ranked = items if metrics.candidates is None else min(items, 1 + metrics.candidates)
+    of_what = "the items" if metrics.candidates is None else "a target and its metrics.candidates"
     if metrics.at is not None and max(metrics.at) >= ranked:
         raise ConfigError(
             "every target is among the first K items where no more than K are ranked",
             where="metrics.at",
             got=metrics.at,
-            allowed=f"numbers below {ranked:,}"
-            + (", the items" if metrics.candidates is None else ": a target and its metrics.candidates"),
+            allowed=f"numbers below {ranked:,}, {of_what}",
         )
+    at = tuple(sorted({*(metrics.at or usual_at(ranked))}))
+    for where, name in compared.items():
+        _, k = split_name(name)
+        if k is not None and k not in at:
+            raise all_found(where, name, ranked, at, of_what)
+    for where, name in [*(("metrics.names", name) for name in metrics.names or ()), *compared.items()]:
+        if METRICS[split_name(name)[0]].recommended and not at:
+            raise ConfigError(
+                f"`{name}` is of lists of as many items as the largest K, and there is no K",
+                where=where,
+                got=name,
+                allowed=f"metrics.at: numbers below {ranked:,}, {of_what}",
+                fixes=[*([f"metrics.at: [{ranked - 1}]"] if ranked > 1 else []), f"leave `{name}` out"],
+            )
     of_lists = [name for name, metric in METRICS.items() if metric.at_k or metric.recommended]
     chosen = metrics.names or [name for name in of_lists if METRICS[name].shown]
     return EvaluationSettings(
-        names=frozenset([*chosen, *(split_name(name)[0] for name in _compared(run))]),
-        at=tuple(sorted({*(metrics.at or [k for k in DEFAULT_AT if k < ranked])})),
+        names=frozenset([*chosen, *(split_name(name)[0] for name in compared.values())]),
+        at=at,
         at_given=metrics.at is not None,
         by=by,
         confidence=confidence,
@@ -166,8 +182,10 @@ def target_settings(
     )
 
 
-def _compared(run: RunConfig) -> list[str]:
-    return [s.metric for s in (run.train.early_stopping, run.train.plateau) if s is not None]
+def _compared(run: RunConfig) -> dict[str, str]:
+    """Return the metrics that evaluations are compared by, by key path."""
+    sections = {"early_stopping": run.train.early_stopping, "plateau": run.train.plateau}
+    return {f"train.{key}.metric": s.metric for key, s in sections.items() if s is not None}
 
 
 def _has_lists(manifest: Manifest, split: str) -> bool:

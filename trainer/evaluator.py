@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -48,6 +49,37 @@ class Evaluated:
     metrics: dict[str, float]
     intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
     segments: list[dict[str, Any]] = field(default_factory=list)
+
+
+class ReadRows:
+    """Collects rows whatever their weights are, and finds the largest segments of those of all ranks.
+
+    Args:
+        kept: raw columns of the split.
+        by: the column whose values are the segments.
+        device: where ranks exchange tensors.
+    """
+
+    def __init__(self, kept: KeptColumns, by: str, device: torch.device) -> None:
+        self._kept, self._by = kept, by
+        self._store = RowStore(["segment"], device)
+
+    def add(self, rows_N: NDArray[np.int64]) -> None:
+        """Add rows of this rank by their numbers in the split; negative ones are none."""
+        rows = rows_N[rows_N >= 0]
+        nothing = np.zeros(len(rows), np.float32)
+        self._store.add(rows, nothing, nothing, nothing)
+
+    def segments(self) -> Segments:
+        """Return the segments, the largest of them found; every rank calls this.
+
+        Raises:
+            DataError: the column cannot be read.
+        """
+        segments = Segments()
+        self._store.fill("segment", self._kept, self._by, segments.keys)
+        segments.largest(MAX_SEGMENTS)
+        return segments
 
 
 class Evaluator:
@@ -93,14 +125,17 @@ class Evaluator:
         counted = (rows_N >= 0) & (weights_N > 0)
         self._store.add(rows_N[counted], scores_N[counted], labels_N[counted], weights_N[counted])
 
-    def result(self) -> Evaluated:
+    def result(self, segments: Segments | None = None) -> Evaluated:
         """Return the metrics of the rows of all ranks; every rank calls this.
+
+        Args:
+            segments: those of `ReadRows`, which several tasks share; default those of the rows that count.
 
         Raises:
             DataError: a kept column cannot be read, or no list is longer than a K of `metrics.at`.
         """
         settings = self._settings
-        found = self._segments() if settings.by else []
+        found = self._segments(segments) if settings.by else []
         rows, ungrouped = self._sum_over_ranks(self._rows, self._fill_groups())
         states = self._row_states(("place", "row"), 1)
         by_segment = self._row_states(("segment", "place", "row"), len(found)) if found else states[:0]
@@ -112,24 +147,25 @@ class Evaluator:
                 of_rows |= sums.metrics(number, unknown=bool(np.isnan(of_rows["rmse"][0])))
             if ungrouped:
                 metrics[0]["rows_without_group"] = np.array([float(ungrouped)])
-        whole, *segments = [self._told(values) for values in metrics]
+        whole, *parts = [self._told(values) for values in metrics]
         return Evaluated(
             rows,
             whole["metrics"],
             whole.get("intervals", {}),
             [
                 {"value": value, "rows": count, **told}
-                for (value, count), told in zip(found, segments, strict=True)
+                for (value, count), told in zip(found, parts, strict=True)
             ],
         )
 
-    def _segments(self) -> list[tuple[Any, int]]:
+    def _segments(self, shared: Segments | None) -> list[tuple[Any, int]]:
         """Set the field `segment` and return the values of the segments with their rows."""
         assert self._kept is not None
         assert self._settings.by is not None
-        segments = Segments()
-        self._store.fill("segment", self._kept, self._settings.by, segments.keys)
-        found = segments.largest(MAX_SEGMENTS)
+        segments = Segments() if shared is None else shared
+        keys = partial(segments.keys, count=shared is None)
+        self._store.fill("segment", self._kept, self._settings.by, keys)
+        found = segments.largest(MAX_SEGMENTS) if shared is None else segments.found
         for part in self._store.parts():
             part["segment"] = segments.numbers(part["segment"])
         return found

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from trainer.data.kept import KeptColumns
 from trainer.errors import DataError
 from trainer.evaluation import prediction_columns
 from trainer.evaluation_settings import EvaluationSettings, evaluation_settings, target_settings
-from trainer.evaluator import Evaluated, Evaluator
+from trainer.evaluator import Evaluated, Evaluator, ReadRows
 from trainer.inputs import known_from
 from trainer.item_categories import ItemCategories, item_categories
 from trainer.item_counts import item_counts
@@ -170,29 +171,49 @@ class SplitMeasure:
             DataError: a kept column cannot be read, or no list is longer than a K of `metrics.at`.
         """
         evaluators = [Evaluator(settings, device, self.kept) for settings in self.settings]
+        read, by = None, self.settings[0].by
+        if len(evaluators) > 1 and by is not None:
+            # Tasks differ in the rows that count for them, and would in their largest segments.
+            assert self.kept is not None
+            read = ReadRows(self.kept, by, device)
         waiting: list[Tensor] = []
         for columns_XB in columns:
             waiting.append(columns_XB)
             if sum(part.shape[1] for part in waiting) >= _ROWS_AT_ONCE:
-                self._hand_over(waiting, evaluators)
-        self._hand_over(waiting, evaluators)
-        found = [evaluator.result() for evaluator in evaluators]
+                self._hand_over(waiting, evaluators, read)
+        self._hand_over(waiting, evaluators, read)
+        segments = None if read is None else read.segments()
+        found = [evaluator.result(segments) for evaluator in evaluators]
         return found[0] if len(found) == 1 else _joined(self.tasks, found)
 
-    def _hand_over(self, waiting: list[Tensor], evaluators: Sequence[Evaluator]) -> None:
-        """Give the evaluators what waits, and empty the list."""
+    def _hand_over(
+        self, waiting: list[Tensor], evaluators: Sequence[Evaluator], read: ReadRows | None
+    ) -> None:
+        """Give the evaluators, and who counts all rows, what waits, and empty the list."""
         if not waiting:
             return
-        rows, weights, *columns = torch.cat(waiting, dim=1).cpu().numpy()
+        numbers, weights, *columns = torch.cat(waiting, dim=1).cpu().numpy()
+        rows = numbers.astype(np.int64)
+        if read is not None:
+            read.add(rows)
         tasks = zip(self.tasks, columns, columns[len(self.tasks) :], evaluators, strict=False)
         for task, logits, labels, evaluator in tasks:
             known = ~np.isnan(labels)
             scores = logits * task.std + task.mean
             small = (np.where(known, labels, 0.0), np.where(known, weights, 0.0))
-            evaluator.add(
-                rows.astype(np.int64), scores.astype(np.float32), *(x.astype(np.float32) for x in small)
-            )
+            evaluator.add(rows, scores.astype(np.float32), *(x.astype(np.float32) for x in small))
         waiting.clear()
+
+
+def check_compared(run: RunConfig, manifest: Manifest) -> None:
+    """Refuse metrics that evaluations of the validation split cannot be compared by: before anything runs.
+
+    Raises:
+        ConfigError: a K is no smaller than the items that are ranked.
+    """
+    target = manifest.spec.target
+    if target is not None and "valid" in manifest.user_row_splits:
+        target_settings(run, (target.num_embeddings or 0) - known_from(target))
 
 
 def rows_skipped(found: Evaluated, rows: int, split: str) -> int:
@@ -223,23 +244,21 @@ def _kept_columns(
 
 
 def _joined(tasks: Sequence[TaskLabel], found: Sequence[Evaluated]) -> Evaluated:
-    """Return the metrics of several tasks as `task/metric`; segments are those of the first."""
-    first = found[0]
-    metrics: dict[str, float] = {"rows": first.rows}
-    intervals: dict[str, tuple[float, float]] = {}
-    for task, one in zip(tasks, found, strict=True):
-        metrics |= {f"{task.name}/{name}": value for name, value in one.metrics.items()}
-        intervals |= {f"{task.name}/{name}": ends for name, ends in one.intervals.items()}
+    """Return the metrics of several tasks as `task/metric`; all have the same segments."""
+
+    def prefixed(values: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        pairs = zip(tasks, values, strict=True)
+        return {f"{task.name}/{name}": value for task, own in pairs for name, value in own.items()}
+
     segments = []
-    for segment in first.segments:
-        told = {"value": segment["value"], "rows": segment["rows"], "metrics": {}}
-        for task, one in zip(tasks, found, strict=True):
-            same = [other for other in one.segments if other["value"] == segment["value"]]
-            for key in ("metrics", "intervals"):
-                for other in same:
-                    if key in other:
-                        told.setdefault(key, {}).update(
-                            {f"{task.name}/{name}": value for name, value in other[key].items()}
-                        )
-        segments.append(told)
-    return replace(first, metrics=metrics, intervals=intervals, segments=segments)
+    for of_tasks in zip(*(one.segments for one in found), strict=True):
+        first = of_tasks[0]
+        told = {"value": first["value"], "rows": first["rows"]}
+        keys = [key for key in ("metrics", "intervals") if key in first]
+        segments.append(told | {key: prefixed([one[key] for one in of_tasks]) for key in keys})
+    return replace(
+        found[0],
+        metrics={"rows": found[0].rows, **prefixed([one.metrics for one in found])},
+        intervals=prefixed([one.intervals for one in found]),
+        segments=segments,
+    )

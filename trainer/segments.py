@@ -27,23 +27,27 @@ def group_keys(values_N: pa.Array) -> NDArray[np.int64]:
 
 
 class Segments:
-    """Numbers the values of a column and counts their rows; nulls are a value of their own."""
+    """Numbers the values of a column and counts their rows; nulls are a value of their own.
+
+    Attributes:
+        found: what `largest` returned.
+    """
 
     def __init__(self) -> None:
+        self.found: list[tuple[Any, int]] = []
         self._rows: dict[int, int] = {}
         self._values: dict[int, Any] = {}
         self._number: dict[int, int] = {}
 
-    def keys(self, values_N: pa.Array) -> NDArray[np.int64]:
-        """Count values and return a number of 64 bits for each."""
+    def keys(self, values_N: pa.Array, *, count: bool = True) -> NDArray[np.int64]:
+        """Return a number of 64 bits for each value, and count these rows unless they are counted already."""
         if not _in_json(values_N.type):
             texts = [None if value is None else str(value) for value in values_N.to_pylist()]
             values_N = pa.array(texts, pa.string())
         values, place_N = _distinct(values_N)
         keys = np.array([_hashed(value) for value in values], np.int64)
-        for key, value, rows in zip(
-            keys.tolist(), values, np.bincount(place_N, minlength=len(values)).tolist(), strict=True
-        ):
+        rows_of = np.bincount(place_N, minlength=len(values)).tolist() if count else []
+        for key, value, rows in zip(keys.tolist(), values, rows_of, strict=count):
             self._values[key] = value
             self._rows[key] = self._rows.get(key, 0) + rows
         return keys[place_N]
@@ -62,7 +66,8 @@ class Segments:
                 rows[key] = rows.get(key, 0) + count
         biggest = sorted(rows, key=lambda key: (-rows[key], values[key] is None, str(values[key])))[:limit]
         self._number = {key: number for number, key in enumerate(biggest)}
-        return [(values[key], rows[key]) for key in biggest]
+        self.found = [(values[key], rows[key]) for key in biggest]
+        return self.found
 
     def numbers(self, keys_N: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the place of each key's value among the largest, or `OTHER`."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -15,21 +15,15 @@ from trainer.evaluation_settings import EvaluationSettings
 from trainer.evaluator import MAX_SEGMENTS, Evaluated
 from trainer.item_categories import ItemCategories
 from trainer.item_ranking import TargetRanks
-from trainer.metrics import (
-    Ranked,
-    average_popularity,
-    catalogue_coverage,
-    category_diversity,
-    gini_index,
-    interval,
-    novelty,
-    popular_share,
-    ranking_values,
-    resample_counts,
-)
+from trainer.list_terms import ListTerms, RowTerms
+from trainer.metrics import Ranked, interval, ranking_values, resample_counts
+from trainer.metrics.binary import running_sums
 from trainer.segments import Segments
 
 Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+# Rows x sets of weights, or x places of their lists, that are taken at once.
+_NUMBERS_AT_ONCE = 1 << 19
 
 
 def target_metrics(
@@ -41,6 +35,9 @@ def target_metrics(
 ) -> Evaluated:
     """Return the metrics of all rows and of each segment.
 
+    Rows are taken block by block and added up in their order: on every rank to the same bits. Memory beside
+    what comes in: a few numbers for each row and target, and all that it takes for a block of rows.
+
     Args:
         ranks: of all ranks.
         settings: what to compute; a row counts with its weight.
@@ -51,102 +48,122 @@ def target_metrics(
             `ranks.figures`, and is left out where there are none.
 
     Returns:
-        `hr@K` and so on, `rows` with targets and `rows_without_targets`, which do not count.
+        `hr@K` and so on, `rows` with targets and `rows_without_targets`, which count in metrics of the lists
+        alone. `coverage` and `gini` have no intervals.
+
+    Raises:
+        DataError: a kept column cannot be read.
     """
-    lists = len(ranks.rows_L)
-    ranked = Ranked.from_ranks(ranks.list_P, ranks.rank_P, ranks.positives_L)
-    values = {
-        name: values_L
-        for name, values_L in ranking_values(ranked, settings.at).items()
-        if settings.shows(name)
-    }
-    weights_L = np.where(ranks.positives_L > 0, ranks.weights_L, 0.0)
-    found = _means(values, weights_L, ranks.rows_L, settings)
+    lists = None
     if settings.of_recommended:
-        found.metrics.update(_of_lists(ranks, settings, counts_N, categories))
+        assert counts_N is not None
+        lists = ListTerms(ranks, settings, counts_N, categories)
+    of_rows = _OfRows(ranks, settings, lists)
+    metrics, intervals = of_rows.metrics(np.arange(len(ranks.rows_L)))
     segments = []
     if settings.by is not None:
         assert kept is not None
-        for value, chosen_L in _segments(kept, settings.by, ranks.rows_L):
-            inside = {name: values_L[chosen_L] for name, values_L in values.items()}
-            one = _means(inside, weights_L[chosen_L], ranks.rows_L[chosen_L], settings)
-            told: dict[str, Any] = {"value": value, "rows": int(chosen_L.sum()), "metrics": one.metrics}
-            segments.append(told | ({"intervals": one.intervals} if one.intervals else {}))
-    return replace(found, rows=lists, segments=segments)
+        for value, rows in _segments(kept, settings.by, ranks.rows_L):
+            inside, ends = of_rows.metrics(rows)
+            told: dict[str, Any] = {"value": value, "rows": len(rows), "metrics": inside}
+            segments.append(told | ({"intervals": ends} if ends else {}))
+    return Evaluated(len(ranks.rows_L), metrics, intervals, segments)
 
 
-def _means(
-    values: dict[str, Floats], weights_L: Floats, rows_L: NDArray[np.int64], settings: EvaluationSettings
-) -> Evaluated:
-    counted = weights_L > 0
-    weights_G, total = weights_L[counted], weights_L[counted].sum()
-    metrics: dict[str, float] = {}
-    intervals: dict[str, tuple[float, float]] = {}
-    drawn_GR = None
-    if settings.confidence is not None:
-        drawn_GR = weights_G[:, None] * resample_counts(rows_L[counted], settings.resamples, settings.seed)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        for name, values_L in values.items():
-            values_G = values_L[counted]
-            metrics[name] = float(np.divide((weights_G * values_G).sum(), total))
-            if drawn_GR is not None and settings.confidence is not None:
-                means_R = (drawn_GR * values_G[:, None]).sum(axis=0) / drawn_GR.sum(axis=0)
-                intervals[name] = interval(means_R, settings.confidence)
-    metrics["rows"] = int(counted.sum())
-    if left_out := len(counted) - int(counted.sum()):
-        metrics["rows_without_targets"] = left_out
-    return Evaluated(len(counted), metrics, intervals)
+class _OfRows:
+    """Computes the metrics of any of the rows."""
+
+    def __init__(self, ranks: TargetRanks, settings: EvaluationSettings, lists: ListTerms | None) -> None:
+        self._ranks, self._settings, self._lists = ranks, settings, lists
+        self._order_P = np.argsort(ranks.list_P, kind="stable")
+        targets_L = np.bincount(ranks.list_P, minlength=len(ranks.rows_L))
+        self._begins_L1 = np.concatenate([[0], np.cumsum(targets_L)])
+
+    def metrics(self, rows: Ints) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:
+        """Return metrics and intervals of rows, which are places in the arrays of the ranks."""
+        positives, weights = self._ranks.positives_L[rows], self._ranks.weights_L[rows]
+        counted = rows[weights > 0]
+        found = self._means(counted)
+        if self._lists is not None:
+            exposure_N = self._exposure(counted) if self._lists.exposes else None
+            found |= self._lists.made_of(found, exposure_N)
+        found = {name: values_C for name, values_C in found.items() if self._settings.shows(name)}
+        metrics = {name: float(values_C[0]) for name, values_C in found.items()}
+        metrics["rows"] = int(((weights > 0) & (positives > 0)).sum())
+        if without := int((positives == 0).sum()):
+            metrics["rows_without_targets"] = without
+        level = self._settings.confidence
+        drawn = {name: values_C[1:] for name, values_C in found.items() if len(values_C) > 1}
+        return metrics, {} if level is None else {name: interval(v, level) for name, v in drawn.items()}
+
+    def _means(self, counted: Ints) -> dict[str, Floats]:
+        """Return the weighted mean of each metric over the rows that it counts, by set of weights."""
+        columns = self._settings.columns
+        sums: dict[str, Floats] = {}
+        counts: dict[str, Floats] = {}
+        nothing = np.zeros(columns)
+        for rows_B in self._blocks(counted):
+            weights_BC = self._weights(rows_B)
+            for terms in self._terms(rows_B):
+                first = next(iter(terms.values_B))
+                through_C = _added(counts.get(first, nothing), terms.counts_B, weights_BC)
+                for name, values_B in terms.values_B.items():
+                    counts[name] = through_C
+                    sums[name] = _added(sums.get(name, nothing), values_B, weights_BC)
+        with np.errstate(invalid="ignore"):
+            return {name: sum_C / counts[name] for name, sum_C in sums.items()}
+
+    def _blocks(self, rows: Ints) -> Iterator[Ints]:
+        """Yield the rows in blocks that fit memory, at least one."""
+        targets = -(-len(self._order_P) // max(1, len(self._ranks.rows_L)))
+        width = max(self._settings.columns, self._ranks.top_LK.shape[1], targets)
+        step = max(1, _NUMBERS_AT_ONCE // width)
+        for first in range(0, max(1, len(rows)), step):
+            yield rows[first : first + step]
+
+    def _terms(self, rows_B: Ints) -> list[RowTerms]:
+        """Return what rows add to each metric that is a mean."""
+        begins_B = self._begins_L1[rows_B]
+        sizes_B = self._begins_L1[rows_B + 1] - begins_B
+        list_P = np.repeat(np.arange(len(rows_B)), sizes_B)
+        places_P = np.arange(len(list_P)) + np.repeat(begins_B - (np.cumsum(sizes_B) - sizes_B), sizes_B)
+        rank_P = self._ranks.rank_P[self._order_P[places_P]]
+        ranked = Ranked.from_ranks(list_P, rank_P, self._ranks.positives_L[rows_B])
+        values = ranking_values(ranked, self._settings.at)
+        shown = {name: values_B for name, values_B in values.items() if self._settings.shows(name)}
+        found = [RowTerms.of_known(shown)] if shown else []
+        return found if self._lists is None else found + self._lists.of(rows_B)
+
+    def _exposure(self, counted: Ints) -> Ints:
+        assert self._lists is not None
+        exposure_N = self._lists.exposure(counted[:0])
+        for rows_B in self._blocks(counted):
+            exposure_N += self._lists.exposure(rows_B)
+        return exposure_N
+
+    def _weights(self, rows_B: Ints) -> Floats:
+        """Return the weights of rows, and those of each resample."""
+        weights_B1: Floats = self._ranks.weights_L[rows_B, None]
+        if self._settings.confidence is None:
+            return weights_B1
+        drawn_BR = resample_counts(self._ranks.rows_L[rows_B], self._settings.resamples, self._settings.seed)
+        return np.concatenate([weights_B1, weights_B1 * drawn_BR], axis=1)
 
 
-def _of_lists(
-    ranks: TargetRanks,
-    settings: EvaluationSettings,
-    counts_N: Tensor | None,
-    categories: ItemCategories | None,
-) -> dict[str, float]:
-    assert counts_N is not None
-    counts = counts_N.numpy()
-    # Ids below the first item are in no list; the catalogue counts what training rows had.
-    lists_UK = np.where(ranks.top_LK > 0, ranks.top_LK, -1)
-    items, total = int((counts > 0).sum()), max(int(counts.sum()), 1)
-    shown = np.flatnonzero(counts > 0)
-    place = np.full(len(counts), -1)
-    place[shown] = np.arange(len(shown))
-    numbered_UK = np.where(lists_UK >= 0, place[np.maximum(lists_UK, 0)], -1)
-    found = {
-        "coverage": catalogue_coverage(numbered_UK, items),
-        "gini": gini_index(numbered_UK, items),
-        "novelty": novelty(numbered_UK, counts[shown], total),
-        "popularity": average_popularity(numbered_UK, counts[shown]),
-        "popular_share": popular_share(numbered_UK, counts[shown]),
-    }
-    figures = ranks.figures
-    if "history_popularity" in figures:
-        # Lists and histories each by their own mean: users differ in how long both are.
-        before = _mean_of(figures["history_popularity"])
-        found["popularity_lift"] = found["popularity"] / before - 1 if before > 0 else np.nan
-    if "serendipity" in figures:
-        found["serendipity"] = _mean_of(figures["serendipity"][ranks.positives_L > 0])
-    if categories is not None:
-        begins, kinds = categories.begins_E1, categories.categories_H
-        found["intra_list_diversity"] = category_diversity(lists_UK, begins, kinds)
-    elif "diversity" in figures:
-        found["intra_list_diversity"] = _mean_of(figures["diversity"])
-    return {name: value for name, value in found.items() if settings.shows(name)}
+def _added(before_C: Floats, terms_B: Floats, weights_BC: Floats) -> Floats:
+    through: Floats = running_sums(before_C, weights_BC * terms_B[:, None])[-1]
+    return through
 
 
-def _mean_of(values_L: Floats) -> float:
-    """Return the mean of those that are numbers; NaN without any."""
-    known = values_L[~np.isnan(values_L)]
-    return float(known.mean()) if known.size else float("nan")
-
-
-def _segments(
-    kept: KeptColumns, column: str, rows_L: NDArray[np.int64]
-) -> list[tuple[Any, NDArray[np.bool_]]]:
-    values_N = pa.concat_arrays(list(kept.read(column, range(len(kept.starts) - 1))))
-    segments = Segments()
-    keys_L = segments.keys(values_N.take(pa.array(rows_L)))
+def _segments(kept: KeptColumns, column: str, rows_L: Ints) -> Iterator[tuple[Any, Ints]]:
+    """Yield the values with most rows, and the places of their rows."""
+    segments, keys_L, starts = Segments(), np.zeros(len(rows_L), np.int64), kept.starts
+    bounds = np.searchsorted(rows_L, starts)
+    groups = np.flatnonzero(np.diff(bounds))
+    for group, values in zip(groups, kept.read(column, groups.tolist()), strict=True):
+        here = slice(bounds[group], bounds[group + 1])
+        keys_L[here] = segments.keys(values.take(pa.array(rows_L[here] - starts[group])))
     largest = segments.largest(MAX_SEGMENTS)
     numbers_L = segments.numbers(keys_L)
-    return [(value, numbers_L == number) for number, (value, _) in enumerate(largest)]
+    for number, (value, _) in enumerate(largest):
+        yield value, np.flatnonzero(numbers_L == number)

@@ -57,7 +57,7 @@ def test_a_sequence_model_finds_the_next_song_on_two_ranks(spark: Any, tmp_path:
     assert found["recall@5"] > 0.5
     stored = (tmp_path / "run" / "evaluation_test.json").read_text()
     among_six = evaluate(trained, split="test", candidates=6).metrics
-    assert among_six["recall@5"] > found["recall@5"]
-    assert "recall@10" not in among_six
+    assert among_six["recall@5"] >= found["recall@5"]
+    assert {"recall@10", "recall@20"} <= found.keys() - among_six.keys()  # of seven items
     assert evaluate(trained, split="test", candidates="all").metrics == found
     assert (tmp_path / "run" / "evaluation_test.json").read_text() == stored

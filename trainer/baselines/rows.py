@@ -6,8 +6,8 @@ import socket
 from collections.abc import Iterator
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 
 from sharding.hosts import RankContext
@@ -47,7 +47,7 @@ class BaselineRows:
         rows = min(_ROWS_AT_ONCE, _SCORES_AT_ONCE // max(1, roles.num_items))
         train = run.train.model_copy(update={"global_batch_size": max(1, rows // lanes) * lanes})
         self._run = run.model_copy(update={"train": train})
-        self._users: pd.Index | None = None
+        self._users: pa.Array | None = None
         if roles.user is not None and not roles.user_is_feature:
             self._kept("train", roles.user)
 
@@ -127,19 +127,19 @@ class BaselineRows:
         values = self._kept_values(split, roles.user)
         if split == "train" or self._users is None:
             trained = values if split == "train" else self._kept_values("train", roles.user)
-            self._users = pd.Index(trained.dropna().unique())
-        return UserNumbers(users_N=self._users.get_indexer(pd.Index(values)).astype(np.int64))
+            self._users = trained.unique().drop_null()
+        return UserNumbers(users_N=_places(values, self._users))
 
     def _kept(self, split: str, column: str) -> KeptColumns:
         kept = KeptColumns(self._dataset, self._manifest, split, read_policy(self._run))
         kept.require(column, "user")
         return kept
 
-    def _kept_values(self, split: str, column: str) -> pd.Series:
+    def _kept_values(self, split: str, column: str) -> pa.ChunkedArray:
         kept = self._kept(split, column)
-        parts = list(kept.read(column, range(len(kept.starts) - 1)))
-        values: pd.Series = pa.chunked_array(parts).to_pandas()
-        return values
+        values = pa.chunked_array(list(kept.read(column, range(len(kept.starts) - 1))))
+        # A number that is none stands for nobody, as null does.
+        return pc.if_else(pc.is_nan(values), None, values) if pa.types.is_floating(values.type) else values
 
 
 class UserNumbers:
@@ -161,6 +161,15 @@ class UserNumbers:
             return np.where(rows_B < 0, -1, _numbers(batch.sparse[self._feature].values()) - self._first)
         assert self._users_N is not None
         return np.where(rows_B < 0, -1, self._users_N[np.maximum(rows_B, 0)])
+
+
+def _places(values_N: pa.ChunkedArray, users_U: pa.Array) -> Ints:
+    """Return the place of each value among the users, -1 for null and for those who are not there.
+
+    In arrow throughout: integers beside a null would become float64, in which ids beyond 2^53 are one.
+    """
+    place_N = pc.fill_null(pc.index_in(values_N, value_set=users_U), -1)
+    return np.asarray(place_N.to_numpy(), np.int64)
 
 
 def _numbers(ids: torch.Tensor) -> Ints:

@@ -213,9 +213,37 @@ def check_metrics(metrics: MetricsConfig, compared: dict[str, str], data: DataCo
             )
 
 
+def usual_at(ranked: int | None) -> list[int]:
+    """Return the K of a config that names none, for rankings of so many items; None where that is open."""
+    return [k for k in DEFAULT_AT if ranked is None or k < ranked]
+
+
+def all_found(where: str, name: str, ranked: int, at: Sequence[int], of_what: str) -> ConfigError:
+    """Return the error of comparing by a K at which every target is found.
+
+    Args:
+        where: key path.
+        name: the metric with its K.
+        ranked: items of a ranking.
+        at: the K that are computed.
+        of_what: what the items of a ranking are.
+    """
+    k = max(at, default=ranked - 1)
+    near = f"{where}: {split_name(name)[0]}@{k}"
+    return ConfigError(
+        "every target is among the first K items where no more than K are ranked",
+        where=where,
+        got=name,
+        allowed=f"K below {ranked:,}, {of_what}; of metrics.at: {list(at)}",
+        fixes=[near if at else f"{near}, and metrics.at: [{k}]"] if k else [],
+    )
+
+
 def _check_of_users(metrics: MetricsConfig, named: Sequence[tuple[str, str]]) -> None:
     of_lists = [name for name, metric in METRICS.items() if metric.at_k or metric.recommended]
-    at = metrics.at or DEFAULT_AT
+    ranked = None if metrics.candidates is None else 1 + metrics.candidates
+    at = metrics.at or usual_at(ranked)
+    near = f"ndcg@{max(at)}" if at else "mrr"
     for where, name in named:
         base, k = split_name(name)
         if base not in of_lists:
@@ -224,8 +252,10 @@ def _check_of_users(metrics: MetricsConfig, named: Sequence[tuple[str, str]]) ->
                 where=where,
                 got=name,
                 allowed=of_lists,
-                fixes=[f"{where}: {'[ndcg]' if where == 'metrics.names' else f'ndcg@{max(at)}'}"],
+                fixes=[f"{where}: {'[ndcg]' if where == 'metrics.names' else near}"],
             )
+        if k is not None and k not in at and ranked is not None and k >= ranked:
+            raise all_found(where, name, ranked, at, "a target and its metrics.candidates")
         if k is not None and k not in at:
             raise ConfigError(
                 f"`{name}` needs its number of places",
@@ -275,6 +305,7 @@ class MetricsConfig(Section):
     calibration_bins: int = Field(default=15, ge=1)
     """Intervals of equal width that `ece` cuts probabilities into."""
     confidence: float | None = Field(default=None, gt=0, lt=1)
-    """Level of the intervals that `evaluate` gives, like 0.95; `--confidence` wins. Training has none."""
+    """Level of the intervals that `evaluate` gives, like 0.95; `--confidence` wins. Training has none, nor
+    have `coverage` and `gini`."""
     resamples: int = Field(default=200, ge=20)
     """Of the bootstrap that makes the intervals: groups are drawn where there are any, else rows."""

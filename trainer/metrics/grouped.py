@@ -67,7 +67,7 @@ def gauc(groups_N: Ints, scores_N: Floats, labels_N: Floats, weights_N: Floats |
 
     Args:
         groups_N: group of each row, any integers.
-        scores_N: any scores.
+        scores_N: any scores; a NaN among those that count has no order, and leaves NaN, as in `roc_auc`.
         labels_N: 0 or 1.
         weights_N: sample weights; default 1. Rows of weight 0 do not count.
 
@@ -75,6 +75,8 @@ def gauc(groups_N: Ints, scores_N: Floats, labels_N: Floats, weights_N: Floats |
     """
     weights = np.ones(len(groups_N)) if weights_N is None else weights_N
     counted = np.flatnonzero(weights > 0)
+    if np.isnan(scores_N[counted]).any():
+        return math.nan
     order = counted[np.lexsort((-scores_N[counted], groups_N[counted]))]
     _, numbered = np.unique(groups_N[order], return_inverse=True)
     found = group_values(numbered, scores_N[order], labels_N[order], weights[order])

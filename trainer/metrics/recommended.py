@@ -25,7 +25,12 @@ def catalogue_coverage(lists_UK: Ints, num_items: int) -> float:
 
     Source: Ge et al. 2010, Beyond Accuracy, RecSys.
     """
-    return float((_exposure(lists_UK, num_items) > 0).mean())
+    return covered_share(exposure(lists_UK, num_items))
+
+
+def covered_share(exposure_N: Ints) -> float:
+    """Return `catalogue_coverage` of how many lists each item is in."""
+    return float((exposure_N > 0).mean())
 
 
 def gini_index(lists_UK: Ints, num_items: int) -> float:
@@ -37,12 +42,16 @@ def gini_index(lists_UK: Ints, num_items: int) -> float:
 
     Source: the Gini coefficient as in Fleder and Hosanagar 2009, of how many lists each item is in.
     """
-    exposure_N = np.sort(_exposure(lists_UK, num_items))
-    total = exposure_N.sum()
+    return unevenness(exposure(lists_UK, num_items))
+
+
+def unevenness(exposure_N: Ints) -> float:
+    """Return `gini_index` of how many lists each item is in."""
+    num_items, total = len(exposure_N), exposure_N.sum()
     if total == 0:
         return math.nan
     place_N = np.arange(1, num_items + 1)
-    return float(((2 * place_N - num_items - 1) * exposure_N).sum() / (num_items * total))
+    return float(((2 * place_N - num_items - 1) * np.sort(exposure_N)).sum() / (num_items * total))
 
 
 def novelty(lists_UK: Ints, popularity_N: Ints, num_users: int) -> float:
@@ -56,8 +65,13 @@ def novelty(lists_UK: Ints, popularity_N: Ints, num_users: int) -> float:
 
     Source: Zhou et al. 2010, Solving the apparent diversity-accuracy dilemma, PNAS: log2(users / popularity).
     """
-    counts = np.maximum(popularity_N[lists_UK[lists_UK >= 0]], 1)
-    return float(np.log2(num_users / counts).mean()) if counts.size else math.nan
+    return _mean(information(popularity_N, num_users)[lists_UK[lists_UK >= 0]])
+
+
+def information(popularity_N: Ints, num_users: int) -> Floats:
+    """Return the self-information of each item in bits, which `novelty` is the mean of."""
+    bits_N: Floats = np.log2(num_users / np.maximum(popularity_N, 1))
+    return bits_N
 
 
 def intra_list_diversity(lists_UK: Ints, vectors_ND: Floats) -> float:
@@ -109,7 +123,12 @@ def serendipity(lists_UK: Ints, relevant_UK: NDArray[np.bool_], primitive_UK: In
 
 
 def category_diversity(lists_UK: Ints, begins_N1: Ints, categories_H: Ints) -> float:
-    """Return `intra_list_diversity` of items with categories, of which a catalogue may have any number.
+    """Return the mean of `category_distances`: 0 where items are alike; NaN where no list has two."""
+    return _mean_of_known(category_distances(lists_UK, begins_N1, categories_H))
+
+
+def category_distances(lists_UK: Ints, begins_N1: Ints, categories_H: Ints) -> Floats:
+    """Return `intra_list_diversity` of each list, by categories, of which a catalogue may have any number.
 
     Args:
         lists_UK: recommended items.
@@ -117,7 +136,7 @@ def category_diversity(lists_UK: Ints, begins_N1: Ints, categories_H: Ints) -> f
         categories_H: distinct categories of one item after another.
 
     Returns:
-        0 where all items of a list are alike; NaN where no list has two items.
+        Float64 [U], 0 where all items of a list are alike; NaN for lists of less than two items.
 
     Source: as `intra_list_diversity`. Memory: 4 million categories of items at a time.
     """
@@ -137,10 +156,9 @@ def category_diversity(lists_UK: Ints, begins_N1: Ints, categories_H: Ints) -> f
         sum_S = np.bincount(place_C, weights=weight_C, minlength=len(key_S))
         squared_U = np.bincount(key_S // kinds, weights=sum_S**2, minlength=len(size_U))
         own_U = np.bincount(list_I, weights=of_I > 0, minlength=len(size_U))
-        enough = size_U > 1
-        similar_U = (squared_U - own_U)[enough] / (size_U * (size_U - 1))[enough]
-        sums.append(1 - similar_U)
-    return _mean(np.concatenate(sums)) if sums else math.nan
+        pairs_U = (size_U * (size_U - 1)).astype(np.float64)
+        sums.append(1 - (squared_U - own_U) / np.where(pairs_U > 0, pairs_U, math.nan))
+    return np.concatenate([np.zeros(0), *sums])
 
 
 def average_popularity(lists_UK: Ints, popularity_N: Ints) -> float:
@@ -152,7 +170,7 @@ def average_popularity(lists_UK: Ints, popularity_N: Ints) -> float:
 
     Source: Yin et al. 2012, Challenging the long tail recommendation.
     """
-    return _mean_of_lists(popularity_N.astype(np.float64), lists_UK)
+    return _mean_of_known(list_means(popularity_N.astype(np.float64), lists_UK))
 
 
 def popular_share(lists_UK: Ints, popularity_N: Ints, head: float = 0.2) -> float:
@@ -166,9 +184,14 @@ def popular_share(lists_UK: Ints, popularity_N: Ints, head: float = 0.2) -> floa
 
     Source: the complement of APLT in Abdollahpouri et al. 2019, arXiv:1901.07555.
     """
+    return _mean_of_known(list_means(popular_head(popularity_N, head), lists_UK))
+
+
+def popular_head(popularity_N: Ints, head: float = 0.2) -> Floats:
+    """Return 1 for each item that `popular_share` counts as popular, 0 for the others."""
     popular_N = np.zeros(len(popularity_N))
     popular_N[np.argsort(-popularity_N, kind="stable")[: math.ceil(head * len(popularity_N))]] = 1
-    return _mean_of_lists(popular_N, lists_UK)
+    return popular_N
 
 
 def popularity_lift(lists_UK: Ints, history_UH: Ints, popularity_N: Ints) -> float:
@@ -189,8 +212,16 @@ def popularity_lift(lists_UK: Ints, history_UH: Ints, popularity_N: Ints) -> flo
     return average_popularity(lists_UK, popularity_N) / before - 1 if before > 0 else math.nan
 
 
-def _exposure(lists_UK: Ints, num_items: int) -> Ints:
-    """Return how many lists each item is in."""
+def list_means(values_N: Floats, lists_UK: Ints) -> Floats:
+    """Return the mean value of the items of each list, [U]; NaN for empty ones."""
+    there_UK = lists_UK >= 0
+    size_U = there_UK.sum(axis=1).astype(np.float64)
+    mean_U: Floats = (values_N[lists_UK] * there_UK).sum(axis=1) / np.where(size_U > 0, size_U, math.nan)
+    return mean_U
+
+
+def exposure(lists_UK: Ints, num_items: int) -> Ints:
+    """Return how many lists each item is in, [N]."""
     return np.bincount(lists_UK[lists_UK >= 0], minlength=num_items)
 
 
@@ -206,12 +237,8 @@ def _slices(users: int, width: int) -> Iterator[slice]:
     return (slice(start, start + step) for start in range(0, users, step))
 
 
-def _mean_of_lists(values_N: Floats, lists_UK: Ints) -> float:
-    """Return the mean over lists of the mean value of their items."""
-    there_UK = lists_UK >= 0
-    size_U = there_UK.sum(axis=1)
-    total_U = (values_N[lists_UK] * there_UK).sum(axis=1)
-    return _mean(total_U[size_U > 0] / size_U[size_U > 0])
+def _mean_of_known(values_U: Floats) -> float:
+    return _mean(values_U[~np.isnan(values_U)])
 
 
 def _mean(values: Floats) -> float:

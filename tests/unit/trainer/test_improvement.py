@@ -6,6 +6,7 @@ import pytest
 
 from trainer.checkpoint import Progress
 from trainer.config import EarlyStoppingConfig, PlateauConfig
+from trainer.errors import ConfigError
 from trainer.improvement import follow_plateau, update_best
 
 
@@ -50,6 +51,16 @@ def test_a_metric_that_is_not_a_number_never_is_the_best() -> None:
     assert progress.best_step == 1
     assert progress.finished
     assert follow([float("nan"), 0.5, 0.4], EarlyStoppingConfig(patience=2)).best_step == 2
+
+
+def test_a_metric_that_evaluations_do_not_have_is_an_error_and_no_standstill() -> None:
+    progress = Progress(step=1, evaluation={"ndcg@5": 0.1, "hr@5": 0.2, "calibration": 1.0, "rows": 9})
+    message = r"{0}.metric\n.*ndcg@10\n.*allowed: ndcg@5, hr@5\n.*{0}.metric: ndcg@5"
+    with pytest.raises(ConfigError, match=message.format("train.early_stopping")):
+        update_best(progress, EarlyStoppingConfig(metric="ndcg@10", patience=1))
+    with pytest.raises(ConfigError, match=message.format("train.plateau")):
+        follow_plateau(progress, PlateauConfig(metric="ndcg@10", patience=1))
+    assert (progress.finished, progress.plateau_factor) == (False, 1.0)
 
 
 def test_a_resumed_run_that_stops_by_another_metric_compares_like_with_like() -> None:

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-from sklearn.metrics import log_loss, mean_absolute_error
+from sklearn.metrics import log_loss, mean_absolute_error, roc_auc_score
 from torch import nn
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
+from tests.support.predicted import ROWS, predicted, write_kept
 from trainer.batch import Batch
 from trainer.config.metrics import METRICS
+from trainer.data import ReadPolicy
+from trainer.data.kept import KeptColumns
 from trainer.evaluation import predict
 from trainer.evaluation_settings import EvaluationSettings
 from trainer.measuring import SplitMeasure
 from trainer.records import TaskLabel
+from trainer.schema import Manifest
 
 
 @pytest.fixture
@@ -77,3 +83,37 @@ def test_each_task_is_measured_on_the_rows_that_count_for_it(process_group: None
     scores = [one.scores() for one in (found, *found.others)]
     assert scores[0] == pytest.approx(1 / (1 + np.exp(-outputs[:, 0] - 0.3)))
     assert scores[2] == pytest.approx(rating)
+
+
+@pytest.mark.parametrize("limit", [100, 2])
+def test_segments_are_those_of_all_rows_whichever_task_counts_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int
+) -> None:
+    monkeypatch.setattr("trainer.evaluator.MAX_SEGMENTS", limit)
+    write_kept(tmp_path)
+    kept = KeptColumns(tmp_path, Manifest.load(tmp_path), "test", ReadPolicy())
+    rows = predicted()
+    # `click` is known in France alone, `buy` everywhere else; no row counts for both.
+    french = rows.countries == "fr"
+    labels = [np.where(french, rows.labels, np.nan), np.where(french, np.nan, rows.labels)]
+    columns = np.stack([np.arange(ROWS), rows.weights, rows.scores, -rows.scores, *labels])
+    padded = np.pad(columns, ((0, 0), (0, 3)), constant_values=-1)
+    padded[1, -3:] = 0
+    tasks = [TaskLabel(name=name, params={}) for name in ("click", "buy")]
+    settings = [EvaluationSettings(frozenset({"auc"}), by="country", confidence=0.9, resamples=20)] * 2
+    parts = [torch.tensor(part) for part in np.array_split(padded, 4, axis=1)]
+    found = SplitMeasure(tasks, settings, kept).of_columns(parts, torch.device("cpu"))
+
+    sizes = Counter(rows.countries.tolist())
+    assert [(one["value"], one["rows"]) for one in found.segments] == sizes.most_common(limit)
+    for segment in found.segments:
+        here = (rows.countries == segment["value"]) & (rows.weights > 0)
+        name, other, sign = ("click", "buy", 1) if segment["value"] == "fr" else ("buy", "click", -1)
+        expected = roc_auc_score(
+            rows.labels[here], sign * rows.scores[here], sample_weight=rows.weights[here]
+        )
+        assert segment["metrics"][f"{name}/auc"] == pytest.approx(expected, abs=1e-9)
+        low, high = segment["intervals"][f"{name}/auc"]
+        assert low < expected < high
+        assert segment["metrics"][f"{name}/rows"] == here.sum()
+        assert segment["metrics"][f"{other}/rows"] == 0

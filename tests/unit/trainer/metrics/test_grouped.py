@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import mean_absolute_error, roc_auc_score, root_mean_squared_error
 
-from trainer.metrics import gauc, group_values, rating_metrics
+from trainer.metrics import gauc, group_values, rating_metrics, roc_auc
 
 
 @pytest.mark.parametrize("weighted", [False, True])
@@ -33,6 +33,15 @@ def test_gauc_is_the_mean_auc_of_groups_with_both_classes_by_their_rows(weighted
 
 def test_groups_of_one_class_alone_give_no_gauc() -> None:
     assert math.isnan(gauc(np.array([0, 0, 1]), np.array([1.0, 2, 3]), np.array([0.0, 0, 1])))
+
+
+def test_a_score_that_is_not_a_number_leaves_no_gauc_unless_its_row_does_not_count() -> None:
+    groups, labels = np.array([0, 0, 0, 1, 1, 1]), np.array([0.0, 0, 1, 1, 0, 0])
+    scores = np.array([np.nan, 0.2, 0.1, 2.0, 1.0, 0.0])
+    assert math.isnan(gauc(groups, scores, labels))
+    assert math.isnan(roc_auc(scores, labels))
+    # Without the first row group 0 has AUC 0 by 2 rows, and group 1 AUC 1 by 3.
+    assert gauc(groups, scores, labels, (np.arange(6) > 0).astype(float)) == pytest.approx(3 / 5)
 
 
 def test_a_group_has_the_same_auc_to_the_last_bit_whatever_groups_are_beside_it() -> None:
