@@ -4,7 +4,7 @@ Every rank scores all rows of a step against its own share of the items, some of
 all items, nor the scores of its share. A first pass finds the scores of the targets, a second one counts the
 items above them; what ranks exchange are queries, lists of ids, scores of targets, counts and the best of
 each share. A place is exact. Of equal scores the items that are no targets come first: a model that gives all
-items one score has found nothing.
+items one score has found nothing. A score that is no number comes last.
 """
 
 from __future__ import annotations

@@ -102,7 +102,7 @@ class ScoredItems:
         self._only_BN: Tensor | None = None
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield ids [C] and scores [B, C], float32; of items that are left out -inf."""
+        """Yield ids [C] and scores [B, C], float32; -inf of items left out, and of what is no number."""
         for number, ids_C in enumerate(self._ids):
             yield ids_C, self._scores(number)
 
@@ -124,7 +124,7 @@ class ScoredItems:
         if self._only_BN is not None:
             return self._only_BN
         scores_BC = self._scorer.scores(self._queries_BX, self._vectors[number]).float()
-        scores_BC = torch.nan_to_num(scores_BC, nan=torch.inf, posinf=torch.inf, neginf=-torch.inf)
+        scores_BC = torch.nan_to_num(scores_BC, nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
         ids_H, holder_H = self._left_out
         column_H, here_H = columns_of(ids_H, self._ids[number])
         scores_BC[holder_H[here_H], column_H[here_H]] = -torch.inf

@@ -57,3 +57,13 @@ def test_two_ranks_find_what_one_finds() -> None:
     (alone,) = run_distributed(ranked_on, 1, cases)
     assert alone[:2] == alone[2:]  # however few at once
     assert run_distributed(ranked_on, 2, cases) == [alone, alone]
+
+
+@pytest.mark.parametrize("candidates", [None, 9])
+def test_what_is_no_number_is_ranked_last(candidates: int | None) -> None:
+    scores = np.tile(np.arange(10.0), (2, 1))
+    scores[:, 3] = np.nan
+    rows = Rows(seen=[[], []], targets=[[3 + FIRST], [9 + FIRST]])
+    found = ranked(KnownScores(scores), rows, top=10, candidates=candidates)
+    assert found.rank_P.tolist() == [10, 1]
+    assert found.top_LK.tolist() == [[i + FIRST for i in (9, 8, 7, 6, 5, 4, 2, 1, 0)] + [0]] * 2
