@@ -65,6 +65,7 @@ def rank_targets(
     top: int = 0,
     figures: ListFigures | None = None,
     seed: int = 1,
+    ranks_seen: bool = False,
 ) -> TargetRanks:
     """Rank the targets of this rank's batches with the other ranks; every rank calls it.
 
@@ -77,6 +78,7 @@ def rank_targets(
         top: K of `top_LK`.
         figures: of the lists.
         seed: of the draws.
+        ranks_seen: whether items that a row holds are ranked for it too.
     """
     was_training = task.training
     task.eval()
@@ -89,6 +91,7 @@ def rank_targets(
         top=top,
         figures=figures,
         seed=seed,
+        ranks_seen=ranks_seen,
     )
     task.train(was_training)
     return found
@@ -104,22 +107,26 @@ def rank_by(
     top: int = 0,
     figures: ListFigures | None = None,
     seed: int = 1,
+    ranks_seen: bool = False,
 ) -> TargetRanks:
     """Rank the targets of this rank's batches by any scores of items; every rank calls it.
 
-    Items that a row holds in its other lists of the items' table are not ranked for it.
+    Items that a row holds in its other lists of the items' table are not ranked for it, unless they may be
+    targets of it.
 
     Args:
         scorer: gives the scores.
         batches: as many on every rank, padded with rows of weight 0.
         device: where the scorer computes.
         target: feature of the targets.
-        candidates: rank each target among so many drawn items, that the row does not hold, instead of all.
+        candidates: rank each target among so many drawn items instead of all; none that is a target, or is
+            not ranked.
         top: K of `top_LK`.
         figures: what to find out of the lists of best items; None for nothing.
         seed: of the draws, which follow the row number.
+        ranks_seen: whether items that a row holds are ranked for it too, as any may be its target.
     """
-    ranking = _Ranking(scorer, target, candidates, top, figures, seed)
+    ranking = _Ranking(scorer, target, candidates, top, figures, seed, ranks_seen)
     with torch.no_grad():
         found = [ranking.step(batch.to(device, non_blocking=True)) for batch in batches]
     return _in_row_order(found, top, () if figures is None else figures.names)
@@ -136,9 +143,10 @@ class _Ranking:
         top: int,
         figures: ListFigures | None,
         seed: int,
+        ranks_seen: bool,
     ) -> None:
         self._scorer, self._target, self._top, self._seed = scorer, target, top, seed
-        self._figures = figures
+        self._figures, self._ranks_seen = figures, ranks_seen
         self._draws: ItemSampler | None = None
         if candidates is not None:
             rows = scorer.first + scorer.num_items
@@ -159,10 +167,11 @@ class _Ranking:
         unknown_B = torch.bincount(row_P[unknown_P], minlength=len(rows_B))
         # A known target twice in a row is one; unknown ones, which nothing can find, are as many as they are.
         row_P, targets_P = torch.unique(torch.stack([row_P, targets_P])[:, ~unknown_P], dim=1)
-        scored = ScoredItems(self._scorer, queries_BX, self._items, (seen_H, holder_H))
+        left_out = (seen_H[:0], holder_H[:0]) if self._ranks_seen else (seen_H, holder_H)
+        scored = ScoredItems(self._scorer, queries_BX, self._items, left_out)
         pairs_R = [(row_P, targets_P)]
         if self._draws is not None:
-            drawn_BC = self._drawn(rows_B, (seen_H, holder_H), (targets_P, row_P))
+            drawn_BC = self._drawn(rows_B, left_out, (targets_P, row_P))
             place_BC = torch.arange(len(rows_B), device=rows_B.device).unsqueeze(1).expand_as(drawn_BC)
             pairs_R.append((place_BC.reshape(-1), drawn_BC.reshape(-1)))
         score_R = scored.of_pairs(*(torch.cat(parts) for parts in zip(*pairs_R, strict=True)))
@@ -175,7 +184,8 @@ class _Ranking:
         rank_P = 1 + counts_2P.sum(dim=0) + _order_of_targets(row_P, score_P)
         figures: dict[str, Tensor] = {}
         if self._figures is not None:
-            step = Step(top_BK, (seen_H, holder_H), (targets_P, row_P), *self._items)
+            lists = (seen_H, holder_H), (targets_P, row_P)
+            step = Step(top_BK, *lists, *self._items, self._ranks_seen)
             figures = self._figures.of(step)
         return {
             "rows": _numbers(rows_B),
@@ -223,10 +233,12 @@ class _Ranking:
         top_BK = scores_and_ids(best_BK)[1]
         return summed(counts_2P), nn.functional.pad(top_BK, (0, self._top - top_BK.shape[1]))
 
-    def _drawn(self, rows_B: Tensor, seen: tuple[Tensor, Tensor], targets: tuple[Tensor, Tensor]) -> Tensor:
+    def _drawn(
+        self, rows_B: Tensor, left_out: tuple[Tensor, Tensor], targets: tuple[Tensor, Tensor]
+    ) -> Tensor:
         """Return each row's drawn items, 0 where chance found none."""
         assert self._draws is not None
-        held_H, holder_H = (torch.cat(parts) for parts in zip(seen, targets, strict=True))
+        held_H, holder_H = (torch.cat(parts) for parts in zip(left_out, targets, strict=True))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self._seed)
             return self._draws.per_query(rows_B, torch.zeros_like(rows_B), held_H, rows_B[holder_H])

@@ -23,7 +23,7 @@ class ItemScorer(Protocol):
     Attributes:
         first: first id that is an item.
         num_items: ids from there on.
-        holders: features of a batch whose items a row does not get again.
+        holders: features of a batch whose items a row holds already.
     """
 
     first: int
