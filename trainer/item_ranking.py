@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torchrec.sparse.jagged_tensor import JaggedTensor
 
 from trainer.batch import Batch
+from trainer.drawn_candidates import drawn_candidates
 from trainer.item_keys import NO_ITEM, item_keys, scores_and_ids
-from trainer.item_sampling import ItemNegatives, ItemSampler
 from trainer.item_scoring import ItemScorer, ModelScorer, ScoredItems, columns_of
 from trainer.list_figures import ListFigures, Step
 from trainer.modules.over_ranks import gathered, summed, world
@@ -145,12 +145,9 @@ class _Ranking:
         seed: int,
         ranks_seen: bool,
     ) -> None:
-        self._scorer, self._target, self._top, self._seed = scorer, target, top, seed
+        self._scorer, self._target, self._top = scorer, target, top
+        self._candidates, self._seed = candidates, seed
         self._figures, self._ranks_seen = figures, ranks_seen
-        self._draws: ItemSampler | None = None
-        if candidates is not None:
-            rows = scorer.first + scorer.num_items
-            self._draws = ItemSampler(scorer.first, rows, ItemNegatives(per_query=candidates))
         self._items: tuple[Tensor, Tensor] | None = None
 
     def step(self, batch: Batch) -> dict[str, NDArray[np.float64]]:
@@ -169,17 +166,16 @@ class _Ranking:
         row_P, targets_P = torch.unique(torch.stack([row_P, targets_P])[:, ~unknown_P], dim=1)
         left_out = (seen_H[:0], holder_H[:0]) if self._ranks_seen else (seen_H, holder_H)
         scored = ScoredItems(self._scorer, queries_BX, self._items, left_out)
-        pairs_R = [(row_P, targets_P)]
-        if self._draws is not None:
-            drawn_BC = self._drawn(rows_B, left_out, (targets_P, row_P))
-            place_BC = torch.arange(len(rows_B), device=rows_B.device).unsqueeze(1).expand_as(drawn_BC)
-            pairs_R.append((place_BC.reshape(-1), drawn_BC.reshape(-1)))
-        score_R = scored.of_pairs(*(torch.cat(parts) for parts in zip(*pairs_R, strict=True)))
-        score_P = score_R[: len(row_P)]
+        drawn_BC = self._drawn(rows_B, left_out, (targets_P, row_P))
+        place_BC = torch.arange(len(rows_B), device=rows_B.device).unsqueeze(1).expand_as(drawn_BC)
+        score_R = scored.of_pairs(
+            torch.cat([row_P, place_BC.reshape(-1)]), torch.cat([targets_P, drawn_BC.reshape(-1)])
+        )
+        score_P, score_BC = score_R[: len(row_P)], score_R[len(row_P) :].reshape(drawn_BC.shape)
         counts_2P, top_BK = self._second_pass(scored, targets_P, row_P, score_P)
-        if self._draws is not None:
-            score_BC = score_R[len(row_P) :].reshape(drawn_BC.shape)
-            score_BC = score_BC.masked_fill(drawn_BC == 0, -torch.inf)
+        if self._candidates is not None:
+            # Where there are fewer, nothing stands beside a target: what is no number is never counted.
+            score_BC = score_BC.masked_fill(drawn_BC == 0, torch.nan)
             counts_2P = torch.stack(_counted(score_BC, row_P, score_P))
         rank_P = 1 + counts_2P.sum(dim=0) + _order_of_targets(row_P, score_P)
         figures: dict[str, Tensor] = {}
@@ -216,12 +212,12 @@ class _Ranking:
         rows, device = scored.rows, row_P.device
         counts_2P = torch.zeros(2, len(row_P), dtype=torch.int64, device=device)
         best_BK = torch.full((rows, 0), NO_ITEM, dtype=torch.int64, device=device)
-        if self._draws is not None and not self._top:
+        if self._candidates is not None and not self._top:
             return counts_2P, best_BK
         for ids_C, scores_BC in scored:
             if self._top:
                 best_BK = _best_of(self._top, best_BK, _best_of(self._top, item_keys(scores_BC, ids_C)))
-            if self._draws is None:
+            if self._candidates is None:
                 # Targets are compared by their order alone: no number is neither above another nor equal.
                 column_P, here_P = columns_of(targets_P, ids_C)
                 place = (row_P[here_P], column_P[here_P])
@@ -236,12 +232,12 @@ class _Ranking:
     def _drawn(
         self, rows_B: Tensor, left_out: tuple[Tensor, Tensor], targets: tuple[Tensor, Tensor]
     ) -> Tensor:
-        """Return each row's drawn items, 0 where chance found none."""
-        assert self._draws is not None
+        """Return each row's drawn items, [B, C], 0 where there are fewer; C is 0 where none are asked for."""
+        if self._candidates is None:
+            return rows_B.new_zeros(len(rows_B), 0)
         held_H, holder_H = (torch.cat(parts) for parts in zip(left_out, targets, strict=True))
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self._seed)
-            return self._draws.per_query(rows_B, torch.zeros_like(rows_B), held_H, rows_B[holder_H])
+        scorer, count = self._scorer, self._candidates
+        return drawn_candidates(rows_B, (held_H, holder_H), scorer.first, scorer.num_items, count, self._seed)
 
 
 def _best_of(top: int, *keys: Tensor) -> Tensor:

@@ -88,12 +88,13 @@ def tied_rows(rows: int, items: int) -> tuple[NDArray[np.float64], Rows]:
 
 def ranked_on(rank: int, world_size: int, cases: list[tuple[int, dict[str, Any]]]) -> list[dict[str, Any]]:
     """Return what a rank finds in `tied_rows`, by how many scores are made at once and arguments."""
-    from trainer import item_ranking, item_scoring
+    from trainer import drawn_candidates, item_ranking, item_scoring
 
     scores_RN, rows = tied_rows(21, 33)
     batches, told = rows.batches(8, rank, world_size), []
     for at_once, keys in cases:
-        item_scoring._AT_ONCE = item_ranking._AT_ONCE = at_once
+        for module in (drawn_candidates, item_ranking, item_scoring):
+            module._AT_ONCE = at_once
         found = item_ranking.rank_by(KnownScores(scores_RN), batches, torch.device("cpu"), "targets", **keys)
         names = ("rows_L", "positives_L", "list_P", "rank_P", "top_LK")
         told.append({name: getattr(found, name).tolist() for name in names})
