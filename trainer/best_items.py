@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from sharding.hashing import signed64, splitmix64_
 from trainer.batch import Batch
+from trainer.item_keys import NO_ITEM, item_keys, largest_keys, scores_and_ids
 from trainer.item_ranking import gathered_lists
 from trainer.modules.item_model import ItemModel
 from trainer.modules.over_ranks import gathered, world
@@ -25,8 +26,6 @@ from trainer.tasks import asked
 
 # Scores that are made at once.
 _AT_ONCE = 1 << 24
-_NO_ITEM = -(1 << 63)
-_ID_BITS = 32
 _DRAW_STEP = 0xA0761D6478BD642F
 
 
@@ -93,8 +92,7 @@ class _Best:
         ids_H, holder_H = (torch.cat(parts) for parts in zip((none, none), *held, strict=True))
         keys_BK = self._best(queries_BX, rows_B, ids_H, holder_H)[own]
         real_B = batch.rows_B >= 0
-        scores_RK, ids_RK = _scores_and_ids(keys_BK[real_B])
-        ids_RK = ids_RK.masked_fill(scores_RK == -torch.inf, 0)
+        scores_RK, ids_RK = scores_and_ids(keys_BK[real_B])
         return BestItems(*(x.cpu().numpy() for x in (batch.rows_B[real_B], ids_RK, scores_RK)))
 
     def _best(self, queries_BX: Tensor, rows_B: Tensor, ids_H: Tensor, holder_H: Tensor) -> Tensor:
@@ -103,54 +101,28 @@ class _Best:
         ids_N, items_NX = self._items
         width = self._candidates or self._count
         # Of each row what it is chosen by, and the key of its score; the same where all items are ranked.
-        chosen_BK = torch.full((len(queries_BX), 0), _NO_ITEM, dtype=torch.int64, device=queries_BX.device)
+        chosen_BK = torch.full((len(queries_BX), 0), NO_ITEM, dtype=torch.int64, device=queries_BX.device)
         keys_BK = chosen_BK
         step = max(1, _AT_ONCE // max(1, len(queries_BX)))
         for first in range(0, len(ids_N), step):
             ids_C = ids_N[first : first + step]
-            keys_BC = _keys(self._model.scores(queries_BX, items_NX[first : first + step]).float(), ids_C)
+            keys_BC = item_keys(self._model.scores(queries_BX, items_NX[first : first + step]).float(), ids_C)
             column_H = ids_H - int(ids_C[0])
             here_H = (column_H >= 0) & (column_H < len(ids_C))
-            keys_BC[holder_H[here_H], column_H[here_H]] = _NO_ITEM
+            keys_BC[holder_H[here_H], column_H[here_H]] = NO_ITEM
             chosen_BC = keys_BC if self._candidates is None else self._drawn(rows_B, ids_C, keys_BC)
-            chosen_BK, keys_BK = _largest(
+            chosen_BK, keys_BK = largest_keys(
                 width, torch.cat([chosen_BK, chosen_BC], dim=1), torch.cat([keys_BK, keys_BC], dim=1)
             )
         if world()[1] > 1:
             # Ranks differ in how many they have: rows of the transposed are gathered.
             chosen_BK, keys_BK = (gathered(x.T.contiguous())[0].T for x in (chosen_BK, keys_BK))
-            chosen_BK, keys_BK = _largest(width, chosen_BK, keys_BK)
-        best_BK = _largest(self._count, keys_BK, keys_BK)[0]
+            chosen_BK, keys_BK = largest_keys(width, chosen_BK, keys_BK)
+        best_BK = largest_keys(self._count, keys_BK, keys_BK)[0]
         missing = self._count - best_BK.shape[1]
-        return nn.functional.pad(best_BK, (0, missing), value=_NO_ITEM)
+        return nn.functional.pad(best_BK, (0, missing), value=NO_ITEM)
 
     def _drawn(self, rows_B: Tensor, ids_C: Tensor, keys_BC: Tensor) -> Tensor:
         """Return a hash of each pair of row and item, the lowest number where the row holds the item."""
         row_B1 = splitmix64_(rows_B + signed64(self._seed * _DRAW_STEP)).unsqueeze(1)
-        return splitmix64_(row_B1 + ids_C).masked_fill(keys_BC == _NO_ITEM, _NO_ITEM)
-
-
-def _largest(count: int, by_BN: Tensor, other_BN: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the `count` largest numbers of each row, largest first, and what stands beside them."""
-    by_BK, order_BK = by_BN.topk(min(count, by_BN.shape[1]), dim=1)
-    return by_BK, other_BN.gather(1, order_BK)
-
-
-def _keys(scores_BC: Tensor, ids_C: Tensor) -> Tensor:
-    """Return numbers in the order of the scores, and of equal ones against that of the ids; int64 [B, C].
-
-    No two of a row are equal, so what is the best of them does not depend on how items are shared out. What
-    is no number comes last.
-    """
-    scores_BC = torch.nan_to_num(scores_BC, nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf) + 0.0
-    bits_BC = scores_BC.contiguous().view(torch.int32)
-    ordered_BC = torch.where(bits_BC < 0, bits_BC ^ 0x7FFFFFFF, bits_BC).long()
-    return (ordered_BC << _ID_BITS) + ((1 << _ID_BITS) - 1 - ids_C)
-
-
-def _scores_and_ids(keys_BK: Tensor) -> tuple[Tensor, Tensor]:
-    """Return scores, -inf where there is no item, and ids of `_keys`."""
-    ordered_BK = (keys_BK >> _ID_BITS).int()
-    bits_BK = torch.where(ordered_BK < 0, ordered_BK ^ 0x7FFFFFFF, ordered_BK)
-    scores_BK = bits_BK.view(torch.float32).masked_fill(keys_BK == _NO_ITEM, -torch.inf)
-    return scores_BK, (1 << _ID_BITS) - 1 - (keys_BK & ((1 << _ID_BITS) - 1))
+        return splitmix64_(row_B1 + ids_C).masked_fill(keys_BC == NO_ITEM, NO_ITEM)

@@ -1,8 +1,10 @@
 """Where the targets of user rows stand among all items, or among some drawn ones, over the ranks' shares.
 
-Every rank scores all rows of a step against its own share of the items, so that no rank holds all items, and
-what is exchanged are queries, lists of ids and counts. A place is exact. Of equal scores the items that are
-no targets come first: a model that gives all items one score has found nothing.
+Every rank scores all rows of a step against its own share of the items, some of them at a time: no rank holds
+all items, nor the scores of its share. A first pass finds the scores of the targets, a second one counts the
+items above them; what ranks exchange are queries, lists of ids, scores of targets, counts and the best of
+each share. A place is exact. Of equal scores the items that are no targets come first: a model that gives all
+items one score has found nothing. A score that is no number comes last.
 """
 
 from __future__ import annotations
@@ -17,15 +19,16 @@ from torch import Tensor, nn
 from torchrec.sparse.jagged_tensor import JaggedTensor
 
 from trainer.batch import Batch
-from trainer.item_sampling import ItemNegatives, ItemSampler
-from trainer.item_scoring import ItemScorer, ModelScorer
+from trainer.drawn_candidates import drawn_candidates
+from trainer.item_keys import NO_ITEM, item_keys, scores_and_ids
+from trainer.item_scoring import ItemScorer, ModelScorer, ScoredItems, columns_of
 from trainer.list_figures import ListFigures, Step
-from trainer.modules.over_ranks import gathered, largest, summed, world
+from trainer.modules.over_ranks import gathered, summed, world
 from trainer.modules.row_dropout import row_numbers
 from trainer.modules.sequence_pooling import segment_rows
 
 # Comparisons of scores that are made at once.
-_AT_ONCE = 1 << 24
+_AT_ONCE = 1 << 22
 _FIGURE = "figure "
 
 
@@ -62,6 +65,7 @@ def rank_targets(
     top: int = 0,
     figures: ListFigures | None = None,
     seed: int = 1,
+    ranks_seen: bool = False,
 ) -> TargetRanks:
     """Rank the targets of this rank's batches with the other ranks; every rank calls it.
 
@@ -74,6 +78,7 @@ def rank_targets(
         top: K of `top_LK`.
         figures: of the lists.
         seed: of the draws.
+        ranks_seen: whether items that a row holds are ranked for it too.
     """
     was_training = task.training
     task.eval()
@@ -86,6 +91,7 @@ def rank_targets(
         top=top,
         figures=figures,
         seed=seed,
+        ranks_seen=ranks_seen,
     )
     task.train(was_training)
     return found
@@ -101,22 +107,26 @@ def rank_by(
     top: int = 0,
     figures: ListFigures | None = None,
     seed: int = 1,
+    ranks_seen: bool = False,
 ) -> TargetRanks:
     """Rank the targets of this rank's batches by any scores of items; every rank calls it.
 
-    Items that a row holds in its other lists of the items' table are not ranked for it.
+    Items that a row holds in its other lists of the items' table are not ranked for it, unless they may be
+    targets of it.
 
     Args:
         scorer: gives the scores.
         batches: as many on every rank, padded with rows of weight 0.
         device: where the scorer computes.
         target: feature of the targets.
-        candidates: rank each target among so many drawn items, that the row does not hold, instead of all.
+        candidates: rank each target among so many drawn items instead of all; none that is a target, or is
+            not ranked.
         top: K of `top_LK`.
         figures: what to find out of the lists of best items; None for nothing.
         seed: of the draws, which follow the row number.
+        ranks_seen: whether items that a row holds are ranked for it too, as any may be its target.
     """
-    ranking = _Ranking(scorer, target, candidates, top, figures, seed)
+    ranking = _Ranking(scorer, target, candidates, top, figures, seed, ranks_seen)
     with torch.no_grad():
         found = [ranking.step(batch.to(device, non_blocking=True)) for batch in batches]
     return _in_row_order(found, top, () if figures is None else figures.names)
@@ -133,19 +143,17 @@ class _Ranking:
         top: int,
         figures: ListFigures | None,
         seed: int,
+        ranks_seen: bool,
     ) -> None:
-        self._scorer, self._target, self._top, self._seed = scorer, target, top, seed
-        self._figures = figures
-        self._draws: ItemSampler | None = None
-        if candidates is not None:
-            rows = scorer.first + scorer.num_items
-            self._draws = ItemSampler(scorer.first, rows, ItemNegatives(per_query=candidates))
-        self._ids_N: Tensor | None = None
+        self._scorer, self._target, self._top = scorer, target, top
+        self._candidates, self._seed = candidates, seed
+        self._figures, self._ranks_seen = figures, ranks_seen
+        self._items: tuple[Tensor, Tensor] | None = None
 
     def step(self, batch: Batch) -> dict[str, NDArray[np.float64]]:
         """Return what a batch adds."""
-        if self._ids_N is None:
-            self._ids_N, self._items_NX = self._scorer.items(batch)
+        if self._items is None:
+            self._items = self._scorer.items(batch)
         queries_BX, _ = gathered(self._scorer.queries(batch).float())
         rows_B, _ = gathered(row_numbers(batch.rows_B))
         weights_B, _ = gathered(batch.weights_B)
@@ -156,18 +164,24 @@ class _Ranking:
         unknown_B = torch.bincount(row_P[unknown_P], minlength=len(rows_B))
         # A known target twice in a row is one; unknown ones, which nothing can find, are as many as they are.
         row_P, targets_P = torch.unique(torch.stack([row_P, targets_P])[:, ~unknown_P], dim=1)
-        scores_BN = self._scores(queries_BX, seen_H, holder_H)
-        score_P = self._scores_of(scores_BN, row_P, targets_P)
-        if self._draws is None:
-            above_P, equal_P = self._among_all(scores_BN, row_P, score_P)
-        else:
-            drawn_BC = self._drawn(scores_BN, rows_B, (seen_H, holder_H), (targets_P, row_P))
-            above_P, equal_P = _counted(drawn_BC, row_P, score_P)
-        rank_P = 1 + above_P + equal_P + _order_of_targets(row_P, score_P)
-        top_BK = self._best(scores_BN)
+        left_out = (seen_H[:0], holder_H[:0]) if self._ranks_seen else (seen_H, holder_H)
+        scored = ScoredItems(self._scorer, queries_BX, self._items, left_out)
+        drawn_BC = self._drawn(rows_B, left_out, (targets_P, row_P))
+        place_BC = torch.arange(len(rows_B), device=rows_B.device).unsqueeze(1).expand_as(drawn_BC)
+        score_R = scored.of_pairs(
+            torch.cat([row_P, place_BC.reshape(-1)]), torch.cat([targets_P, drawn_BC.reshape(-1)])
+        )
+        score_P, score_BC = score_R[: len(row_P)], score_R[len(row_P) :].reshape(drawn_BC.shape)
+        counts_2P, top_BK = self._second_pass(scored, targets_P, row_P, score_P)
+        if self._candidates is not None:
+            # Where there are fewer, nothing stands beside a target: what is no number is never counted.
+            score_BC = score_BC.masked_fill(drawn_BC == 0, torch.nan)
+            counts_2P = torch.stack(_counted(score_BC, row_P, score_P))
+        rank_P = 1 + counts_2P.sum(dim=0) + _order_of_targets(row_P, score_P)
         figures: dict[str, Tensor] = {}
         if self._figures is not None:
-            step = Step(top_BK, (seen_H, holder_H), (targets_P, row_P), self._ids_N, self._items_NX)
+            lists = (seen_H, holder_H), (targets_P, row_P)
+            step = Step(top_BK, *lists, *self._items, self._ranks_seen)
             figures = self._figures.of(step)
         return {
             "rows": _numbers(rows_B),
@@ -179,93 +193,68 @@ class _Ranking:
             **{_FIGURE + name: _numbers(values_B) for name, values_B in figures.items()},
         }
 
-    def _scores(self, queries_BX: Tensor, seen_H: Tensor, holder_H: Tensor) -> Tensor:
-        """Return the scores of this rank's items, those of held ones -inf; what is no number is the best."""
-        scores_BN = self._scorer.scores(queries_BX, self._items_NX).float()
-        scores_BN = torch.nan_to_num(scores_BN, nan=torch.inf, posinf=torch.inf, neginf=-torch.inf)
-        column_H, mine_H = self._columns(seen_H)
-        scores_BN[holder_H[mine_H], column_H[mine_H]] = -torch.inf
-        return scores_BN
+    def _second_pass(
+        self, scored: ScoredItems, targets_P: Tensor, row_P: Tensor, score_P: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return what is above and beside targets, and the best items of rows; every rank calls it.
 
-    def _columns(self, ids: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the columns of ids in this rank's share, and which of them are in it."""
-        assert self._ids_N is not None
-        first = int(self._ids_N[0]) if len(self._ids_N) else 0
-        column = ids - first
-        return column, (column >= 0) & (column < len(self._ids_N))
+        Args:
+            scored: scores of this rank's items.
+            targets_P: ids, sorted by row.
+            row_P: places of their rows.
+            score_P: their scores.
 
-    def _scores_of(self, scores_BN: Tensor, place_R: Tensor, ids_R: Tensor) -> Tensor:
-        """Return the scores of pairs of row and item, whoever's share the item is in."""
-        column_R, mine_R = self._columns(ids_R)
-        score_R = scores_BN.new_full(ids_R.shape, -torch.inf)
-        score_R[mine_R] = scores_BN[place_R[mine_R], column_R[mine_R]]
-        return largest(score_R)
-
-    def _among_all(self, scores_BN: Tensor, place_R: Tensor, score_R: Tensor) -> tuple[Tensor, Tensor]:
-        """Return how many items that are no targets of the row are above each target, and at its score."""
-        counts_2R = summed(torch.stack(_counted(scores_BN, place_R, score_R)))
-        order_R = _order_of_targets(place_R, score_R)
-        before_R, tied_R = _ties_of_targets(place_R, score_R)
-        return counts_2R[0] - (order_R - before_R), counts_2R[1] - tied_R
-
-    def _drawn(
-        self,
-        scores_BN: Tensor,
-        rows_B: Tensor,
-        seen: tuple[Tensor, Tensor],
-        targets: tuple[Tensor, Tensor],
-    ) -> Tensor:
-        """Return the scores of each row's drawn items, -inf where chance found none."""
-        assert self._draws is not None
-        held_H, holder_H = (torch.cat(parts) for parts in zip(seen, targets, strict=True))
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self._seed)
-            ids_BC = self._draws.per_query(rows_B, torch.zeros_like(rows_B), held_H, rows_B[holder_H])
-        place_BC = torch.arange(len(rows_B), device=rows_B.device).unsqueeze(1).expand_as(ids_BC)
-        score_BC = self._scores_of(scores_BN, place_BC.reshape(-1), ids_BC.reshape(-1))
-        return score_BC.reshape(ids_BC.shape).masked_fill(ids_BC == 0, -torch.inf)
-
-    def _best(self, scores_BN: Tensor) -> Tensor:
-        """Return the ids of the `top` best items of all ranks, [B, K]; of equal scores the smaller ids."""
-        assert self._ids_N is not None
-        score_BK, column_BK = _first_best(scores_BN, self._top)
-        id_BK = self._ids_N[column_BK] if column_BK.shape[1] else column_BK
+        Returns:
+            How many items that are no targets of the row are above each target and how many have its score,
+            [2, P], zeros where targets are ranked among drawn items alone; and the ids of the `top` best
+            items of all ranks, [B, K], of equal scores the smaller ids first.
+        """
+        rows, device = scored.rows, row_P.device
+        counts_2P = torch.zeros(2, len(row_P), dtype=torch.int64, device=device)
+        best_BK = torch.full((rows, 0), NO_ITEM, dtype=torch.int64, device=device)
+        if self._candidates is not None and not self._top:
+            return counts_2P, best_BK
+        for ids_C, scores_BC in scored:
+            if self._top:
+                best_BK = _best_of(self._top, best_BK, _best_of(self._top, item_keys(scores_BC, ids_C)))
+            if self._candidates is None:
+                # Targets are compared by their order alone: no number is neither above another nor equal.
+                column_P, here_P = columns_of(targets_P, ids_C)
+                place = (row_P[here_P], column_P[here_P])
+                others_BC = scores_BC.index_put(place, scores_BC.new_tensor(torch.nan))
+                counts_2P += torch.stack(_counted(others_BC, row_P, score_P))
         if world()[1] > 1:
             # Ranks differ in how many they have: rows of the transposed are gathered.
-            score_BK, id_BK = gathered(score_BK.T)[0].T, gathered(id_BK.T)[0].T
-        # Each rank's come after those of the ranks before it, whose ids are smaller.
-        best_BK, order_BK = _first_best(score_BK, self._top)
-        top_BK = id_BK.gather(1, order_BK).masked_fill(best_BK == -torch.inf, 0)
-        return nn.functional.pad(top_BK, (0, self._top - top_BK.shape[1]))
+            best_BK = _best_of(self._top, gathered(best_BK.T.contiguous())[0].T)
+        top_BK = scores_and_ids(best_BK)[1]
+        return summed(counts_2P), nn.functional.pad(top_BK, (0, self._top - top_BK.shape[1]))
+
+    def _drawn(
+        self, rows_B: Tensor, left_out: tuple[Tensor, Tensor], targets: tuple[Tensor, Tensor]
+    ) -> Tensor:
+        """Return each row's drawn items, [B, C], 0 where there are fewer; C is 0 where none are asked for."""
+        if self._candidates is None:
+            return rows_B.new_zeros(len(rows_B), 0)
+        held_H, holder_H = (torch.cat(parts) for parts in zip(left_out, targets, strict=True))
+        scorer, count = self._scorer, self._candidates
+        return drawn_candidates(rows_B, (held_H, holder_H), scorer.first, scorer.num_items, count, self._seed)
 
 
-def _first_best(scores_BN: Tensor, top: int) -> tuple[Tensor, Tensor]:
-    """Return the `top` largest scores, falling, and their columns; of equal ones the first columns.
-
-    `topk` leaves open which of equal ones it takes, and so would differ between ranks' shares.
-    """
-    rows, columns = scores_BN.shape
-    count = min(top, columns)
-    if count == 0:
-        return scores_BN[:, :0], torch.zeros(rows, 0, dtype=torch.int64, device=scores_BN.device)
-    least_B1 = scores_BN.topk(count, dim=1).values[:, -1:]
-    above_BN, equal_BN = scores_BN > least_B1, scores_BN == least_B1
-    left_B1 = count - above_BN.sum(dim=1, keepdim=True)
-    chosen_BN = above_BN | (equal_BN & (equal_BN.cumsum(dim=1, dtype=torch.int32) <= left_B1))
-    column_BK = chosen_BN.nonzero()[:, 1].reshape(rows, count)
-    score_BK, order_BK = scores_BN.gather(1, column_BK).sort(dim=1, descending=True, stable=True)
-    return score_BK, column_BK.gather(1, order_BK)
+def _best_of(top: int, *keys: Tensor) -> Tensor:
+    """Return the `top` largest keys of each row, largest first."""
+    keys_BN = torch.cat(keys, dim=1)
+    return keys_BN.topk(min(top, keys_BN.shape[1]), dim=1).values
 
 
-def _counted(scores_BN: Tensor, place_R: Tensor, score_R: Tensor) -> tuple[Tensor, Tensor]:
+def _counted(scores_BC: Tensor, place_R: Tensor, score_R: Tensor) -> tuple[Tensor, Tensor]:
     """Return how many scores of its row are above each one, and how many equal it."""
-    step = max(1, _AT_ONCE // max(1, scores_BN.shape[1]))
+    step = max(1, _AT_ONCE // max(1, scores_BC.shape[1]))
     above, equal = [place_R[:0]], [place_R[:0]]
     for first in range(0, len(place_R), step):
-        rows_RN = scores_BN[place_R[first : first + step]]
+        rows_RC = scores_BC[place_R[first : first + step]]
         own_R1 = score_R[first : first + step].unsqueeze(1)
-        above.append((rows_RN > own_R1).sum(dim=1))
-        equal.append((rows_RN == own_R1).sum(dim=1))
+        above.append((rows_RC > own_R1).sum(dim=1))
+        equal.append((rows_RC == own_R1).sum(dim=1))
     return torch.cat(above), torch.cat(equal)
 
 
@@ -281,17 +270,6 @@ def _order_of_targets(place_R: Tensor, score_R: Tensor) -> Tensor:
     position_R = torch.empty_like(place_R)
     position_R[order] = torch.arange(len(order), device=order.device)
     return position_R - first_R
-
-
-def _ties_of_targets(place_R: Tensor, score_R: Tensor) -> tuple[Tensor, Tensor]:
-    """Return how many targets of its row with equal score stand before each one, and how many there are."""
-    keys_R2 = torch.stack([place_R.double(), score_R.double()], dim=1)
-    _, run_R, tied = torch.unique(keys_R2, dim=0, return_inverse=True, return_counts=True)
-    order = torch.argsort(run_R, stable=True)
-    first = tied.cumsum(0) - tied
-    before_R = torch.empty_like(place_R)
-    before_R[order] = torch.arange(len(order), device=order.device) - first[run_R[order]]
-    return before_R, tied[run_R]
 
 
 def gathered_lists(ids: JaggedTensor) -> tuple[Tensor, Tensor]:

@@ -172,7 +172,7 @@ class ItemSampler(nn.Module):
         for attempt in range(_TRIES):
             query_M = wrong_M // count
             found_M = self._items(keys_N[wrong_M] + signed64(attempt * _TRY_STEP), stream=2)
-            refused_M = _among(found_M + (row_Q[query_M] << 1), held_H)
+            refused_M = among(found_M + (row_Q[query_M] << 1), held_H)
             if self.seen is not None and users_Q is not None:
                 refused_M |= self.seen.holds(users_Q[query_M], found_M)
             found_N[wrong_M] = found_M.masked_fill(refused_M, 0)
@@ -196,8 +196,8 @@ def _given(counts_N: Tensor | None) -> Tensor:
     return counts_N
 
 
-def _among(values_N: Tensor, sorted_H: Tensor) -> Tensor:
-    """Return which values are among others that rise, bool [N]."""
+def among(values_N: Tensor, sorted_H: Tensor) -> Tensor:
+    """Return which values, of any shape, are among others that rise; bool of that shape."""
     if not len(sorted_H):
         return torch.zeros_like(values_N, dtype=torch.bool)
     place_N = torch.searchsorted(sorted_H, values_N).clamp_(max=len(sorted_H) - 1)

@@ -27,6 +27,7 @@ class Step:
         targets: ids to be found [P], known ones, and the places of their rows.
         ids_N: this rank's share of the items, rising without a gap.
         items_NX: their vectors.
+        ranks_seen: whether what a row holds may be among its best items.
     """
 
     top_BK: Tensor
@@ -34,6 +35,7 @@ class Step:
     targets: tuple[Tensor, Tensor]
     ids_N: Tensor
     items_NX: Tensor
+    ranks_seen: bool = False
 
 
 class ListFigures:
@@ -70,7 +72,7 @@ class ListFigures:
         return total_B / torch.where(number_B > 0, number_B, torch.nan)
 
     def _serendipity(self, step: Step) -> Tensor:
-        """Return the share of a list that is to be found and not among the K most popular unseen items."""
+        """Return the share of a list that is to be found and not among the K most popular ranked items."""
         top_BK, items = step.top_BK, len(self._counts_E)
         ids_P, row_P = step.targets
         row_B1 = torch.arange(len(top_BK), device=top_BK.device).unsqueeze(1)
@@ -82,7 +84,7 @@ class ListFigures:
     def _popular(self, step: Step) -> Tensor:
         """Return which of the best items popularity alone would have recommended, [B, K]."""
         top_BK = step.top_BK
-        ids_H, holder_H = step.seen
+        ids_H, holder_H = (ids[:0] if step.ranks_seen else ids for ids in step.seen)
         rows, k = top_BK.shape
         longest = int(torch.bincount(holder_H, minlength=rows).max()) if len(holder_H) else 0
         head_P = self._order_E[: k + longest].to(top_BK.device)

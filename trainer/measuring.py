@@ -44,6 +44,7 @@ class SplitMeasure:
         target: of user rows.
         counts_N: how often each item is in the training rows, where a metric of user rows needs it.
         categories: of the items, where the data set has them and a metric of user rows needs them.
+        ranks_seen: whether items that user rows list are ranked for them too.
     """
 
     tasks: Sequence[TaskLabel]
@@ -52,6 +53,7 @@ class SplitMeasure:
     target: Feature | None = None
     counts_N: Tensor | None = None
     categories: ItemCategories | None = None
+    ranks_seen: bool = False
 
     @classmethod
     def open(
@@ -107,7 +109,7 @@ class SplitMeasure:
         if target is not None and "intra_list_diversity" in settings[0].names:
             folder = manifest.folder_in(dataset)
             categories = item_categories(folder, manifest, target, run.metrics.item_features)
-        return cls(spec.tasks, settings, kept, target, counts_N, categories)
+        return cls(spec.tasks, settings, kept, target, counts_N, categories, manifest.ranks_seen)
 
     def of(self, task: nn.Module, batches: Iterable[Batch], device: torch.device) -> Evaluated:
         """Run a model over its rank's batches and measure the rows of all ranks; every rank calls this.
@@ -156,6 +158,7 @@ class SplitMeasure:
             top=max(settings.at, default=0) if settings.of_recommended else 0,
             figures=ListFigures(self.counts_N, names) if names and self.counts_N is not None else None,
             seed=settings.seed,
+            ranks_seen=self.ranks_seen,
         )
         return target_metrics(ranks, settings, self.kept, self.counts_N, self.categories)
 

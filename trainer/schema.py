@@ -297,8 +297,16 @@ class Manifest(Record):
     @property
     def user_row_splits(self) -> tuple[str, ...]:
         """Return the splits whose rows are those of users, with targets to be found."""
-        settings = (self.preparation.get("data") or {}).get("user_rows") or {}
-        return tuple(split for split in settings.get("splits", ()) if split != "train")
+        return tuple(split for split in self._user_rows.get("splits", ()) if split != "train")
+
+    @property
+    def ranks_seen(self) -> bool:
+        """Return whether items that rows of users list may be to be found (`UserRowsConfig.ranks_seen`)."""
+        return not self._user_rows.get("drop_seen", True) and self._user_rows.get("hold_out") is None
+
+    @property
+    def _user_rows(self) -> dict[str, Any]:
+        return (self.preparation.get("data") or {}).get("user_rows") or {}
 
     @classmethod
     def load(cls, folder: str | Place) -> Manifest:

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 def user_row_section(run: RunConfig) -> RecommendConfig:
     """Return the `recommend` section: of rows of users it may be left out.
 
+    It says whether seen items are left out: where it does not itself, they are unless they are ranked too.
+
     Raises:
         ConfigError: it names another user or item than `data.user_rows`.
     """
@@ -44,6 +46,8 @@ def user_row_section(run: RunConfig) -> RecommendConfig:
                 allowed=[name],
                 fixes=[f"recommend.{key}: {name}"],
             )
+    if found.exclude_seen is None:
+        return found.model_copy(update={"exclude_seen": not rows.ranks_seen})
     return found
 
 

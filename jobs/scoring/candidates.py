@@ -124,7 +124,7 @@ class Events:
 
     def candidates(self, users: DataFrame, features: Sequence[Feature]) -> DataFrame:
         """Return `as_rows` of each user with each item not seen yet."""
-        if not self.columns.exclude_seen:
+        if self.columns.exclude_seen is False:
             return self.as_rows(users.crossJoin(self.items()), features)
         return self.as_rows(all_pairs(users, self.items(), self.pairs()), features)
 

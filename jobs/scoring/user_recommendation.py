@@ -153,7 +153,7 @@ def recommended_rows(
             data = request.of_split(users, split, place / "asked")
         lists: dict[str, UserList] = {}
         if data.manifest.split(split).rows:
-            ranking = Ranking(k, exclude=columns.exclude_seen, index=index)
+            ranking = Ranking(k, exclude=columns.exclude_seen is not False, index=index)
             ranked = request.ranked(data, split, ranking, place).cache()
             ended.callback(ranked.unpersist)
             lists = _lists(_with_titles(ranked, request), columns)

@@ -89,7 +89,7 @@ def measured(
 
 
 class _Scorer:
-    """A baseline in the place of a model: the query of a row is its scores of all items."""
+    """A baseline in the place of a model: a query is a row's scores of all items, an item its place there."""
 
     def __init__(self, baseline: Baseline, rows: BaselineRows) -> None:
         self._baseline, self._rows = baseline, rows
@@ -98,13 +98,13 @@ class _Scorer:
 
     def items(self, batch: Batch) -> tuple[Tensor, Tensor]:  # noqa: ARG002
         ids_N = torch.arange(self.first, self.first + self.num_items)
-        return ids_N, torch.zeros(self.num_items, 0)
+        return ids_N, torch.arange(self.num_items).unsqueeze(1)
 
     def queries(self, batch: Batch) -> Tensor:
         return torch.from_numpy(self._baseline.of_all(self._rows.of_lists(batch)))
 
-    def scores(self, queries_BX: Tensor, items_NX: Tensor) -> Tensor:  # noqa: ARG002
-        return queries_BX
+    def scores(self, queries_BX: Tensor, items_NX: Tensor) -> Tensor:
+        return queries_BX[:, items_NX[:, 0]]
 
 
 def _columns(

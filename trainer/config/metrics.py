@@ -290,8 +290,9 @@ class MetricsConfig(Section):
     `intra_list_diversity`, `serendipity`. Default: all that the rows allow but `rmse`, `mae`,
     `capped_recall` and those of lists of best items."""
     candidates: int | None = Field(default=None, ge=1)
-    """Of rows of users: rank each target among so many items, drawn once and for all from those that the row
-    does not hold, instead of among all."""
+    """Of rows of users: rank each target among so many different items instead of all, drawn once and for all
+    from those that the row does not hold, or with `data.user_rows.drop_seen: false` from all but its targets.
+    A row that leaves fewer has all of them."""
     item_features: list[str] | None = Field(default=None, min_length=1)
     """Features of `data.catalogue` by which `intra_list_diversity` tells items apart. Default: all of them;
     without a catalogue the model's own vectors of items."""

@@ -26,5 +26,6 @@ class RecommendConfig(Section):
     """Columns of the rows (not of a side table) that belong to the item."""
     task: str | None = None
     """Task that items are ranked by, where `data.labels` names several; default the first."""
-    exclude_seen: bool = True
-    """Leave out items that the user already has in the raw rows."""
+    exclude_seen: bool | None = None
+    """Leave out items that the user already has in the raw rows. Default: true, but false for rows of users
+    that are to find such items (`data.user_rows.drop_seen: false`)."""

@@ -47,7 +47,8 @@ class UserRowsConfig(Section):
     """Feature that numbers the ids of the targets; default the one made of `targets` or of a list of it."""
     drop_seen: bool = True
     """Leave out targets that the user met before, as ranking leaves out what was seen; `false` for items that
-    are met again and again."""
+    are met again and again: `evaluate`, baselines and `recommend` then rank what was seen like any other
+    item. Of no effect with `hold_out`, whose targets are never among the events listed."""
     user_columns: list[str] = Field(default_factory=list)
     """Columns that belong to the user: the newest value among the events of `lists` stays."""
     max_length: int | None = Field(default=None, ge=1)
@@ -84,6 +85,11 @@ class UserRowsConfig(Section):
         if self.hold_out is not None and self.splits == ["train"]:
             raise ValueError("`hold_out` is for valid and test, which are not under `splits`")
         return self
+
+    @property
+    def ranks_seen(self) -> bool:
+        """Return whether items that a row lists may be to be found, and so are ranked for it."""
+        return not self.drop_seen and self.hold_out is None
 
     @property
     def evaluates(self) -> bool:

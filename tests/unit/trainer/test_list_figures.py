@@ -45,6 +45,13 @@ def test_what_popularity_would_not_recommend_surprises() -> None:
     assert ListFigures(COUNTS, ("serendipity",)).of(step)["serendipity"].tolist() == [pytest.approx(2 / 3)]
 
 
+def test_popularity_recommends_again_what_was_seen_where_that_is_ranked() -> None:
+    top, seen, targets = torch.tensor([[3, 5], [2, 4]]), _lists([2, 4], [2]), _lists([3, 5], [4, 2])
+    step = Step(top, seen, targets, torch.arange(2, 7), torch.zeros(5, 1), ranks_seen=True)
+    # 2 and 4, whatever rows have seen.
+    assert ListFigures(COUNTS, ("serendipity",)).of(step)["serendipity"].tolist() == [1.0, 0.0]
+
+
 @pytest.mark.parametrize("at_once", [1, 40, 1 << 22])
 def test_random_steps_equal_the_functions_of_whole_lists(
     monkeypatch: pytest.MonkeyPatch, at_once: int
