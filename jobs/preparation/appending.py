@@ -24,7 +24,7 @@ from jobs.preparation.earlier_days import EarlierDays, check_whole
 from jobs.preparation.encodings import ENCODING_FOLDER, grow_encodings
 from jobs.preparation.failures import named_source
 from jobs.preparation.fitting import wanted_vocabulary
-from jobs.preparation.item_log_q import LOG_Q_FOLDER, write_item_log_q
+from jobs.preparation.item_log_q import write_item_log_q
 from jobs.preparation.label_times import with_later
 from jobs.preparation.labels import negatives_kept
 from jobs.preparation.matches import joined_tables
@@ -54,7 +54,7 @@ from jobs.preparation.vocabulary import FittedVocabulary, GrownVocabulary, Wante
 from jobs.session import same_results, spark_session
 from trainer.config import RunConfig
 from trainer.errors import DataError
-from trainer.schema import SPLITS, Appended, Feature, FeatureSpec, Manifest, Split, SplitName
+from trainer.schema import LOG_Q_FOLDER, SPLITS, Appended, Feature, FeatureSpec, Manifest, Split, SplitName
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
