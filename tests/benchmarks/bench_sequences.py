@@ -3,8 +3,8 @@
     python -m tests.benchmarks.bench_sequences [--configs sasrec_movielens_1m] [--set seed=2] [--raw FOLDER]
 
 Each user's last item is test and the one before valid; all others train. Every config is trained on the file
-of `sasrec_movielens_1m.yaml`, data/ml-1m.txt of github.com/kang205/SASRec, in FOLDER. What does best on valid,
-by its own `early_stopping`, is evaluated on test: among 100 drawn items that the user has not met, as in the
+of `sasrec_movielens_1m.yaml`, data/ml-1m.txt of github.com/kang205/SASRec, in FOLDER. What does best on valid
+by its own `early_stopping` is evaluated on test: among 100 drawn items that the user has not met, as in the
 paper, and among all of them. Everything computes on one thread. Prints a JSON object a config.
 """
 
