@@ -6,7 +6,7 @@ import math
 
 from trainer.config import ScheduleConfig, TrainConfig
 
-# The share of the way down at which exponential decay towards zero stops: e^-5 is below 1 %.
+# Where exponential decay stops that has no last factor, for it never gets to 0: e^-5 is below 1 %.
 _LEAST_FACTOR = math.exp(-5.0)
 
 
@@ -76,4 +76,4 @@ def learning_rate_factor(schedule: ScheduleConfig, step: int, total_steps: int) 
         return float(final + (1.0 - final) * (1.0 - done) ** schedule.power)
     if schedule.decay == "cosine":
         return final + (1.0 - final) * 0.5 * (1.0 + math.cos(math.pi * done))
-    return float(max(final, _LEAST_FACTOR) ** done)
+    return float((final or _LEAST_FACTOR) ** done)

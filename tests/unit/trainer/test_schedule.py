@@ -36,6 +36,14 @@ def test_polynomial_falls_with_its_power() -> None:
     assert learning_rate_factor(schedule, 100, 1000) == pytest.approx(0.1)
 
 
+def test_exponential_ends_at_the_factor_that_is_set_and_at_its_least_one_for_0() -> None:
+    ends = [
+        learning_rate_factor(ScheduleConfig(decay="exponential", final_factor=final), 100, 100)
+        for final in (0.001, 0.0)
+    ]
+    assert ends == pytest.approx([0.001, math.exp(-5)])
+
+
 def test_steps_fall_by_their_factor_and_not_below_the_last_one() -> None:
     schedule = ScheduleConfig(
         warmup_steps=2, decay="step", step_every_steps=10, step_factor=0.5, final_factor=0.2
