@@ -103,6 +103,15 @@ def test_a_learning_rate_far_too_high_is_told_of_tables_and_layers(
     assert {"loss_exploding", "loss_above_prior", "table_exploding", "layer_dead"} <= codes
 
 
+def test_a_schedule_that_comes_to_0_is_told_and_no_dead_table(
+    run: RunConfig, data: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    still = run.override("train.schedule={decay: linear, decay_steps: 25}", "train.guard.ignore=[ne_above_1]")
+    found = train(still, data, out=tmp_path / "run", show_progress=True).result["guard"]
+    assert "table_dead" not in {finding["code"] for finding in found}
+    assert "the learning rate is 0 from step 26 on, and the run has 60 steps" in capsys.readouterr().err
+
+
 def test_labels_of_one_kind_end_a_run_before_its_first_step(run: RunConfig, tmp_path: Path) -> None:
     data = tiny_data(tmp_path / "data", run, rows={"train": 960, "valid": 64})
     splits = data.manifest.splits

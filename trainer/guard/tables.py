@@ -88,12 +88,13 @@ class TableWatch:
             sums += [figures, vector_D]
         return torch.cat(sums) if sums else torch.zeros(0).double()
 
-    def findings(self, figures: Tensor, step: int) -> list[Finding]:
+    def findings(self, figures: Tensor, step: int, *, at_rate_0: bool = False) -> list[Finding]:
         """Return which tables are dead, explode or have collapsed.
 
         Args:
             figures: of all ranks together.
             step: steps done.
+            at_rate_0: whether the schedule has come to 0 since the first look: nothing is dead by that.
         """
         dead, exploding, collapsed = {}, {}, {}
         for table, rows_R, part in zip(self._tables, self._rows, self._split(figures), strict=True):
@@ -102,7 +103,7 @@ class TableWatch:
                 continue
             size = math.sqrt(after / count)
             first = self._first_size.setdefault(table.name, math.sqrt(before / count))
-            if not changed:
+            if not changed and not at_rate_0:
                 dead[table.name] = f"{table.name} ({len(rows_R)} rows)"
             if not size <= LARGEST_COMPONENT and not size <= _GROWTH * first:
                 exploding[table.name] = f"{table.name} ({size:.3g}, {first:.3g} at the first look)"

@@ -27,6 +27,7 @@ from trainer.guard.layers import LayerWatch
 from trainer.guard.losses import LossWatch
 from trainer.guard.prior import prior_of
 from trainer.guard.tables import LEAST_STEPS, TableWatch
+from trainer.schedule import first_step_at_rate_0
 from trainer.schema import Manifest
 
 FIRST_STEPS = 8
@@ -67,6 +68,7 @@ class Guard:
         warmup = run.train.schedule.warmup_steps
         # Negatives that are drawn by config set the share of label 1 in each split as they like.
         self._same_labels = run.data.negatives is None
+        self._rate_0_from = first_step_at_rate_0(run.train.schedule)
         self._judged_from = min(warmup + self._config.learning_steps, total_steps)
         task = assembly.task.module
         self._prior = None if getattr(task.model, "has_own_loss", False) else prior_of(task.loss)
@@ -187,7 +189,8 @@ class Guard:
             figures = torch.cat([rows, tables, layers]).to(self._device)
             dist.all_reduce(figures)
             of_rows, of_tables, of_layers = torch.tensor_split(figures.cpu(), (1, 1 + len(tables)))
-            self._add(self._tables.findings(of_tables, step))
+            at_rate_0 = self._rate_0_from is not None and step > self._rate_0_from
+            self._add(self._tables.findings(of_tables, step, at_rate_0=at_rate_0))
             self._add(self._layers.findings(of_layers, float(of_rows), step))
             self._begins = True
 

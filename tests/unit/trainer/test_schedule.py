@@ -82,6 +82,19 @@ def test_a_warm_up_as_long_as_the_run_is_told(warmup: int, told: str | None) -> 
         assert told in lines[0]
 
 
+@pytest.mark.parametrize("decay", ["linear", "polynomial", "cosine"])
+def test_steps_at_rate_0_are_told_with_their_first(decay: str) -> None:
+    def lines(steps: int, **keys: object) -> list[str]:
+        schedule = {"warmup_steps": 5, "decay": decay, **keys}
+        return step_warnings(settings(epochs=1, schedule=schedule), steps)
+
+    (line,) = lines(21, decay_steps=15)
+    assert "the learning rate is 0 from step 21 on, and the run has 21 steps" in line
+    schedule = ScheduleConfig(warmup_steps=5, decay=decay, decay_steps=15)  # type: ignore[arg-type]
+    assert [learning_rate_factor(schedule, step, 21) > 0 for step in (19, 20)] == [True, False]
+    assert lines(20, decay_steps=15) == lines(21) == lines(21, decay_steps=15, final_factor=0.01) == []
+
+
 @pytest.mark.parametrize(
     ("every", "patience", "evaluations"),
     [(None, 2, None), (None, 3, 3), (7, 4, None), (7, 5, 5), (10, 3, 3), (100, 1, 1)],
