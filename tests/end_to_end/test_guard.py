@@ -103,6 +103,15 @@ def test_a_learning_rate_far_too_high_is_told_of_tables_and_layers(
     assert {"loss_exploding", "loss_above_prior", "table_exploding", "layer_dead"} <= codes
 
 
+def test_a_run_taken_up_again_knows_how_large_its_tables_were(
+    run: RunConfig, data: Dataset, tmp_path: Path
+) -> None:
+    fast = run.override("train.embedding_optimizer.learning_rate=30.0", "train.evaluate_every_steps=60")
+    for steps in (9, 40):
+        train(fast.override(f"train.max_steps={steps}"), data, out=tmp_path / "run", show_progress=False)
+    assert "table_exploding" in {finding["code"] for finding in told(tmp_path / "run")}
+
+
 def test_a_schedule_that_comes_to_0_is_told_and_no_dead_table(
     run: RunConfig, data: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

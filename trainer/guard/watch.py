@@ -87,7 +87,7 @@ class Guard:
             manifest.spec, manifest.statistics, raw, context.device, self._prior is not None
         )
         self._seen = 0
-        self._tables = TableWatch(assembly.tables, assembly.task, context.device)
+        self._tables = TableWatch(assembly.tables, assembly.task, context.device, state.get("table_sizes"))
         self._layers = LayerWatch(assembly.task)
         self._begins = True
         self._rows = 0
@@ -97,7 +97,12 @@ class Guard:
         """Return what a checkpoint keeps, so that a resumed run is judged as an unbroken one."""
         if not self._on:
             return {"findings": self.findings} if self.findings else {}
-        return {"findings": self.findings, "losses": self._losses.state, "gap": self._gap.state}
+        return {
+            "findings": self.findings,
+            "losses": self._losses.state,
+            "gap": self._gap.state,
+            "table_sizes": self._tables.first_sizes,
+        }
 
     @property
     def halts(self) -> bool:
