@@ -89,6 +89,7 @@ class Guard:
         self._seen = 0
         self._tables = TableWatch(assembly.tables, assembly.task, context.device, state.get("table_sizes"))
         self._layers = LayerWatch(assembly.task)
+        self._has_unlearnt = any(head.weight == 0 for head in task.loss.heads)
         self._begins = True
         self._rows = 0
 
@@ -146,7 +147,7 @@ class Guard:
         """
         if not self._on:
             return
-        self._rows = int((batch.weights_B > 0).sum()) if self._looks(step + 1) else 0
+        self._rows = int((batch.weights_B > 0).sum())
         if self._first is not None:
             self._first.add(batch)
             self._seen += 1
@@ -185,6 +186,9 @@ class Guard:
         """
         if not self._on:
             return
+        if self._has_unlearnt and self._rows:
+            self._layers.leave_out_unreached()
+            self._has_unlearnt = False
         if self._first is not None and (self._seen >= FIRST_STEPS or step >= self._total):
             first, self._first = self._first, None
             self._add(first.findings(step))
