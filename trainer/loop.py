@@ -285,6 +285,8 @@ class _Training:
             follow_plateau(progress, self.config.train.plateau)
         stopping = self.config.train.early_stopping
         improved = stopping is not None and update_best(progress, stopping)
+        if progress.finished:
+            self.guard.ended(progress.step, progress.best_metrics or metrics)
         self.meter.resume()
         return improved
 

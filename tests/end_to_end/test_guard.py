@@ -103,6 +103,28 @@ def test_a_learning_rate_far_too_high_is_told_of_tables_and_layers(
     assert {"loss_exploding", "loss_above_prior", "table_exploding", "layer_dead"} <= codes
 
 
+def test_a_run_that_early_stopping_ends_before_its_time_to_learn_is_told(
+    run: RunConfig, data: Dataset, tmp_path: Path
+) -> None:
+    early = run.override(
+        *STANDSTILL,
+        "train.max_steps=200",
+        "train.epochs=20",
+        "train.evaluate_every_steps=20",
+        "train.early_stopping={metric: auc, patience: 2}",
+        "train.guard.learning_steps=500",
+    )
+    ended = train(early, data, out=tmp_path / "run", show_progress=False).result
+    assert (ended["steps"], ended["stopped"]) == (60, "finished")
+    assert {(line["code"], line["step"]) for line in told(tmp_path / "run")} >= {
+        ("loss_above_prior", 60),
+        ("auc_near_half", 60),
+        ("table_dead", 60),
+    }
+    with pytest.raises(GuardError, match="the training loss of steps 41 to 60 is"):
+        train(early.override("train.guard.action=stop"), data, out=tmp_path / "stopped", show_progress=False)
+
+
 def test_a_run_taken_up_again_knows_how_large_its_tables_were(
     run: RunConfig, data: Dataset, tmp_path: Path
 ) -> None:

@@ -172,11 +172,29 @@ class Guard:
         """Take the metrics of the validation split."""
         if not self._on:
             return
-        for name in self._judged if step >= self._judged_from else ():
-            self._add(metric_findings(metrics, step, self._calibrated, name))
-        loss = metrics.get("log_loss")
+        if step >= self._judged_from:
+            self._judge(step, metrics)
+        train_loss, loss = self._losses.since_evaluation(), metrics.get("log_loss")
         if loss is not None:
-            self._add(self._gap.evaluated(step, self._losses.since_evaluation(), float(loss)))
+            self._add(self._gap.evaluated(step, train_loss, float(loss)))
+
+    def ended(self, step: int, metrics: Mapping[str, Any]) -> None:
+        """Judge a run that early stopping ends as one after its last step; `look` follows.
+
+        Args:
+            step: steps done.
+            metrics: of the evaluation whose checkpoint is used.
+        """
+        if not self._on:
+            return
+        self._add(self._losses.ended(step))
+        if step < self._judged_from:
+            self._judge(step, metrics)
+        self._total = step
+
+    def _judge(self, step: int, metrics: Mapping[str, Any]) -> None:
+        for name in self._judged:
+            self._add(metric_findings(metrics, step, self._calibrated, name))
 
     def look(self, step: int) -> None:
         """Look at the first batches, at tables and at layers where it is time; every rank calls it.

@@ -114,6 +114,22 @@ def test_short_runs_are_judged_at_their_end_and_the_shortest_not_at_all() -> Non
     assert told(LossWatch(plain(), 0, 500, 40), dict.fromkeys(range(10, 41, 10), above)) == []
 
 
+def test_a_run_that_ends_before_its_window_is_judged_by_the_steps_since_the_evaluation_before() -> None:
+    above, below = entropy(0.25) * 1.01, entropy(0.25) * 0.98
+    for losses, found in (([above, below], []), ([below, above], [(120, "loss_above_prior")])):
+        watch = LossWatch(plain(), 0, 500, 780)
+        for evaluation, loss in enumerate(losses):
+            steps = range(60 * evaluation + 10, 60 * evaluation + 61, 10)
+            assert told(watch, dict.fromkeys(steps, loss)) == []
+            watch.since_evaluation()
+        assert [(f.step, f.code) for f in watch.ended(120)] == found
+    # After its time to learn it has been judged.
+    watch = LossWatch(plain(), 0, 100, 780)
+    assert told(watch, dict.fromkeys(range(10, 131, 10), above)) == [(100, "loss_above_prior")]
+    watch.since_evaluation()
+    assert watch.ended(130) == []
+
+
 def test_one_spike_is_no_explosion_and_rare_labels_are_none_either() -> None:
     watch = LossWatch(plain(), 0, 500, 1000)
     assert told(watch, {10: 9.0, 20: 0.6, 30: 9.0, 40: 9.0}) == [(40, "loss_exploding")]
