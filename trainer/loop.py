@@ -164,7 +164,7 @@ class _Training:
         self.factor = learning_rate_factor(train.schedule, step, self.total_steps)
         self.factor *= self.progress.plateau_factor
         self.assembly.optimizers.begin_step(self.factor, train.micro_batches)
-        self.guard.see(batch, step)
+        self.guard.see(batch)
 
     def _looked_up(self, batch: Batch) -> Batch:
         batch = self.assembly.ids.train(batch.to(self.context.device, non_blocking=True))

@@ -43,7 +43,7 @@ class GuardConfig(Section):
     `off` looks at nothing."""
     learning_steps: int = Field(default=500, ge=1)
     """Steps after warm-up that a run has to get below the loss of the base rate. Evaluations are judged from
-    then on, and the one after the last step always is; where early stopping ends a run sooner, the best one."""
+    then on, and the one after the last step always is; of a run that early stopping ends sooner, the best."""
     gap_evaluations: int = Field(default=2, ge=1)
     """Evaluations in a row whose log loss rises while that of training falls, before this is over-fitting."""
     ignore: list[GuardCode] = Field(default_factory=list)

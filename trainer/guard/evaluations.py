@@ -33,7 +33,14 @@ def metric_findings(
     auc, ne, calibration, rate, rows = (
         _number(metrics, before + name) for name in ("auc", "ne", "calibration", "base_rate", "rows")
     )
-    if not (rows > 0 and 0 < rate < 1):
+    if not rows > 0:
+        return []
+    # Of one task alone the manifest has told it before the first step.
+    if task is not None and rate in (0, 1):
+        what = f"every row of split 'valid' that counts for task {task!r} has label {rate:.0f}"
+        what += f" ({rows:,.0f} rows)"
+        return [Finding("label_constant", step, what, (f"{task}/valid",))]
+    if not 0 < rate < 1:
         return []
     of = f"of {rows:,.0f} validation rows" + ("" if task is None else f" of task {task!r}")
     subjects = ("valid",) if task is None else (task,)

@@ -71,20 +71,23 @@ class Guard:
         self._rate_0_from = first_step_at_rate_0(run.train.schedule)
         self._judged_from = min(warmup + self._config.learning_steps, total_steps)
         task = assembly.task.module
-        self._prior = None if getattr(task.model, "has_own_loss", False) else prior_of(task.loss)
+        self._own_loss = own_loss = bool(getattr(task.model, "has_own_loss", False))
+        self._prior = None if own_loss else prior_of(task.loss)
         # Else NE and calibration mean little.
         self._calibrated = self._same_labels and run.train.loss.calibrated
         self._judged: list[str | None] = [None] if self._prior is not None else []
+        learnt = [n for n, head in enumerate(task.loss.heads) if head.weight > 0]
+        self._learnt = [manifest.spec.tasks[n] for n in learnt]
+        binary = [n for n in learnt if not (own_loss or task.loss.heads[n].is_rating)]
         if len(manifest.spec.tasks) > 1:
-            heads = zip(manifest.spec.tasks, task.loss.heads, strict=True)
-            self._judged = [one.name for one, head in heads if head.weight > 0 and not head.is_rating]
+            self._judged = [manifest.spec.tasks[n].name for n in binary]
         self._losses = LossWatch(
             self._prior, warmup, self._config.learning_steps, total_steps, state.get("losses"), step
         )
         self._gap = GapWatch(self._config.gap_evaluations, **state.get("gap", {}))
         raw = frozenset(name for table in assembly.tables if table.ids for name in table.features)
         self._first: FirstBatches | None = FirstBatches(
-            manifest.spec, manifest.statistics, raw, context.device, self._prior is not None
+            manifest.spec, manifest.statistics, raw, context.device, binary
         )
         self._seen = 0
         self._tables = TableWatch(assembly.tables, assembly.task, context.device, state.get("table_sizes"))
@@ -135,16 +138,13 @@ class Guard:
             step: steps done.
         """
         self._tell = tell
-        if self._on and self._prior is not None:
-            self._add(label_findings(self._manifest, step, self._same_labels))
+        # What learns from rows of users needs no labels.
+        if self._on and not (self._own_loss and self._manifest.user_row_splits):
+            found = label_findings(self._manifest, step, self._same_labels, self._learnt, self._own_loss)
+            self._add(found)
 
-    def see(self, batch: Batch, step: int) -> None:
-        """Look at a training batch before its ids become rows, on the CPU.
-
-        Args:
-            batch: of this rank.
-            step: steps done before it.
-        """
+    def see(self, batch: Batch) -> None:
+        """Look at a training batch of this rank before its ids become rows, on the CPU."""
         if not self._on:
             return
         self._rows = int((batch.weights_B > 0).sum())

@@ -82,6 +82,13 @@ def test_each_of_several_tasks_is_judged_by_its_own_metrics() -> None:
     assert metric_findings(values, 500, True) == []
 
 
+def test_a_task_whose_validation_labels_are_all_the_same_is_told() -> None:
+    values = {"click/auc": float("nan"), "click/ne": float("nan"), "click/base_rate": 0.0, "click/rows": 5000}
+    (found,) = metric_findings(values, 100, True, "click")
+    assert (found.code, found.subjects) == ("label_constant", ("click/valid",))
+    assert "task 'click' has label 0 (5,000 rows)" in found.what
+
+
 def test_the_error_of_an_auc_by_chance_is_that_of_many_draws() -> None:
     rng = np.random.default_rng(0)
     labels = np.arange(300) < 60
