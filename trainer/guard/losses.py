@@ -14,8 +14,6 @@ from trainer.guard.prior import Prior
 _EXPLODED_LOGS, _EXPLODED, _EXPLODED_OVER_LOWEST = 2, 4.0, 10.0
 # A run of fewer steps is not judged by its training loss, unless it has fewer to learn in.
 _LEAST_STEPS = 50
-# Share of the prior's loss that a model must gain to count as learning.
-_LEAST_GAIN = 1e-4
 
 
 @dataclass
@@ -144,11 +142,10 @@ class LossWatch:
             return []
         loss, labels_T = window.loss / window.steps, [label / window.steps for label in window.labels_T]
         constant = self._prior.best_constant(labels_T)
-        if not loss >= constant * (1 - _LEAST_GAIN):
+        if not loss >= constant * (1 - self._prior.least_gain):
             return []
-        shares = ", ".join(f"{label:.2%}" for label in labels_T)
         what = (
             f"nothing is learnt: the training loss of steps {step - window.steps + 1:,} to {step:,} is "
-            f"{loss:.6g}, and one score for every row would have {constant:.6g} ({shares} have label 1)"
+            f"{loss:.6g}, and {self._prior.told(labels_T)}"
         )
         return [Finding("loss_above_prior", step, what)]

@@ -19,13 +19,13 @@ from trainer.assembly import Assembly
 from trainer.batch import Batch
 from trainer.config import RunConfig
 from trainer.errors import GuardError
-from trainer.guard.evaluations import GapWatch, metric_findings
+from trainer.guard.evaluations import GapWatch
 from trainer.guard.findings import Finding, listed
 from trainer.guard.inputs import FirstBatches
 from trainer.guard.labels import label_findings
 from trainer.guard.layers import LayerWatch
 from trainer.guard.losses import LossWatch
-from trainer.guard.prior import prior_of
+from trainer.guard.scope import Scope
 from trainer.guard.tables import LEAST_STEPS, TableWatch
 from trainer.schedule import first_step_at_rate_0
 from trainer.schema import Manifest
@@ -66,28 +66,17 @@ class Guard:
         if not self._on:
             return
         warmup = run.train.schedule.warmup_steps
-        # Negatives that are drawn by config set the share of label 1 in each split as they like.
-        self._same_labels = run.data.negatives is None
         self._rate_0_from = first_step_at_rate_0(run.train.schedule)
         self._judged_from = min(warmup + self._config.learning_steps, total_steps)
         task = assembly.task.module
-        self._own_loss = own_loss = bool(getattr(task.model, "has_own_loss", False))
-        self._prior = None if own_loss else prior_of(task.loss)
-        # Else NE and calibration mean little.
-        self._calibrated = self._same_labels and run.train.loss.calibrated
-        self._judged: list[str | None] = [None] if self._prior is not None else []
-        learnt = [n for n, head in enumerate(task.loss.heads) if head.weight > 0]
-        self._learnt = [manifest.spec.tasks[n] for n in learnt]
-        binary = [n for n in learnt if not (own_loss or task.loss.heads[n].is_rating)]
-        if len(manifest.spec.tasks) > 1:
-            self._judged = [manifest.spec.tasks[n].name for n in binary]
+        self._scope = Scope.of(run, manifest, task)
         self._losses = LossWatch(
-            self._prior, warmup, self._config.learning_steps, total_steps, state.get("losses"), step
+            self._scope.prior, warmup, self._config.learning_steps, total_steps, state.get("losses"), step
         )
         self._gap = GapWatch(self._config.gap_evaluations, **state.get("gap", {}))
         raw = frozenset(name for table in assembly.tables if table.ids for name in table.features)
         self._first: FirstBatches | None = FirstBatches(
-            manifest.spec, manifest.statistics, raw, context.device, binary
+            manifest.spec, manifest.statistics, raw, context.device, self._scope.binary
         )
         self._seen = 0
         self._tables = TableWatch(assembly.tables, assembly.task, context.device, state.get("table_sizes"))
@@ -138,10 +127,12 @@ class Guard:
             step: steps done.
         """
         self._tell = tell
+        if not self._on:
+            return
+        scope = self._scope
         # What learns from rows of users needs no labels.
-        if self._on and not (self._own_loss and self._manifest.user_row_splits):
-            found = label_findings(self._manifest, step, self._same_labels, self._learnt, self._own_loss)
-            self._add(found)
+        if not (scope.own_loss and self._manifest.user_row_splits):
+            self._add(label_findings(self._manifest, step, scope.same_labels, scope.learnt, scope.own_loss))
 
     def see(self, batch: Batch) -> None:
         """Look at a training batch of this rank before its ids become rows, on the CPU."""
@@ -173,10 +164,11 @@ class Guard:
         if not self._on:
             return
         if step >= self._judged_from:
-            self._judge(step, metrics)
-        train_loss, loss = self._losses.since_evaluation(), metrics.get("log_loss")
-        if loss is not None:
-            self._add(self._gap.evaluated(step, train_loss, float(loss)))
+            self._add(self._scope.findings(metrics, step))
+        train, name = self._losses.since_evaluation(), self._scope.gap
+        if name is not None and metrics.get(name) is not None:
+            title = "RMSE" if name == "rmse" else "log loss"
+            self._add(self._gap.evaluated(step, train, float(metrics[name]), title))
 
     def ended(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Judge a run that early stopping ends as one after its last step; `look` follows.
@@ -189,12 +181,8 @@ class Guard:
             return
         self._add(self._losses.ended(step))
         if step < self._judged_from:
-            self._judge(step, metrics)
+            self._add(self._scope.findings(metrics, step))
         self._total = step
-
-    def _judge(self, step: int, metrics: Mapping[str, Any]) -> None:
-        for name in self._judged:
-            self._add(metric_findings(metrics, step, self._calibrated, name))
 
     def look(self, step: int) -> None:
         """Look at the first batches, at tables and at layers where it is time; every rank calls it.
