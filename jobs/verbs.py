@@ -335,14 +335,16 @@ def _check_training(run: RunConfig, dataset: Dataset, cluster: Cluster) -> None:
     check_preparation(run, dataset)
     check_layout_of(run, dataset, cluster)
     valid = dataset.manifest.splits.get("valid")
-    if run.train.early_stopping is not None and (valid is None or valid.rows == 0):
-        raise ConfigError(
-            "early stopping needs validation rows, and the data set has none",
-            where="train.early_stopping",
-            fixes=["set data.split.fractions and prepare again", "set train.early_stopping: null"],
-        )
     if valid is not None and valid.rows:
         check_compared(run, dataset.manifest)
+        return
+    for key, what in (("early_stopping", "early stopping"), ("plateau", "a plateau")):
+        if getattr(run.train, key) is not None:
+            raise ConfigError(
+                f"{what} needs validation rows, and the data set has none",
+                where=f"train.{key}",
+                fixes=["set data.split.fractions and prepare again", f"set train.{key}: null"],
+            )
 
 
 def _step_warnings(run: RunConfig, dataset: Dataset, cluster: Cluster) -> list[str]:

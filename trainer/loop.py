@@ -165,7 +165,7 @@ class _Training:
         self.factor = learning_rate_factor(train.schedule, step, self.total_steps)
         self.factor *= self.progress.plateau_factor
         self.assembly.optimizers.begin_step(self.factor, train.micro_batches)
-        self.guard.see(batch, step)
+        self.guard.see(batch)
 
     def _looked_up(self, batch: Batch) -> Batch:
         batch = self.assembly.ids.train(batch.to(self.context.device, non_blocking=True))
@@ -287,6 +287,8 @@ class _Training:
             follow_plateau(progress, self.config.train.plateau)
         stopping = self.config.train.early_stopping
         improved = stopping is not None and update_best(progress, stopping)
+        if progress.finished:
+            self.guard.ended(progress.step, progress.best_metrics or metrics)
         self.meter.resume()
         return improved
 

@@ -1,4 +1,4 @@
-"""The steps of a run, the learning-rate factor at each, and settings that they are too few for."""
+"""The steps of a run, the learning-rate factor at each, and settings that do not fit them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 
 from trainer.config import ScheduleConfig, TrainConfig
 
-# The share of the way down at which exponential decay towards zero stops: e^-5 is below 1 %.
+# Where exponential decay stops that has no last factor, for it never gets to 0: e^-5 is below 1 %.
 _LEAST_FACTOR = math.exp(-5.0)
 
 
@@ -22,7 +22,7 @@ def steps_of_run(train: TrainConfig, steps_per_epoch: int) -> int:
 
 
 def step_warnings(train: TrainConfig, steps_per_epoch: int) -> list[str]:
-    """Return a line for each setting that the steps of the run are too few for; none of them is an error.
+    """Return a line for each setting that does not fit the steps of the run; none of them is an error.
 
     Args:
         train: section `train`.
@@ -36,6 +36,13 @@ def step_warnings(train: TrainConfig, steps_per_epoch: int) -> list[str]:
             f"train.schedule.warmup_steps is {warmup:,} and the run has {steps:,} steps: it ends while the "
             f"learning rate still rises, at {peak:.0%} of the one configured"
         )
+    still = first_step_at_rate_0(train.schedule)
+    if still is not None and still < steps:
+        lines.append(
+            f"the learning rate is 0 from step {still + 1:,} on, and the run has {steps:,} steps: the others "
+            f"change nothing; give train.schedule.final_factor, or leave out train.schedule.decay_steps "
+            f"({still - warmup:,})"
+        )
     # At the end of each epoch where no interval is set, and always after the last step.
     evaluations = math.ceil(steps / (train.evaluate_every_steps or steps_per_epoch))
     stopping = train.early_stopping
@@ -46,6 +53,17 @@ def step_warnings(train: TrainConfig, steps_per_epoch: int) -> list[str]:
             f"only chooses the best checkpoint"
         )
     return lines
+
+
+def first_step_at_rate_0(schedule: ScheduleConfig) -> int | None:
+    """Return how many steps are done when the factor comes to 0 and stays there; None where it never does.
+
+    Without `decay_steps` the way down ends with the run, whose last step is still above 0.
+    """
+    falls_to_0 = schedule.decay in ("linear", "polynomial", "cosine") and schedule.final_factor == 0
+    if not falls_to_0 or schedule.decay_steps is None:
+        return None
+    return schedule.warmup_steps + schedule.decay_steps
 
 
 def learning_rate_factor(schedule: ScheduleConfig, step: int, total_steps: int) -> float:
@@ -76,4 +94,4 @@ def learning_rate_factor(schedule: ScheduleConfig, step: int, total_steps: int) 
         return float(final + (1.0 - final) * (1.0 - done) ** schedule.power)
     if schedule.decay == "cosine":
         return final + (1.0 - final) * 0.5 * (1.0 + math.cos(math.pi * done))
-    return float(max(final, _LEAST_FACTOR) ** done)
+    return float((final or _LEAST_FACTOR) ** done)

@@ -66,6 +66,14 @@ def looks(rank: int, world_size: int, folder: str) -> dict[str, list[tuple[str, 
     look("a step", step)
     look("nothing", lambda: None)
     look("large", lambda: [part.mul_(1000.0) for part in parts["by_row"]], step)
+    # As a run that was taken up again after the explosion: by what it was before, or by what is left.
+    for what, sizes in (("resumed", {"by_row": 0.1}), ("unknown", None)):
+        tables = TableWatch(MIXED, model, CPU, sizes)
+        tables.begin(sparse, 10)
+        figures = tables.figures()
+        dist.all_reduce(figures)
+        codes = {finding.code: finding.subjects for finding in tables.findings(figures, 60, at_rate_0=True)}
+        found[what] = [(code, subjects, "") for code, subjects in codes.items()]
     look("zeros", lambda: [put(name, 0.0) for name in ("by_column", "replicated")], lambda: None)
     look("the same", lambda: [put(name, 0.5) for name in ("by_table", "history")], lambda: None)
     look("not finite", lambda: put("by_row", torch.nan), lambda: None)
@@ -101,6 +109,8 @@ def test_each_table_is_told_by_what_was_done_to_it(found: dict[int, dict[str, An
     assert told["a step"] == []
     assert told["nothing"] == [("table_dead", set(TABLES))]
     assert told["large"] == [("table_exploding", {"by_row"})]
+    assert told["resumed"] == [("table_exploding", {"by_row"})]
+    assert told["unknown"] == []
     assert told["zeros"] == [
         ("table_dead", set(TABLES) - {"by_column", "replicated"}),
         ("table_collapsed", {"by_column", "replicated"}),

@@ -103,6 +103,76 @@ def test_a_learning_rate_far_too_high_is_told_of_tables_and_layers(
     assert {"loss_exploding", "loss_above_prior", "table_exploding", "layer_dead"} <= codes
 
 
+def test_a_run_that_early_stopping_ends_before_its_time_to_learn_is_told(
+    run: RunConfig, data: Dataset, tmp_path: Path
+) -> None:
+    early = run.override(
+        *STANDSTILL,
+        "train.max_steps=200",
+        "train.epochs=20",
+        "train.evaluate_every_steps=20",
+        "train.early_stopping={metric: auc, patience: 2}",
+        "train.guard.learning_steps=500",
+    )
+    ended = train(early, data, out=tmp_path / "run", show_progress=False).result
+    assert (ended["steps"], ended["stopped"]) == (60, "finished")
+    assert {(line["code"], line["step"]) for line in told(tmp_path / "run")} >= {
+        ("loss_above_prior", 60),
+        ("auc_near_half", 60),
+        ("table_dead", 60),
+    }
+    with pytest.raises(GuardError, match="the training loss of steps 41 to 60 is"):
+        train(early.override("train.guard.action=stop"), data, out=tmp_path / "stopped", show_progress=False)
+
+
+@pytest.mark.parametrize("objective", ["bpr", "pointwise", "sampled_softmax"])
+def test_a_model_of_items_that_stands_still_is_told(
+    run: RunConfig, data: Dataset, tmp_path: Path, objective: str
+) -> None:
+    model = f"{{name: mf, embedding_dim: 8, user: s1, item: s0, objective: {objective}, "
+    items = run.override(f"model={model}negatives: {{per_query: 2}}}}", "train.guard.ignore=[table_dead]")
+    found = train(items.override(*STANDSTILL), data, out=tmp_path / "still", show_progress=False)
+    (above,) = found.result["guard"]
+    assert above["code"] == "loss_above_prior"
+    assert "scores that tell no item from another would have" in above["what"]
+    learning = items.override("train.embedding_optimizer.learning_rate=0.1")
+    assert train(learning, data, out=tmp_path / "run", show_progress=False).result["guard"] == []
+
+
+def test_ratings_that_are_not_learnt_are_told(run: RunConfig, tmp_path: Path) -> None:
+    rated = run.override("data.label={column: y, kind: rating}")
+    data = tiny_data(tmp_path / "data", rated)
+    spec, share = data.manifest.spec, data.manifest.splits["train"].positives / 1000
+    moments = {"kind": "rating", "mean": share, "std": (share * (1 - share)) ** 0.5}
+    label = spec.label.model_copy(update={"params": {**spec.label.params, **moments}})
+    spec = spec.model_copy(update={"label": label})
+    data.manifest.model_copy(update={"spec": spec}).save(data.path)
+    found = train(rated.override(*STANDSTILL, FROZEN), data.path, out=tmp_path / "still", show_progress=False)
+    told = {finding["code"]: finding["what"] for finding in found.result["guard"]}
+    assert told.keys() == {"loss_above_prior", "r2_below_0"}
+    assert "the mean rating for every row would have 1" in told["loss_above_prior"]
+    learning = rated.override("train.dense_optimizer.learning_rate=0.01")
+    assert train(learning, data.path, out=tmp_path / "run", show_progress=False).result["guard"] == []
+
+
+def test_a_run_taken_up_again_knows_how_large_its_tables_were(
+    run: RunConfig, data: Dataset, tmp_path: Path
+) -> None:
+    fast = run.override("train.embedding_optimizer.learning_rate=30.0", "train.evaluate_every_steps=60")
+    for steps in (9, 40):
+        train(fast.override(f"train.max_steps={steps}"), data, out=tmp_path / "run", show_progress=False)
+    assert "table_exploding" in {finding["code"] for finding in told(tmp_path / "run")}
+
+
+def test_a_schedule_that_comes_to_0_is_told_and_no_dead_table(
+    run: RunConfig, data: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    still = run.override("train.schedule={decay: linear, decay_steps: 25}", "train.guard.ignore=[ne_above_1]")
+    found = train(still, data, out=tmp_path / "run", show_progress=True).result["guard"]
+    assert "table_dead" not in {finding["code"] for finding in found}
+    assert "the learning rate is 0 from step 26 on, and the run has 60 steps" in capsys.readouterr().err
+
+
 def test_labels_of_one_kind_end_a_run_before_its_first_step(run: RunConfig, tmp_path: Path) -> None:
     data = tiny_data(tmp_path / "data", run, rows={"train": 960, "valid": 64})
     splits = data.manifest.splits

@@ -52,12 +52,16 @@ def test_another_label_is_refused_even_with_a_plan(tmp_path: Path, run: RunConfi
         train(other, data, None, layout, out=tmp_path / "run", show_progress=False)
 
 
-def test_early_stopping_without_validation_rows_is_refused(tmp_path: Path, run: RunConfig) -> None:
+@pytest.mark.parametrize("section", ["early_stopping", "plateau"])
+def test_what_follows_a_metric_is_refused_without_validation_rows(
+    tmp_path: Path, run: RunConfig, section: str
+) -> None:
     written = write_dataset(tmp_path / "data", rows={"train": 500}, num_sequences=0)
     written.manifest.model_copy(update={"config_hash": run.preparation_hash()}).save(tmp_path / "data")
-    stopping = run.override("train.early_stopping={metric: auc}")
-    with pytest.raises(ConfigError, match="validation rows"):
-        train(stopping, tmp_path / "data", out=tmp_path / "run", show_progress=False)
+    following = run.override(f"train.{section}={{metric: auc}}")
+    with pytest.raises(ConfigError, match="validation rows") as caught:
+        train(following, tmp_path / "data", out=tmp_path / "run", show_progress=False)
+    assert caught.value.where == f"train.{section}"
 
 
 @pytest.mark.parametrize(

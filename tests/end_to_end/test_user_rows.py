@@ -52,6 +52,7 @@ def test_a_sequence_model_finds_the_next_song_on_two_ranks(spark: Any, tmp_path:
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     guarded = [line for line in map(json.loads, lines) if line["kind"] == "guard"]
     assert not [line for line in guarded if "targets" in line["subjects"]]
+    assert not [line for line in guarded if line["level"] == "grave"]
     # Chance finds 5 of the 29 songs that a user did not play yet; which stride is a user's, the list tells.
     found = evaluate(trained, split="test").metrics
     assert found["recall@5"] > 0.5
@@ -61,3 +62,11 @@ def test_a_sequence_model_finds_the_next_song_on_two_ranks(spark: Any, tmp_path:
     assert {"recall@10", "recall@20"} <= found.keys() - among_six.keys()  # of seven items
     assert evaluate(trained, split="test", candidates="all").metrics == found
     assert (tmp_path / "run" / "evaluation_test.json").read_text() == stored
+    still = run.override(
+        "train.dense_optimizer.learning_rate=1e-9",
+        "train.embedding_optimizer.learning_rate=1e-9",
+        "train.guard.learning_steps=40",
+        "metrics={candidates: 20, at: [1, 3]}",  # by chance 3 of 21, as none of these was seen
+    )
+    found = train(still, data, out=tmp_path / "still", show_progress=False).result["guard"]
+    assert {finding["code"] for finding in found} >= {"loss_above_prior", "ranking_at_chance"}

@@ -25,6 +25,8 @@ GuardCode = Literal[
     "auc_near_half",
     "auc_below_half",
     "auc_near_1",
+    "r2_below_0",
+    "ranking_at_chance",
     "calibration_off",
     "overfitting",
     "table_dead",
@@ -42,8 +44,8 @@ class GuardConfig(Section):
     """`warn` tells what is found; `stop` also saves a checkpoint and ends the run at the first grave finding;
     `off` looks at nothing."""
     learning_steps: int = Field(default=500, ge=1)
-    """Steps after warm-up that a run has to get below the loss of the base rate. Evaluations are judged from
-    then on, and the one after the last step always is."""
+    """Steps after warm-up that a run has to get below the loss of no model. Evaluations are judged from
+    then on, and the one after the last step always is; of a run that early stopping ends sooner, the best."""
     gap_evaluations: int = Field(default=2, ge=1)
     """Evaluations in a row whose log loss rises while that of training falls, before this is over-fitting."""
     ignore: list[GuardCode] = Field(default_factory=list)

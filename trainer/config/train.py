@@ -77,7 +77,7 @@ class ScheduleConfig(Section):
     decay_steps: int | None = Field(default=None, ge=1)
     """Steps after warm-up over which the factor falls to `final_factor`; default: the rest of the run."""
     final_factor: float = Field(default=0.0, ge=0, le=1)
-    """Factor at the end of the decay."""
+    """Factor at the end of the decay. `exponential` never gets to 0: it ends at e^-5 (0.0067) instead."""
     power: float = Field(default=2.0, gt=0)
     """Of `polynomial`: the factor falls as (1 - done) ^ power."""
     step_every_steps: int | None = Field(default=None, ge=1)

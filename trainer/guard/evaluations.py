@@ -33,7 +33,14 @@ def metric_findings(
     auc, ne, calibration, rate, rows = (
         _number(metrics, before + name) for name in ("auc", "ne", "calibration", "base_rate", "rows")
     )
-    if not (rows > 0 and 0 < rate < 1):
+    if not rows > 0:
+        return []
+    # Of one task alone the manifest has told it before the first step.
+    if task is not None and rate in (0, 1):
+        what = f"every row of split 'valid' that counts for task {task!r} has label {rate:.0f}"
+        what += f" ({rows:,.0f} rows)"
+        return [Finding("label_constant", step, what, (f"{task}/valid",))]
+    if not 0 < rate < 1:
         return []
     of = f"of {rows:,.0f} validation rows" + ("" if task is None else f" of task {task!r}")
     subjects = ("valid",) if task is None else (task,)
@@ -52,6 +59,23 @@ def metric_findings(
         kept = f"if training lost negatives before `prepare`, about {1 / odds:.2%} of them were kept"
         found.append(Finding("calibration_off", step, what, subjects, (kept,) if odds > 1 else ()))
     return found
+
+
+def rating_findings(metrics: Mapping[str, Any], step: int, task: str | None = None) -> list[Finding]:
+    """Return what is wrong with the metrics of one evaluation of a rating.
+
+    Args:
+        metrics: `r2` and `rows`; what is missing or NaN is not judged.
+        step: steps done.
+        task: its name, where there are several.
+    """
+    before = "" if task is None else f"{task}/"
+    r2, rows = (_number(metrics, before + name) for name in ("r2", "rows"))
+    if not (rows > 0 and r2 <= 0):
+        return []
+    of = "" if task is None else f" of task {task!r}"
+    what = f"R2 is {r2:.4f} of {rows:,.0f} validation rows{of}: no better than their mean for every row"
+    return [Finding("r2_below_0", step, what, ("valid",) if task is None else (task,))]
 
 
 def auc_error(positives: float, negatives: float) -> float:
@@ -79,13 +103,13 @@ def _auc(auc: float, error: float, of: str, step: int, subjects: tuple[str, ...]
 
 @dataclass
 class GapWatch:
-    """Log losses of training and validation, evaluation after evaluation.
+    """Loss of training and log loss or RMSE of validation, evaluation after evaluation.
 
     Attributes:
         patience: evaluations in a row that must part.
         train: of the steps before the newest evaluation.
         valid: of the newest evaluation.
-        best: least log loss so far.
+        best: least one so far.
         best_step: its step.
         apart: evaluations in a row at which training fell and validation rose.
     """
@@ -106,13 +130,16 @@ class GapWatch:
             if key != "patience" and value not in (None, math.inf)
         }
 
-    def evaluated(self, step: int, train: float | None, valid: float) -> list[Finding]:
+    def evaluated(
+        self, step: int, train: float | None, valid: float, metric: str = "log loss"
+    ) -> list[Finding]:
         """Compare an evaluation with the one before.
 
         Args:
             step: steps done.
             train: mean training loss since the evaluation before; None where nothing was logged.
-            valid: log loss of the validation split.
+            valid: log loss of the validation split, or another metric that should fall.
+            metric: its name.
         """
         if train is None or math.isnan(valid):
             return []
@@ -127,10 +154,10 @@ class GapWatch:
             return []
         what = (
             f"over {self.apart} evaluations in a row the training loss fell (now {train:.4f}) while the "
-            f"validation log loss rose: {valid:.4f}, {valid / self.best - 1:.1%} above its best of "
+            f"validation {metric} rose: {valid:.4f}, {valid / self.best - 1:.1%} above its best of "
             f"{self.best:.4f} at step {self.best_step:,}"
         )
-        fixes = (f"train.max_steps: {self.best_step}, where the validation log loss was best",)
+        fixes = (f"train.max_steps: {self.best_step}, where the validation {metric} was best",)
         return [Finding("overfitting", step, what, ("valid",), fixes)]
 
 

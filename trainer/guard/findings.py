@@ -101,7 +101,7 @@ KINDS: dict[str, Kind] = {
         (
             *_TOO_FAST,
             "a learning rate that is too low for this many steps",
-            "labels that belong to other rows, or features that tell nothing about them",
+            "labels or items that belong to other rows, or features that tell nothing about them",
         ),
         (*_LEARN_FIXES, "or give it more time: train.guard.learning_steps"),
     ),
@@ -138,6 +138,29 @@ KINDS: dict[str, Kind] = {
         (
             "look for leaks in the data report: AUC of single features",
             "split by time: data.split.method: time",
+        ),
+    ),
+    "r2_below_0": Kind(
+        "grave",
+        (
+            "over-fitting, where the training loss is far below",
+            "another mean rating than in training",
+            *_TOO_FAST,
+        ),
+        ("fewer train.epochs, or train.early_stopping", *_LEARN_FIXES),
+    ),
+    "ranking_at_chance": Kind(
+        "grave",
+        (
+            "a learning rate that is too low for this many steps, or far too high",
+            "lists of this split that were made in another way than those of training",
+            "items that are new in this split: no model of ids can find them",
+        ),
+        (
+            "try ten times and a tenth of train.dense_optimizer.learning_rate and "
+            "train.embedding_optimizer.learning_rate",
+            "prepare all splits in one `prepare`",
+            "or give it more time: train.guard.learning_steps",
         ),
     ),
     "calibration_off": Kind(

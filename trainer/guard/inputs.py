@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,9 +23,9 @@ _LEAST_ROWS, _LEAST_OF_LABEL = 256, 20
 
 @dataclass(frozen=True)
 class _Counts:
-    """The sums of all ranks."""
+    """The sums of all ranks; of groups of rows see `FirstBatches`."""
 
-    rows_2: Tensor
+    rows_G: Tensor
     broken_F: Tensor
     ids_S3: Tensor
 
@@ -32,12 +33,15 @@ class _Counts:
 class FirstBatches:
     """Looks at batches on the CPU, before their ids become rows; `findings` adds all ranks up.
 
+    There are G groups of rows: all that have a weight, and for each binary label those with 0 and those with
+    1; a row that lacks the label is in neither.
+
     Args:
         spec: of the data set.
         statistics: of its training rows, by feature.
         raw: features whose ids are not those of a vocabulary, so that 0 and 1 mean nothing.
         device: where the ranks reduce.
-        binary: whether labels are 0 or 1.
+        binary: columns of the labels that are 0 or 1 and to be learnt.
     """
 
     def __init__(
@@ -46,21 +50,24 @@ class FirstBatches:
         statistics: dict[str, FeatureStatistics],
         raw: frozenset[str],
         device: torch.device,
-        binary: bool,
+        binary: Sequence[int],
     ) -> None:
-        self._statistics, self._raw, self._device, self._binary = statistics, raw, device, binary
+        self._statistics, self._raw, self._device = statistics, raw, device
+        self._binary = tuple(binary)
         self._dense = [
             f"{f.name}[{i}]" if f.dim else f.name
             for f in (*spec.dense, *spec.vectors)
             for i in range(f.dim or 1)
         ]
         self._sparse = spec.looked_up
+        self._task_names = [task.name for task in spec.labels] if spec.labels else None
         # Of ids too: float64 holds them exactly up to 2^53.
         columns = len(self._dense) + len(self._sparse)
-        self._low_2C = torch.full((2, columns), torch.inf, dtype=torch.float64)
-        self._high_2C = -self._low_2C
+        groups = 1 + 2 * len(self._binary)
+        self._low_GC = torch.full((groups, columns), torch.inf, dtype=torch.float64)
+        self._high_GC = -self._low_GC
         self._weight, self._read = 0.0, 0
-        self._rows_2 = torch.zeros(2, dtype=torch.float64)
+        self._rows_G = torch.zeros(groups, dtype=torch.float64)
         self._broken_F = torch.zeros(len(self._dense), dtype=torch.float64)
         # Rows without an id, ids, and ids out of vocabulary.
         self._ids_S3 = torch.zeros((len(self._sparse), 3), dtype=torch.float64)
@@ -70,20 +77,24 @@ class FirstBatches:
         self._weight += float(batch.weights_B.double().sum())
         self._read += int((batch.rows_B != SKIPPED_ROW).sum())
         real_B = batch.weights_B > 0
-        positive_B = batch.labels_BT[:, 0] > 0.5
+        groups_GB = torch.stack([real_B, *self._labelled(batch, real_B)])
+        self._rows_G += groups_GB.sum(dim=1)
         dense_BF = batch.dense_BF.double()
         self._broken_F += (~torch.isfinite(dense_BF[real_B])).sum(0)
-        for label in (0, 1):
-            rows_B = real_B & (positive_B == bool(label))
-            self._rows_2[label] += rows_B.sum()
-            self._widen(label, slice(0, len(self._dense)), dense_BF[rows_B])
+        for group, rows_B in enumerate(groups_GB):
+            self._widen(group, slice(0, len(self._dense)), dense_BF[rows_B])
         for number, feature in enumerate(self._sparse):
             ids = batch.sparse[feature.name]
-            self._add_ids(number, ids.values(), ids.lengths().long(), real_B, positive_B)
+            self._add_ids(number, ids.values(), ids.lengths().long(), groups_GB)
 
-    def _add_ids(
-        self, number: int, ids: Tensor, lengths_B: Tensor, real_B: Tensor, positive_B: Tensor
-    ) -> None:
+    def _labelled(self, batch: Batch, real_B: Tensor) -> list[Tensor]:
+        """Return which rows have label 0 and which have label 1, one binary label after the other."""
+        labels = [batch.labels_BT[:, column] for column in self._binary]
+        # A comparison with NaN, the label of a row that does not count, holds for neither.
+        return [real_B & half for labels_B in labels for half in (labels_B <= 0.5, labels_B > 0.5)]
+
+    def _add_ids(self, number: int, ids: Tensor, lengths_B: Tensor, groups_GB: Tensor) -> None:
+        real_B = groups_GB[0]
         of_row = torch.repeat_interleave(torch.arange(len(lengths_B)), lengths_B)
         known = real_B[of_row]
         if self._sparse[number].name not in self._raw:
@@ -94,14 +105,13 @@ class FirstBatches:
         column = len(self._dense) + number
         # Of single ids a missing one is a value too: a feature may be there for one label alone.
         told = known if self._sparse[number].is_list else real_B[of_row]
-        for label in (0, 1):
-            chosen = told & (positive_B[of_row] == bool(label))
-            self._widen(label, slice(column, column + 1), ids[chosen].double()[:, None])
+        for group, rows_B in enumerate(groups_GB):
+            self._widen(group, slice(column, column + 1), ids[told & rows_B[of_row]].double()[:, None])
 
-    def _widen(self, label: int, columns: slice, values_NC: Tensor) -> None:
+    def _widen(self, group: int, columns: slice, values_NC: Tensor) -> None:
         if values_NC.numel():
             finite = torch.isfinite(values_NC)
-            low, high = self._low_2C[label, columns], self._high_2C[label, columns]
+            low, high = self._low_GC[group, columns], self._high_GC[group, columns]
             torch.minimum(low, values_NC.where(finite, torch.inf).amin(0), out=low)
             torch.maximum(high, values_NC.where(finite, -torch.inf).amax(0), out=high)
 
@@ -114,31 +124,39 @@ class FirstBatches:
         sums = torch.cat(
             [
                 torch.tensor([self._weight, self._read], dtype=torch.float64),
-                self._rows_2,
+                self._rows_G,
                 self._broken_F,
                 self._ids_S3.flatten(),
             ]
         ).to(self._device)
-        ends = torch.stack([-self._low_2C, self._high_2C]).to(self._device)
+        ends = torch.stack([-self._low_GC, self._high_GC]).to(self._device)
         dist.all_reduce(sums)
         dist.all_reduce(ends, op=dist.ReduceOp.MAX)
-        weight_2, rows_2, broken_F, ids = torch.tensor_split(sums.cpu(), (2, 4, 4 + len(self._dense)))
-        low_2C, high_2C = -ends[0].cpu(), ends[1].cpu()
-        counts = _Counts(rows_2, broken_F, ids.reshape(-1, 3))
+        of_rows = 2 + len(self._rows_G)
+        weight_2, rows_G, broken_F, ids = torch.tensor_split(
+            sums.cpu(), (2, of_rows, of_rows + len(self._dense))
+        )
+        low_GC, high_GC = -ends[0].cpu(), ends[1].cpu()
+        counts = _Counts(rows_G, broken_F, ids.reshape(-1, 3))
         weight, read = weight_2.tolist()
         if not weight > 0:
             # Rows that cannot be read have an error of their own.
             what = f"all rows of the first {step:,} steps have weight 0"
             return [Finding("weights_zero", step, what)] if read else []
         return [
-            *self._numbers(step, counts, low_2C.amin(0), high_2C.amax(0)),
-            *self._ids(step, counts, low_2C.amin(0), high_2C.amax(0)),
-            *(self._labels(step, counts, low_2C, high_2C) if self._binary else []),
+            *self._numbers(step, counts, low_GC[0], high_GC[0]),
+            *self._ids(step, counts, low_GC[0], high_GC[0]),
+            *(
+                finding
+                for number, column in enumerate(self._binary)
+                for label in [slice(1 + 2 * number, 3 + 2 * number)]
+                for finding in self._labels(step, column, rows_G[label], low_GC[label], high_GC[label])
+            ),
         ]
 
     def _numbers(self, step: int, counts: _Counts, low_C: Tensor, high_C: Tensor) -> list[Finding]:
         broken, constant, huge = {}, {}, {}
-        rows = int(counts.rows_2.sum())
+        rows = int(counts.rows_G[0])
         for number, name in enumerate(self._dense):
             low, high = float(low_C[number]), float(high_C[number])
             if counts.broken_F[number]:
@@ -162,7 +180,7 @@ class FirstBatches:
 
     def _ids(self, step: int, counts: _Counts, low_C: Tensor, high_C: Tensor) -> list[Finding]:
         missing, unknown, single = {}, {}, {}
-        rows = float(counts.rows_2.sum())
+        rows = float(counts.rows_G[0])
         for number, feature in enumerate(self._sparse):
             name, column = feature.name, len(self._dense) + number
             empty, ids, out = counts.ids_S3[number].tolist()
@@ -181,9 +199,11 @@ class FirstBatches:
             *_finding("feature_one_id", step, f"features hold one id in all {of}", single),
         ]
 
-    def _labels(self, step: int, counts: _Counts, low_2C: Tensor, high_2C: Tensor) -> list[Finding]:
+    def _labels(
+        self, step: int, column: int, rows_2: Tensor, low_2C: Tensor, high_2C: Tensor
+    ) -> list[Finding]:
         """Return the features whose values of one label all lie beyond those of the other."""
-        if counts.rows_2.min() < _LEAST_OF_LABEL:
+        if rows_2.min() < _LEAST_OF_LABEL:
             return []
         apart_C = (high_2C[0] < low_2C[1]) | (high_2C[1] < low_2C[0])
         names = [*self._dense, *(feature.name for feature in self._sparse)]
@@ -194,8 +214,11 @@ class FirstBatches:
             for c, name in enumerate(names)
             if apart_C[c] and single[c]
         }
-        rows = f"{int(counts.rows_2[0]):,} rows of label 0 and {int(counts.rows_2[1]):,} of label 1"
-        return _finding("feature_is_label", step, f"a feature alone tells the label of {rows}", found)
+        rows = f"{int(rows_2[0]):,} rows of label 0 and {int(rows_2[1]):,} of label 1"
+        label = (
+            "the label" if self._task_names is None else f"the label of task {self._task_names[column]!r},"
+        )
+        return _finding("feature_is_label", step, f"a feature alone tells {label} of {rows}", found)
 
 
 def _span(low: Tensor, high: Tensor) -> str:

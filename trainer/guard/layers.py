@@ -32,15 +32,29 @@ class LayerWatch:
             for name, module in model.named_modules()
             if isinstance(module, nn.Linear) and module.weight.requires_grad
         }
+        self._left_out: set[str] = set()
+
+    def leave_out_unreached(self) -> None:
+        """Judge no layer any more that the newest step's gradients do not reach.
+
+        For runs with a task of weight 0, after their first step: what that task alone uses never learns, as
+        was asked for.
+        """
+        self._left_out = {
+            name
+            for name, weight in self._layers.items()
+            for gradient in [_local(weight.grad)]
+            if gradient is not None and not bool(gradient.any())
+        }
 
     def figures(self) -> Tensor:
         """Return units without gradient and units of this rank, one layer after another, float64 on CPU.
 
-        A layer whose gradient is not there or not finite counts no units.
+        A layer that is left out, or whose gradient is not there or not finite, counts no units.
         """
         counts = torch.zeros((len(self._layers), _FIGURES), dtype=torch.float64)
-        for number, weight in enumerate(self._layers.values()):
-            gradient = _local(weight.grad)
+        for number, (name, weight) in enumerate(self._layers.items()):
+            gradient = None if name in self._left_out else _local(weight.grad)
             if gradient is not None and bool(torch.isfinite(gradient.sum())):
                 dead_C = (gradient == 0).all(dim=1)
                 counts[number] = torch.stack(

@@ -14,8 +14,6 @@ from trainer.guard.prior import Prior
 _EXPLODED_LOGS, _EXPLODED, _EXPLODED_OVER_LOWEST = 2, 4.0, 10.0
 # A run of fewer steps is not judged by its training loss, unless it has fewer to learn in.
 _LEAST_STEPS = 50
-# Share of the prior's loss that a model must gain to count as learning.
-_LEAST_GAIN = 1e-4
 
 
 @dataclass
@@ -67,6 +65,7 @@ class LossWatch:
         first = _Window(first=max(step, begin + self._length // 2))
         self._window = _Window(**state["window"]) if "window" in state else first
         self._gap = _Window(**state.get("gap", {}))
+        self._newest_gap = _Window()
         self._lowest, self._exploded = state.get("lowest"), int(state.get("exploded", 0))
 
     @property
@@ -98,14 +97,28 @@ class LossWatch:
         judged = step >= self._begin + self._length and self._window.steps
         first = self._window.first < self._begin + self._length
         if judged and (first or self._window.steps >= self._length):
-            found += self._above_prior(step)
+            found += self._above_prior(step, self._window)
             self._window = _Window(first=step)
         return found
 
     def since_evaluation(self) -> float | None:
         """Return the mean loss of the steps since the last call."""
         gap, self._gap = self._gap, _Window()
+        self._newest_gap = gap
         return gap.loss / gap.steps if gap.steps else None
+
+    def ended(self, step: int) -> list[Finding]:
+        """Judge a run that ends before its last step, right after an evaluation.
+
+        The window may not have begun, since its place follows from the steps that the run might have had:
+        then the steps between the last two evaluations are judged.
+
+        Args:
+            step: steps done.
+        """
+        if self._window.first >= self._begin + self._length:
+            return []
+        return self._above_prior(step, max(self._window, self._newest_gap, key=lambda window: window.steps))
 
     def _explosion(self, step: int, loss: float, labels_T: Sequence[float]) -> list[Finding]:
         if self._prior is not None:
@@ -124,17 +137,15 @@ class LossWatch:
         )
         return [Finding("loss_exploding", step, f"{what}: {of} {usual:.4g}")]
 
-    def _above_prior(self, step: int) -> list[Finding]:
-        window = self._window
-        if self._prior is None or step - self._begin < self._least:
+    def _above_prior(self, step: int, window: _Window) -> list[Finding]:
+        if self._prior is None or step - self._begin < self._least or not window.steps:
             return []
         loss, labels_T = window.loss / window.steps, [label / window.steps for label in window.labels_T]
         constant = self._prior.best_constant(labels_T)
-        if not loss >= constant * (1 - _LEAST_GAIN):
+        if not loss >= constant * (1 - self._prior.least_gain):
             return []
-        shares = ", ".join(f"{label:.2%}" for label in labels_T)
         what = (
             f"nothing is learnt: the training loss of steps {step - window.steps + 1:,} to {step:,} is "
-            f"{loss:.6g}, and one score for every row would have {constant:.6g} ({shares} have label 1)"
+            f"{loss:.6g}, and {self._prior.told(labels_T)}"
         )
         return [Finding("loss_above_prior", step, what)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from typing import Any
 
@@ -26,8 +26,8 @@ _GROWTH = 10.0
 _SPREAD, _LEAST_VECTORS = 1e-6, 8
 # Ids per table and rank among which rows are chosen, and fewest steps between two looks.
 _IDS_LOOKED_AT, LEAST_STEPS = 4096, 10
-# Components, changed ones, sum of squares before and after; then the sum of the vectors.
-_FIGURES = 4
+# Components, changed ones and sum of squares; then the sum of the vectors.
+_FIGURES = 3
 
 
 class TableWatch:
@@ -40,16 +40,24 @@ class TableWatch:
         tables: of the model; those with learning rate 0 are meant to stay and are left out.
         task: the sharded model.
         device: where the ranks reduce.
+        first_sizes: what `first_sizes` was before the run was taken up again.
+
+    Attributes:
+        first_sizes: by table, root mean square of the components at the first look of the whole run.
     """
 
     def __init__(
-        self, tables: Sequence[TableSpec], task: DistributedModelParallel, device: torch.device
+        self,
+        tables: Sequence[TableSpec],
+        task: DistributedModelParallel,
+        device: torch.device,
+        first_sizes: Mapping[str, float] | None = None,
     ) -> None:
         self._tables = [table for table in tables if table.learning_rate != 0]
         self._task, self._device = task, device
         self._rows: list[Tensor] = []
         self._before: list[list[tuple[int, Tensor]]] = []
-        self._first_size: dict[str, float] = {}
+        self.first_sizes: dict[str, float] = dict(first_sizes or {})
         self.step = 0
         """Steps done at the first of the two looks."""
 
@@ -74,6 +82,21 @@ class TableWatch:
         together = torch.cat(parts, dim=1).cpu()
         self._rows = [torch.unique(row[row >= 0])[:ROWS] for row in together]
         self._before = self._values()
+        self._note_first_sizes()
+
+    def _note_first_sizes(self) -> None:
+        """Keep how large the components are of tables that have not been looked at before."""
+        if all(table.name in self.first_sizes for table in self._tables):
+            return
+        sums_T2 = torch.zeros((len(self._tables), 2), dtype=torch.float64)
+        for number, parts in enumerate(self._before):
+            for _, values_RC in parts:
+                sums_T2[number] += torch.tensor([values_RC.numel(), float(values_RC.square().sum())])
+        sums_T2 = sums_T2.to(self._device)
+        dist.all_reduce(sums_T2)
+        for table, (count, squares) in zip(self._tables, sums_T2.tolist(), strict=True):
+            if count:
+                self.first_sizes.setdefault(table.name, math.sqrt(squares / count))
 
     def figures(self) -> Tensor:
         """Return the sums of this rank for all tables, one after another, float64 on CPU."""
@@ -82,27 +105,27 @@ class TableWatch:
             figures, vector_D = torch.zeros(_FIGURES).double(), torch.zeros(table.embedding_dim).double()
             for (column, old_RC), (_, new_RC) in zip(before, after, strict=True):
                 changed = (old_RC != new_RC).sum()
-                sizes = (new_RC.numel(), changed, old_RC.square().sum(), new_RC.square().sum())
+                sizes = (new_RC.numel(), changed, new_RC.square().sum())
                 figures += torch.tensor([float(size) for size in sizes], dtype=torch.float64)
                 vector_D[column : column + new_RC.shape[1]] += new_RC.sum(0)
             sums += [figures, vector_D]
         return torch.cat(sums) if sums else torch.zeros(0).double()
 
-    def findings(self, figures: Tensor, step: int) -> list[Finding]:
+    def findings(self, figures: Tensor, step: int, *, at_rate_0: bool = False) -> list[Finding]:
         """Return which tables are dead, explode or have collapsed.
 
         Args:
             figures: of all ranks together.
             step: steps done.
+            at_rate_0: whether the schedule has come to 0 since the first look: nothing is dead by that.
         """
         dead, exploding, collapsed = {}, {}, {}
         for table, rows_R, part in zip(self._tables, self._rows, self._split(figures), strict=True):
-            (count, changed, before, after), vector_D = part[:_FIGURES].tolist(), part[_FIGURES:]
+            (count, changed, after), vector_D = part[:_FIGURES].tolist(), part[_FIGURES:]
             if not count:
                 continue
-            size = math.sqrt(after / count)
-            first = self._first_size.setdefault(table.name, math.sqrt(before / count))
-            if not changed:
+            size, first = math.sqrt(after / count), self.first_sizes[table.name]
+            if not changed and not at_rate_0:
                 dead[table.name] = f"{table.name} ({len(rows_R)} rows)"
             if not size <= LARGEST_COMPONENT and not size <= _GROWTH * first:
                 exploding[table.name] = f"{table.name} ({size:.3g}, {first:.3g} at the first look)"

@@ -19,14 +19,15 @@ from trainer.assembly import Assembly
 from trainer.batch import Batch
 from trainer.config import RunConfig
 from trainer.errors import GuardError
-from trainer.guard.evaluations import GapWatch, metric_findings
+from trainer.guard.evaluations import GapWatch
 from trainer.guard.findings import Finding, listed
 from trainer.guard.inputs import FirstBatches
 from trainer.guard.labels import label_findings
 from trainer.guard.layers import LayerWatch
 from trainer.guard.losses import LossWatch
-from trainer.guard.prior import prior_of
+from trainer.guard.scope import Scope
 from trainer.guard.tables import LEAST_STEPS, TableWatch
+from trainer.schedule import first_step_at_rate_0
 from trainer.schema import Manifest
 
 FIRST_STEPS = 8
@@ -65,28 +66,22 @@ class Guard:
         if not self._on:
             return
         warmup = run.train.schedule.warmup_steps
-        # Negatives that are drawn by config set the share of label 1 in each split as they like.
-        self._same_labels = run.data.negatives is None
+        self._rate_0_from = first_step_at_rate_0(run.train.schedule)
         self._judged_from = min(warmup + self._config.learning_steps, total_steps)
         task = assembly.task.module
-        self._prior = None if getattr(task.model, "has_own_loss", False) else prior_of(task.loss)
-        # Else NE and calibration mean little.
-        self._calibrated = self._same_labels and run.train.loss.calibrated
-        self._judged: list[str | None] = [None] if self._prior is not None else []
-        if len(manifest.spec.tasks) > 1:
-            heads = zip(manifest.spec.tasks, task.loss.heads, strict=True)
-            self._judged = [one.name for one, head in heads if head.weight > 0 and not head.is_rating]
+        self._scope = Scope.of(run, manifest, task)
         self._losses = LossWatch(
-            self._prior, warmup, self._config.learning_steps, total_steps, state.get("losses"), step
+            self._scope.prior, warmup, self._config.learning_steps, total_steps, state.get("losses"), step
         )
         self._gap = GapWatch(self._config.gap_evaluations, **state.get("gap", {}))
         raw = frozenset(name for table in assembly.tables if table.ids for name in table.features)
         self._first: FirstBatches | None = FirstBatches(
-            manifest.spec, manifest.statistics, raw, context.device, self._prior is not None
+            manifest.spec, manifest.statistics, raw, context.device, self._scope.binary
         )
         self._seen = 0
-        self._tables = TableWatch(assembly.tables, assembly.task, context.device)
+        self._tables = TableWatch(assembly.tables, assembly.task, context.device, state.get("table_sizes"))
         self._layers = LayerWatch(assembly.task)
+        self._has_unlearnt = any(head.weight == 0 for head in task.loss.heads)
         self._begins = True
         self._rows = 0
 
@@ -95,7 +90,12 @@ class Guard:
         """Return what a checkpoint keeps, so that a resumed run is judged as an unbroken one."""
         if not self._on:
             return {"findings": self.findings} if self.findings else {}
-        return {"findings": self.findings, "losses": self._losses.state, "gap": self._gap.state}
+        return {
+            "findings": self.findings,
+            "losses": self._losses.state,
+            "gap": self._gap.state,
+            "table_sizes": self._tables.first_sizes,
+        }
 
     @property
     def halts(self) -> bool:
@@ -127,19 +127,18 @@ class Guard:
             step: steps done.
         """
         self._tell = tell
-        if self._on and self._prior is not None:
-            self._add(label_findings(self._manifest, step, self._same_labels))
-
-    def see(self, batch: Batch, step: int) -> None:
-        """Look at a training batch before its ids become rows, on the CPU.
-
-        Args:
-            batch: of this rank.
-            step: steps done before it.
-        """
         if not self._on:
             return
-        self._rows = int((batch.weights_B > 0).sum()) if self._looks(step + 1) else 0
+        scope = self._scope
+        # What learns from rows of users needs no labels.
+        if not (scope.own_loss and self._manifest.user_row_splits):
+            self._add(label_findings(self._manifest, step, scope.same_labels, scope.learnt, scope.own_loss))
+
+    def see(self, batch: Batch) -> None:
+        """Look at a training batch of this rank before its ids become rows, on the CPU."""
+        if not self._on:
+            return
+        self._rows = int((batch.weights_B > 0).sum())
         if self._first is not None:
             self._first.add(batch)
             self._seen += 1
@@ -164,11 +163,26 @@ class Guard:
         """Take the metrics of the validation split."""
         if not self._on:
             return
-        for name in self._judged if step >= self._judged_from else ():
-            self._add(metric_findings(metrics, step, self._calibrated, name))
-        loss = metrics.get("log_loss")
-        if loss is not None:
-            self._add(self._gap.evaluated(step, self._losses.since_evaluation(), float(loss)))
+        if step >= self._judged_from:
+            self._add(self._scope.findings(metrics, step))
+        train, name = self._losses.since_evaluation(), self._scope.gap
+        if name is not None and metrics.get(name) is not None:
+            title = "RMSE" if name == "rmse" else "log loss"
+            self._add(self._gap.evaluated(step, train, float(metrics[name]), title))
+
+    def ended(self, step: int, metrics: Mapping[str, Any]) -> None:
+        """Judge a run that early stopping ends as one after its last step; `look` follows.
+
+        Args:
+            step: steps done.
+            metrics: of the evaluation whose checkpoint is used.
+        """
+        if not self._on:
+            return
+        self._add(self._losses.ended(step))
+        if step < self._judged_from:
+            self._add(self._scope.findings(metrics, step))
+        self._total = step
 
     def look(self, step: int) -> None:
         """Look at the first batches, at tables and at layers where it is time; every rank calls it.
@@ -178,6 +192,9 @@ class Guard:
         """
         if not self._on:
             return
+        if self._has_unlearnt and self._rows:
+            self._layers.leave_out_unreached()
+            self._has_unlearnt = False
         if self._first is not None and (self._seen >= FIRST_STEPS or step >= self._total):
             first, self._first = self._first, None
             self._add(first.findings(step))
@@ -187,7 +204,8 @@ class Guard:
             figures = torch.cat([rows, tables, layers]).to(self._device)
             dist.all_reduce(figures)
             of_rows, of_tables, of_layers = torch.tensor_split(figures.cpu(), (1, 1 + len(tables)))
-            self._add(self._tables.findings(of_tables, step))
+            at_rate_0 = self._rate_0_from is not None and step > self._rate_0_from
+            self._add(self._tables.findings(of_tables, step, at_rate_0=at_rate_0))
             self._add(self._layers.findings(of_layers, float(of_rows), step))
             self._begins = True
 

@@ -36,6 +36,14 @@ def test_polynomial_falls_with_its_power() -> None:
     assert learning_rate_factor(schedule, 100, 1000) == pytest.approx(0.1)
 
 
+def test_exponential_ends_at_the_factor_that_is_set_and_at_its_least_one_for_0() -> None:
+    ends = [
+        learning_rate_factor(ScheduleConfig(decay="exponential", final_factor=final), 100, 100)
+        for final in (0.001, 0.0)
+    ]
+    assert ends == pytest.approx([0.001, math.exp(-5)])
+
+
 def test_steps_fall_by_their_factor_and_not_below_the_last_one() -> None:
     schedule = ScheduleConfig(
         warmup_steps=2, decay="step", step_every_steps=10, step_factor=0.5, final_factor=0.2
@@ -72,6 +80,19 @@ def test_a_warm_up_as_long_as_the_run_is_told(warmup: int, told: str | None) -> 
     if told is not None:
         assert f"warmup_steps is {warmup} and the run has 30 steps" in lines[0]
         assert told in lines[0]
+
+
+@pytest.mark.parametrize("decay", ["linear", "polynomial", "cosine"])
+def test_steps_at_rate_0_are_told_with_their_first(decay: str) -> None:
+    def lines(steps: int, **keys: object) -> list[str]:
+        schedule = {"warmup_steps": 5, "decay": decay, **keys}
+        return step_warnings(settings(epochs=1, schedule=schedule), steps)
+
+    (line,) = lines(21, decay_steps=15)
+    assert "the learning rate is 0 from step 21 on, and the run has 21 steps" in line
+    schedule = ScheduleConfig(warmup_steps=5, decay=decay, decay_steps=15)  # type: ignore[arg-type]
+    assert [learning_rate_factor(schedule, step, 21) > 0 for step in (19, 20)] == [True, False]
+    assert lines(20, decay_steps=15) == lines(21) == lines(21, decay_steps=15, final_factor=0.01) == []
 
 
 @pytest.mark.parametrize(

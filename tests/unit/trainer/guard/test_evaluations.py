@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from trainer.guard.evaluations import GapWatch, auc_error, metric_findings
+from trainer.guard.evaluations import GapWatch, auc_error, metric_findings, rating_findings
 from trainer.metrics import binary_metrics
 
 ROWS = 20_000
@@ -82,6 +82,23 @@ def test_each_of_several_tasks_is_judged_by_its_own_metrics() -> None:
     assert metric_findings(values, 500, True) == []
 
 
+def test_a_task_whose_validation_labels_are_all_the_same_is_told() -> None:
+    values = {"click/auc": float("nan"), "click/ne": float("nan"), "click/base_rate": 0.0, "click/rows": 5000}
+    (found,) = metric_findings(values, 100, True, "click")
+    assert (found.code, found.subjects) == ("label_constant", ("click/valid",))
+    assert "task 'click' has label 0 (5,000 rows)" in found.what
+
+
+def test_ratings_no_better_predicted_than_by_their_mean_are_told() -> None:
+    assert rating_findings({"r2": 0.01, "rows": 500}, 100) == []
+    assert rating_findings({"rmse": 1.0, "rows": 500}, 100) == rating_findings({"r2": -1.0}, 100) == []
+    (found,) = rating_findings({"r2": -0.02, "rows": 500}, 100)
+    assert (found.code, found.subjects) == ("r2_below_0", ("valid",))
+    (found,) = rating_findings({"stars/r2": 0.0, "stars/rows": 500}, 100, "stars")
+    assert found.subjects == ("stars",)
+    assert "R2 is 0.0000 of 500 validation rows of task 'stars'" in found.what
+
+
 def test_the_error_of_an_auc_by_chance_is_that_of_many_draws() -> None:
     rng = np.random.default_rng(0)
     labels = np.arange(300) < 60
@@ -117,6 +134,14 @@ def test_training_that_falls_while_validation_rises_is_over_fitting() -> None:
 )
 def test_other_courses_are_not(train: list[float], valid: list[float]) -> None:
     assert run(GapWatch(2), train, valid) == []
+
+
+def test_a_gap_names_its_metric() -> None:
+    gap = GapWatch(1)
+    assert gap.evaluated(100, 0.6, 1.0, "RMSE") == []
+    (found,) = gap.evaluated(200, 0.5, 1.1, "RMSE")
+    assert "the validation RMSE rose: 1.1000" in found.what
+    assert found.fixes == ("train.max_steps: 100, where the validation RMSE was best",)
 
 
 def test_a_gap_taken_up_again_is_the_same() -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 from trainer.batch import SKIPPED_ROW, Batch
 from trainer.guard.findings import Finding
 from trainer.guard.inputs import FirstBatches
+from trainer.records import TaskLabel
 from trainer.schema import Feature, FeatureSpec, FeatureStatistics, FittedOp
 
 ROWS = 512
@@ -87,9 +89,12 @@ def batch(seed: int, padding: int = 0) -> Batch:
     return Batch(dense_BF, kjt, labels_B[:, None], weights_B, torch.arange(ROWS))
 
 
-def found(*batches: Batch, binary: bool = True, target: str | None = None) -> dict[str, Finding]:
+def found(
+    *batches: Batch, binary: Sequence[int] = (0,), target: str | None = None, tasks: Sequence[str] = ()
+) -> dict[str, Finding]:
     features = [f.model_copy(update={"role": "target"}) if f.name == target else f for f in spec().features]
-    looked_at = FeatureSpec(features=tuple(features), label=spec().label)
+    labels = tuple(TaskLabel(name=name, params={}) for name in tasks)
+    looked_at = FeatureSpec(features=tuple(features), label=spec().label, labels=labels)
     first = FirstBatches(looked_at, STATISTICS, frozenset({"own_ids"}), torch.device("cpu"), binary)
     for each in batches:
         first.add(each)
@@ -111,6 +116,27 @@ def test_every_fault_is_told_with_its_feature_and_nothing_else() -> None:
     assert "label_ids (label 0: 2; label 1: 3)" in told["feature_is_label"].what
 
 
+def test_each_binary_label_of_several_is_compared_with_features_in_its_own_rows() -> None:
+    one = batch(0)
+    # The second label is 1 where the first number is above 0, but in rows that do not count for it.
+    second_B = (one.dense_BF[:, 0] > 0).float()
+    second_B = torch.where(torch.arange(ROWS) < 50, torch.nan, second_B)
+    one.dense_BF[:50, 0] *= -1
+    rating_B = 1 + 4 * one.labels_BT[:, 0]
+    several = replace(
+        one, labels_BT=torch.stack([torch.randint(0, 2, (ROWS,)).float(), second_B, rating_B], 1)
+    )
+    told = found(several, binary=(0, 1), tasks=("click", "like", "stars"))
+    # All but the constant ones are copies of that number.
+    assert told["feature_is_label"].subjects == ("fine", "broken", "lists[0]", "lists[1]")
+    of_rows = [int((second_B == label).sum()) for label in (0, 1)]
+    assert (
+        f"the label of task 'like', of {of_rows[0]} rows of label 0 and {of_rows[1]} of label 1"
+        in told["feature_is_label"].what
+    )
+    assert {*told} - {"feature_is_label"} == {*found(one)} - {"feature_is_label"}
+
+
 def test_a_target_is_no_feature_whose_values_are_missing() -> None:
     assert "feature_missing" not in found(batch(0), batch(1), target="missing")
 
@@ -127,7 +153,7 @@ def test_rows_of_weight_0_do_not_count() -> None:
 
 
 def test_labels_that_are_not_binary_and_too_few_rows_of_one_are_not_compared_with_features() -> None:
-    assert "feature_is_label" not in found(batch(4), binary=False)
+    assert "feature_is_label" not in found(batch(4), binary=())
     few = batch(5)
     few.weights_B[(few.labels_BT[:, 0] > 0) & (torch.arange(ROWS) > 30)] = 0
     assert "feature_is_label" not in found(few)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
 
 from tests.unit.trainer.models.examples import example_model, full_inputs, random_batch
 from trainer.guard.layers import LayerWatch
+from trainer.losses.pointwise import TaskHead
 from trainer.registry import models
 from trainer.tasks import TrainingTask
 
@@ -22,6 +25,25 @@ def test_no_layer_of_a_fresh_model_is_dead(name: str) -> None:
     task(random_batch(inputs, 256))[0].backward()
     assert watch.findings(watch.figures(), 256, 1) == []
     assert watch.not_finite() == []
+
+
+@pytest.mark.parametrize("name", [name for name, entry in models().items() if entry.task == "multi_task"])
+def test_what_a_task_of_no_weight_alone_uses_is_not_dead(name: str) -> None:
+    inputs = replace(full_inputs(), tasks=("click", "like"))
+    task = TrainingTask(example_model(name, inputs), None, [TaskHead(), TaskHead(weight=0.0)])
+    watch = LayerWatch(task)
+    task(random_batch(inputs, 256))[0].backward()
+    (dead,) = watch.findings(watch.figures(), 256, 1)
+    assert dead.code == "layer_dead"
+    assert all(".1." in layer for layer in dead.subjects)  # gates, experts and towers of the second
+    watch.leave_out_unreached()
+    assert watch.findings(watch.figures(), 256, 1) == []
+    # What dies later is told still.
+    for module in task.modules():
+        if isinstance(module, nn.Linear):
+            module.weight.grad = torch.zeros_like(module.weight)
+    (dead,) = watch.findings(watch.figures(), 256, 1)
+    assert "towers.towers.0.logits" in dead.subjects
 
 
 def stack(off: int) -> nn.Sequential:

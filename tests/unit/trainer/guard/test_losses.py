@@ -12,8 +12,10 @@ from torch import nn
 
 from trainer.config import LossConfig
 from trainer.guard.losses import LossWatch
-from trainer.guard.prior import Prior, prior_of
-from trainer.losses.pointwise import PointwiseLoss
+from trainer.guard.prior import Prior, item_prior, prior_of
+from trainer.item_sampling import ItemNegatives
+from trainer.losses.pointwise import PointwiseLoss, TaskHead
+from trainer.losses.ranking import bpr_loss, pointwise_loss, sampled_softmax_loss
 
 
 def entropy(rate: float) -> float:
@@ -64,6 +66,65 @@ def test_the_prior_of_several_tasks_is_the_mean_of_theirs() -> None:
     assert plain().best_constant([0.1, 0.4]) == pytest.approx((entropy(0.1) + entropy(0.4)) / 2, rel=1e-5)
 
 
+def test_the_mean_of_ratings_has_a_loss_of_1() -> None:
+    ratings = np.random.default_rng(0).integers(1, 6, 1000)
+    head = TaskHead(True, ratings.mean(), ratings.std())
+    loss = PointwiseLoss(LossConfig(), [head])
+    prior = prior_of(loss)
+    assert prior is not None
+    of_mean = loss(torch.zeros(1000, 1), torch.tensor(ratings).float()[:, None], torch.ones(1000))
+    assert prior.best_constant([3.0]) == prior.untrained([3.0]) == pytest.approx(float(of_mean), rel=1e-5)
+    watch = LossWatch(prior, 0, 100, 1000)
+    assert told(watch, dict.fromkeys(range(10, 101, 10), 1.0001)) == [(100, "loss_above_prior")]
+
+
+@pytest.mark.parametrize(
+    ("objective", "count", "loss"),
+    [
+        ("bpr", 1, bpr_loss),
+        ("pointwise", 1, pointwise_loss),
+        ("pointwise", 4, pointwise_loss),
+        ("sampled_softmax", 5, sampled_softmax_loss),
+        ("softmax", 29, sampled_softmax_loss),  # 30 items: the query's own and all others
+    ],
+)
+def test_scores_that_tell_no_item_from_another_have_the_prior_of_their_objective(
+    objective: Any, count: int, loss: Any
+) -> None:
+    drawn = ItemNegatives() if objective == "softmax" else ItemNegatives(per_query=count)
+    prior = item_prior(objective, drawn, 30)
+    assert prior is not None
+    scores_S = torch.linspace(-8, 8, 100_001, dtype=torch.float64)
+    all_SC = scores_S[:, None].expand(-1, count)
+    losses_S = loss(scores_S, all_SC, torch.ones_like(all_SC, dtype=torch.bool))
+    assert prior.best_constant([1.0]) == pytest.approx(float(losses_S.min()), rel=1e-6)
+    assert prior.untrained([1.0]) == pytest.approx(float(losses_S[50_000]), rel=1e-6)
+
+
+def test_shared_negatives_count_but_for_the_querys_own_and_some_objectives_have_no_prior() -> None:
+    shared = item_prior("sampled_softmax", ItemNegatives(shared=10), 5)
+    assert shared is not None
+    assert shared.best_constant([]) == pytest.approx(math.log(1 + 8))  # every fifth is its own
+    even = item_prior("sampled_softmax", ItemNegatives(per_query=3, log_q=True), 50)
+    assert even is not None
+    assert even.best_constant([]) == pytest.approx(math.log(4))
+    for negatives in (
+        ItemNegatives(in_batch=True),
+        ItemNegatives(per_query=9, hard=2),
+        ItemNegatives(per_query=9, distribution="popularity", log_q=True),
+    ):
+        assert item_prior("sampled_softmax", negatives, 50) is None
+    assert item_prior("bpr", ItemNegatives(per_query=9, hard=2), 50) is None
+    assert item_prior("bpr", ItemNegatives(in_batch=True), 50) is not None
+
+
+def test_items_that_are_hardly_told_apart_are_not_learnt() -> None:
+    prior = item_prior("bpr", ItemNegatives(per_query=1), 1000)
+    for loss, found in ((0.689, [(100, "loss_above_prior")]), (0.68, [])):
+        watch = LossWatch(prior, 0, 100, 1000)
+        assert told(watch, dict.fromkeys(range(10, 101, 10), loss)) == found
+
+
 def test_a_loss_that_no_prior_is_known_of_is_judged_by_explosions_alone() -> None:
     assert prior_of(nn.MSELoss()) is None
     watch = LossWatch(None, 0, 100, 1000)
@@ -112,6 +173,22 @@ def test_short_runs_are_judged_at_their_end_and_the_shortest_not_at_all() -> Non
         (60, "loss_above_prior")
     ]
     assert told(LossWatch(plain(), 0, 500, 40), dict.fromkeys(range(10, 41, 10), above)) == []
+
+
+def test_a_run_that_ends_before_its_window_is_judged_by_the_steps_since_the_evaluation_before() -> None:
+    above, below = entropy(0.25) * 1.01, entropy(0.25) * 0.98
+    for losses, found in (([above, below], []), ([below, above], [(120, "loss_above_prior")])):
+        watch = LossWatch(plain(), 0, 500, 780)
+        for evaluation, loss in enumerate(losses):
+            steps = range(60 * evaluation + 10, 60 * evaluation + 61, 10)
+            assert told(watch, dict.fromkeys(steps, loss)) == []
+            watch.since_evaluation()
+        assert [(f.step, f.code) for f in watch.ended(120)] == found
+    # After its time to learn it has been judged.
+    watch = LossWatch(plain(), 0, 100, 780)
+    assert told(watch, dict.fromkeys(range(10, 131, 10), above)) == [(100, "loss_above_prior")]
+    watch.since_evaluation()
+    assert watch.ended(130) == []
 
 
 def test_one_spike_is_no_explosion_and_rare_labels_are_none_either() -> None:
