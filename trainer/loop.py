@@ -16,12 +16,7 @@ from sharding.hosts import RankContext
 from sharding.plan import Plan
 from trainer.assembly import Assembly, assemble, open_split
 from trainer.batch import Batch
-from trainer.checkpoint import (
-    Progress,
-    checkpoint_path,
-    newest_progress,
-    save_checkpoint,
-)
+from trainer.checkpoint import Progress, checkpoint_path, newest_progress, save_checkpoint
 from trainer.data import prefetched
 from trainer.denormals import denormals_flushed
 from trainer.errors import ConfigError, DataError, TrainingError
