@@ -231,7 +231,7 @@ def evaluate(
             run's `metrics.candidates`.
 
     Raises:
-        ConfigError: there are no user rows whose targets could be ranked, or no more items than `candidates`.
+        ConfigError: `candidates` is no number from 1 on, or there are no user rows whose targets are ranked.
         DataError: the data set lacks a column that groups its rows or that metrics are broken down by, or no
             candidate list is longer than a K of `metrics.at`.
         SpecMismatchError: the data set was prepared with another feature spec.
@@ -244,13 +244,8 @@ def evaluate(
     dataset = Dataset.open(folder.dataset()) if data is None else as_dataset(data)
     paths = (str(folder.path), name, str(dataset.path))
     run = Request(*paths, split, on_corrupt=on_corrupt, candidates=candidates).config()
-    if candidates is not None and split not in dataset.manifest.user_row_splits:
-        raise ConfigError(
-            "only the targets of user rows are ranked among items",
-            where="candidates",
-            got=candidates,
-            fixes=["leave it out"],
-        )
+    if candidates is not None:
+        _check_candidates(candidates, split, dataset)
     confidence = run.metrics.confidence if confidence is None else confidence
     # What is wrong with the request is told before ranks start.
     SplitMeasure.open(run, dataset.manifest, dataset.path, split, by=by, confidence=confidence)
@@ -276,6 +271,20 @@ def evaluate(
     intervals = {name: tuple(ends) for name, ends in values.get("intervals", {}).items()}
     told = {name: values[name] for name in names}
     return Evaluation(**told, confidence=values.get("confidence"), intervals=intervals)
+
+
+def _check_candidates(candidates: int | Literal["all"], split: str, dataset: Dataset) -> None:
+    if candidates != "all" and candidates < 1:
+        raise ConfigError(
+            "no such number of items", where="candidates", got=candidates, allowed="1 and above, or `all`"
+        )
+    if split not in dataset.manifest.user_row_splits:
+        raise ConfigError(
+            "only the targets of user rows are ranked among items",
+            where="candidates",
+            got=candidates,
+            fixes=["leave it out"],
+        )
 
 
 def dataset_folder(run: RunConfig, data: str | Path | None = None) -> Place:
@@ -331,8 +340,12 @@ def _check_append(append: str | None, append_to: str | None, history: object) ->
 
 def _check_training(run: RunConfig, dataset: Dataset, cluster: Cluster) -> None:
     from trainer.measuring import check_compared
+    from trainer.modules.item_section import check_own_loss
+    from trainer.registry import model_section
 
     check_preparation(run, dataset)
+    rated = not dataset.manifest.user_row_splits and dataset.manifest.spec.tasks[0].is_rating
+    check_own_loss(model_section(run.model), run.train.loss, rated=rated)
     check_layout_of(run, dataset, cluster)
     valid = dataset.manifest.splits.get("valid")
     if valid is not None and valid.rows:

@@ -41,7 +41,6 @@ from trainer.inputs import model_inputs
 from trainer.losses.pointwise import TaskHead
 from trainer.max_norm import MaxNorm
 from trainer.modules.item_model import ItemModel
-from trainer.modules.item_section import check_own_loss
 from trainer.optimizers import Optimizers
 from trainer.registry import ModelInputs, ModelSection, build_model, model_class, model_section, models
 from trainer.row_moments import load_recut_moments
@@ -132,8 +131,6 @@ def build_task(
     """
     section = model_section(run.model)
     _check_rows(section, manifest)
-    rated = not manifest.user_row_splits and manifest.spec.tasks[0].is_rating
-    check_own_loss(section, run.train.loss, rated=rated)
     inputs = section.completed(model_inputs(run, manifest.spec, manifest.statistics, section.embedding_dim))
     task = build_from_inputs(
         inputs,

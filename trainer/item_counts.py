@@ -12,11 +12,12 @@ from sharding.given_rows import in_step
 from sharding.hosts import RankContext
 from trainer.assembly import open_split
 from trainer.config import RunConfig
+from trainer.config.negatives import LOG_Q_FOLDER
 from trainer.data import BatchReader, prefetched
 from trainer.errors import ConfigError
 from trainer.modules.item_model import ItemModel
 from trainer.modules.over_ranks import summed
-from trainer.schema import LOG_Q_FOLDER, Feature, Manifest
+from trainer.schema import Feature, Manifest
 from trainer.storage import Place, exists, list_files, open_input
 
 

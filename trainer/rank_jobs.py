@@ -68,8 +68,12 @@ class Request:
         if self.on_corrupt is not None:
             changes["data"] = run.data.model_copy(update={"on_corrupt": self.on_corrupt})
         if self.candidates is not None:
-            candidates = None if self.candidates == "all" else self.candidates
-            changes["metrics"] = run.metrics.model_copy(update={"candidates": candidates})
+            candidates, at = None if self.candidates == "all" else self.candidates, run.metrics.at
+            if candidates is not None and at is not None:
+                at = [k for k in at if k <= candidates] or None
+            changes["metrics"] = run.metrics.model_copy(update={"candidates": candidates, "at": at})
+            # What training went by need not be there among so many.
+            changes["train"] = run.train.model_copy(update={"early_stopping": None, "plateau": None})
         return run.model_copy(update=changes)
 
     def save(self, folder: Path) -> None:

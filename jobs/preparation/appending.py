@@ -53,8 +53,9 @@ from jobs.preparation.vectors import FittedVectors, grow_vectors
 from jobs.preparation.vocabulary import FittedVocabulary, GrownVocabulary, WantedVocabulary, grow_vocabularies
 from jobs.session import same_results, spark_session
 from trainer.config import RunConfig
+from trainer.config.negatives import LOG_Q_FOLDER
 from trainer.errors import DataError
-from trainer.schema import LOG_Q_FOLDER, SPLITS, Appended, Feature, FeatureSpec, Manifest, Split, SplitName
+from trainer.schema import SPLITS, Appended, Feature, FeatureSpec, Manifest, Split, SplitName
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession

@@ -13,7 +13,8 @@ from jobs.preparation.labels import label_value
 from jobs.preparation.spark_paths import spark_path
 from jobs.preparation.transform import with_features
 from trainer.config import RunConfig
-from trainer.schema import KEEP_PREFIX, LOG_Q_FOLDER, FeatureSpec
+from trainer.config.negatives import LOG_Q_FOLDER
+from trainer.schema import KEEP_PREFIX, FeatureSpec
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession

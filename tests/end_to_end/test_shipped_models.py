@@ -21,8 +21,6 @@ FOUND_AMONG = 250
 LEARN_SOON = [
     f"metrics.at=[{FOUND_AMONG}]",
     f"train.early_stopping.metric=hr@{FOUND_AMONG}",
-    "train.epochs=12",
-    "train.global_batch_size=32",
     "train.dense_optimizer.learning_rate=0.003",
     "train.embedding_optimizer.learning_rate=0.1",
 ]
@@ -50,7 +48,8 @@ def test_every_config_trains_and_is_evaluated(spark: Any, raw: Path, tmp_path: P
             run = run.override("train.dense_optimizer.learning_rate=0.01")
         ranks = models()[run.model.name].task in ("retrieval", "sequence")
         if ranks:
-            run = run.override(*LEARN_SOON)
+            size, epochs = (32, 12) if "train" in run.data.user_rows.splits else (128, 6)  # users, or events
+            run = run.override(*LEARN_SOON, f"train.global_batch_size={size}", f"train.epochs={epochs}")
         features = run.preparation_hash()  # Configs of the same features share a data set.
         if features not in prepared:
             prepared[features] = prepare(None, run, tmp_path / f"data_{features}")

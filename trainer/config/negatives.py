@@ -10,6 +10,8 @@ from trainer.config.base import LARGEST_SEED, Section
 
 Exclude = Literal["known", "train", "none"]
 """Items that are no negatives of a user."""
+LOG_Q_FOLDER = "item_log_q"
+"""Of the data set, where `in_batch.log_q` asks for it."""
 
 
 class NegativesFile(Section):

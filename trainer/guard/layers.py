@@ -54,7 +54,11 @@ class LayerWatch:
         """
         counts = torch.zeros((len(self._layers), _FIGURES), dtype=torch.float64)
         for number, (name, weight) in enumerate(self._layers.items()):
-            gradient = None if name in self._left_out else _local(weight.grad)
+            gradient = _local(weight.grad)
+            if name in self._left_out and gradient is not None and bool(gradient.any()):
+                self._left_out.discard(name)  # Rows of its task have come since.
+            if name in self._left_out:
+                gradient = None
             if gradient is not None and bool(torch.isfinite(gradient.sum())):
                 dead_C = (gradient == 0).all(dim=1)
                 counts[number] = torch.stack(

@@ -136,7 +136,7 @@ def prior_of(loss: nn.Module) -> Prior | None:
     if not isinstance(loss, PointwiseLoss) or len(loss.heads) > 1:
         return None
     if loss.heads[0].is_rating:
-        return FixedPrior(1.0, "the mean rating for every row", least_gain=1e-4)
+        return FixedPrior(loss.heads[0].weight, "the mean rating for every row", least_gain=1e-4)
     return BinaryPrior(loss)
 
 

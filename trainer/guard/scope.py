@@ -115,7 +115,11 @@ def _ranked(run: RunConfig, manifest: Manifest) -> int | None:
     target = manifest.spec.target
     if target is not None and "valid" in manifest.user_row_splits:
         items = (target.num_embeddings or 0) - known_from(target)
-        return items if run.metrics.candidates is None else min(items, 1 + run.metrics.candidates)
+        if run.metrics.candidates is None:
+            return items
+        # Beside drawn items stand the row's other targets.
+        last = run.data.split.leave_last
+        return min(items, 1 + run.metrics.candidates) if last is not None and last.valid == 1 else None
     negatives = (manifest.preparation.get("data") or {}).get("negatives") or {}
     lists = negatives.get("evaluation") or {}
     if run.metrics.group is not None or lists.get("per_positive") is None:

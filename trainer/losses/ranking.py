@@ -19,7 +19,15 @@ from trainer.losses.pointwise import binary_losses
 Objective = Literal["pointwise", "bpr", "sampled_softmax", "softmax"]
 
 
-def bpr_loss(positive_Q: Tensor, negative_QC: Tensor, counts_QC: Tensor, loss: LossConfig) -> Tensor:  # noqa: ARG001
+_PLAIN = LossConfig()
+
+
+def bpr_loss(
+    positive_Q: Tensor,
+    negative_QC: Tensor,
+    counts_QC: Tensor,
+    loss: LossConfig = _PLAIN,  # noqa: ARG001
+) -> Tensor:
     """Return the mean over the negatives of -log sigmoid(positive - negative).
 
     Source: Rendle et al. 2009, arXiv:1205.2618, section 4.1.
@@ -28,7 +36,9 @@ def bpr_loss(positive_Q: Tensor, negative_QC: Tensor, counts_QC: Tensor, loss: L
     return loss_QC.sum(dim=1) / counts_QC.sum(dim=1).clamp(min=1)
 
 
-def pointwise_loss(positive_Q: Tensor, negative_QC: Tensor, counts_QC: Tensor, loss: LossConfig) -> Tensor:
+def pointwise_loss(
+    positive_Q: Tensor, negative_QC: Tensor, counts_QC: Tensor, loss: LossConfig = _PLAIN
+) -> Tensor:
     """Return the losses of the positive as label 1 and of each negative as label 0, summed.
 
     Source: Kang and McAuley 2018, arXiv:1808.09781, section III.E; the sum over n negatives is the n + 1 rows
@@ -41,7 +51,7 @@ def pointwise_loss(positive_Q: Tensor, negative_QC: Tensor, counts_QC: Tensor, l
 
 
 def sampled_softmax_loss(
-    positive_Q: Tensor, negative_QC: Tensor, counts_QC: Tensor, loss: LossConfig
+    positive_Q: Tensor, negative_QC: Tensor, counts_QC: Tensor, loss: LossConfig = _PLAIN
 ) -> Tensor:
     """Return the cross-entropy of the positive among itself and the negatives.
 

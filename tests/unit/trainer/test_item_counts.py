@@ -16,9 +16,9 @@ from sharding.hosts import RankContext
 from tests.support.ranks import run_distributed
 from tests.support.tiny import tiny_data
 from trainer.assembly import build_task
+from trainer.config.negatives import LOG_Q_FOLDER
 from trainer.item_counts import load_item_counts
 from trainer.modules.item_model import ItemModel
-from trainer.schema import LOG_Q_FOLDER
 
 CONFIG: dict[str, Any] = {
     "name": "counts",
