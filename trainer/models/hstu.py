@@ -29,7 +29,7 @@ class HstuConfig(SequenceModelSection):
     negatives: ItemNegatives = ItemNegatives(per_query=128)
     """Where the items come from that the next one is told from; `shared` ones are cheaper."""
     temperature: float = Field(default=0.05, gt=0)
-    """What scores, cosines between -1 and 1, are divided by in the loss; under `pointwise` in predictions too."""
+    """What scores, cosines from -1 to 1, are divided by in the loss; under `pointwise` in predictions too."""
 
     def completed(self, inputs: ModelInputs) -> ModelInputs:
         """Return the inputs with what is looked up besides, once the heads fit."""
