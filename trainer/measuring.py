@@ -45,6 +45,7 @@ class SplitMeasure:
         counts_N: how often each item is in the training rows, where a metric of user rows needs it.
         categories: of the items, where the data set has them and a metric of user rows needs them.
         ranks_seen: whether items that user rows list are ranked for them too.
+        of_all_rows: whether segments are those of all rows, though but one task of several is measured.
     """
 
     tasks: Sequence[TaskLabel]
@@ -54,6 +55,7 @@ class SplitMeasure:
     counts_N: Tensor | None = None
     categories: ItemCategories | None = None
     ranks_seen: bool = False
+    of_all_rows: bool = False
 
     @classmethod
     def open(
@@ -109,7 +111,8 @@ class SplitMeasure:
         if target is not None and "intra_list_diversity" in settings[0].names:
             folder = manifest.folder_in(dataset)
             categories = item_categories(folder, manifest, target, run.metrics.item_features)
-        return cls(spec.tasks, settings, kept, target, counts_N, categories, manifest.ranks_seen)
+        several = len(spec.tasks) > 1
+        return cls(spec.tasks, settings, kept, target, counts_N, categories, manifest.ranks_seen, several)
 
     def of(self, task: nn.Module, batches: Iterable[Batch], device: torch.device) -> Evaluated:
         """Run a model over its rank's batches and measure the rows of all ranks; every rank calls this.
@@ -175,7 +178,7 @@ class SplitMeasure:
         """
         evaluators = [Evaluator(settings, device, self.kept) for settings in self.settings]
         read, by = None, self.settings[0].by
-        if len(evaluators) > 1 and by is not None:
+        if (self.of_all_rows or len(evaluators) > 1) and by is not None:
             # Tasks differ in the rows that count for them, and would in their largest segments.
             assert self.kept is not None
             read = ReadRows(self.kept, by, device)

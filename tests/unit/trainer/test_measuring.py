@@ -117,3 +117,7 @@ def test_segments_are_those_of_all_rows_whichever_task_counts_there(
         assert low < expected < high
         assert segment["metrics"][f"{name}/rows"] == here.sum()
         assert segment["metrics"][f"{other}/rows"] == 0
+    # A baseline learns the first task alone, and has the segments of them all.
+    first = SplitMeasure(tasks[:1], settings[:1], kept, of_all_rows=True)
+    alone = first.of_columns([part[[0, 1, 2, 4]] for part in parts], torch.device("cpu"))
+    assert [(one["value"], one["rows"]) for one in alone.segments] == sizes.most_common(limit)

@@ -66,16 +66,17 @@ def test_the_prior_of_several_tasks_is_the_mean_of_theirs() -> None:
     assert plain().best_constant([0.1, 0.4]) == pytest.approx((entropy(0.1) + entropy(0.4)) / 2, rel=1e-5)
 
 
-def test_the_mean_of_ratings_has_a_loss_of_1() -> None:
+@pytest.mark.parametrize("weight", [1.0, 2.0])
+def test_the_mean_of_ratings_has_the_loss_of_their_variance(weight: float) -> None:
     ratings = np.random.default_rng(0).integers(1, 6, 1000)
-    head = TaskHead(True, ratings.mean(), ratings.std())
+    head = TaskHead(True, ratings.mean(), ratings.std(), weight)
     loss = PointwiseLoss(LossConfig(), [head])
     prior = prior_of(loss)
     assert prior is not None
     of_mean = loss(torch.zeros(1000, 1), torch.tensor(ratings).float()[:, None], torch.ones(1000))
     assert prior.best_constant([3.0]) == prior.untrained([3.0]) == pytest.approx(float(of_mean), rel=1e-5)
     watch = LossWatch(prior, 0, 100, 1000)
-    assert told(watch, dict.fromkeys(range(10, 101, 10), 1.0001)) == [(100, "loss_above_prior")]
+    assert told(watch, dict.fromkeys(range(10, 101, 10), 1.0001 * weight)) == [(100, "loss_above_prior")]
 
 
 @pytest.mark.parametrize(
