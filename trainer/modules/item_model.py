@@ -298,8 +298,12 @@ class ItemModel(nn.Module):
         parts = [self.scores(queries_QX, items).float() / settings.temperature for _, items in pools]
         counts_QC = (ids_QC != targets_Q.unsqueeze(1)) & (ids_QC >= self.sampler.first)
         if self.row_queries_only:
-            # All targets of a row are the same query's: none of them is a negative of another.
-            counts_QC &= ~torch.cat([self._held(asked[names.target], ids) for ids, _ in pools], dim=1)
+            # All targets of a row are the same query's: none of them is a negative of another. What is drawn
+            # for a query is none of them anyway.
+            shared = [ids for ids, _ in pools if ids.dim() == 1]
+            if shared:
+                held_QC = self._held(asked[names.target], torch.cat(shared))
+                counts_QC[:, counts_QC.shape[1] - held_QC.shape[1] :] &= ~held_QC
         if drawn.log_q:
             positive_Q = positive_Q - self.sampler.expected_log_count(targets_Q, queries)
             # Once for each item, and not again for each query that shares it.
@@ -310,16 +314,12 @@ class ItemModel(nn.Module):
             counts_QC = hardest(negative_QC, counts_QC, drawn.hard)
         return _PAIRWISE[settings.objective](positive_Q, negative_QC, counts_QC, self.loss)
 
-    def _held(self, targets: JaggedTensor, ids: Tensor) -> Tensor:
-        """Return which of some ids, [C] or [Q, C], are targets of each query's row, bool [Q, C]."""
-        place_Q, rows = segment_rows(targets), len(targets.lengths())
-        items = self.sampler.first + self.sampler.num_items
+    def _held(self, targets: JaggedTensor, ids_C: Tensor) -> Tensor:
+        """Return which of some ids are targets of each query's row, bool [Q, C]."""
+        place_Q, items = segment_rows(targets), self.sampler.first + self.sampler.num_items
         # Pairs of row and item, as one number.
-        held_Q = place_Q * items + targets.values()
-        if ids.dim() == 2:
-            return torch.isin(place_Q.unsqueeze(1) * items + ids, held_Q)
-        of_rows_RC = torch.arange(rows, device=ids.device).unsqueeze(1) * items + ids
-        return torch.isin(of_rows_RC, held_Q)[place_Q]
+        row_R1 = torch.arange(len(targets.lengths()), device=ids_C.device).unsqueeze(1)
+        return torch.isin(row_R1 * items + ids_C, place_Q * items + targets.values())[place_Q]
 
     def _over_all_items(self, queries_QX: Tensor, every_NX: Tensor) -> tuple[Tensor, Tensor]:
         """Return the logarithm of the sum of exp(score) over the items of all ranks, and the mean score, [Q].
